@@ -1,0 +1,506 @@
+"""DRAW: tidy tables in, matplotlib Figures out; one figure a function, whose docstring is its caption.
+
+Rule: nothing global. No pyplot, no style left behind, no random number: the same frame gives the same
+bytes. Each `name` has a `name_alt` of the same frames, the figure in words; no data gives None and ''.
+
+Frames are tidy and carry a column `label`, the variant as the tables name it. Three colours pass 3:1 on
+white for everyone, so colour is never alone: a marker, a dash or a name goes with it.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from harness import stats
+
+WIDE, NARROW = 7.6, 3.7  # inches: a page, and a phone
+MOST = 24  # rows or panels a figure can hold and be read; the tables have them all
+LIGHT = {"ink": "#1c2126", "muted": "#59636e", "grid": "#dde2e7", "point": "#8a949e", "band": "#e9edf1",
+         "blue": "#0173b2", "vermilion": "#b84600", "green": "#02805d",
+         "paper": "#fdfdfb"}  # fmt: skip
+DARK = {"ink": "#e6e9ec", "muted": "#a3adb8", "grid": "#343c45", "point": "#77828d", "band": "#262d35",
+        "blue": "#5cb6f2", "vermilion": "#ff9257", "green": "#3fd0a2",
+        "paper": "#15191e"}  # fmt: skip
+SWAP = {light: DARK[name] for name, light in LIGHT.items()}
+FAMILY = {"rnn": "vermilion", "gru": "blue", "lstm": "green"}
+VERDICT = {"worse": ("vermilion", ">"), "better": ("green", "<"), "equivalent": ("blue", "s")}
+FONT = "system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,sans-serif"
+
+
+def learning_curves(curves: pd.DataFrame, anchors: pd.DataFrame, width: float = WIDE) -> Figure | None:
+    """Perplexity, lower is better, against the training characters seen, one panel a variant, the same axes in
+    all. Solid: on held-out text, mean over seeds (of log-perplexity) with its 95 % interval, too narrow to see
+    where seeds agree. Dashed: on the training text. Thin grey: gru, held out, to compare with. Dotted:
+    the best n-gram on the same split and, where the source is known, its floor."""
+    data = curves.dropna(subset=["heldout_perplexity", "tokens"])
+    if data.empty:
+        return None
+    labels = list(dict.fromkeys(data.label))[:MOST]
+    columns = min(len(labels), 4 if width > 5 else 2)
+    rows = math.ceil(len(labels) / columns)
+    with _style() as ink:
+        figure = Figure(figsize=(width, 0.45 + 1.75 * rows), layout="constrained")
+        grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+        reference = over_seeds(data[data.label == "gru"], "heldout_perplexity")
+        for panel, label in zip(grid.flat, labels, strict=False):
+            own = data[data.label == label]
+            colour = ink[_family(label)]
+            if label != "gru" and len(reference):
+                panel.plot(reference.index, reference["mean"], color=ink["muted"], lw=0.8)
+            held, train = (over_seeds(own, "heldout_perplexity"), over_seeds(own, "train_perplexity"))
+            panel.fill_between(held.index, held.low, held.high, color=colour, alpha=0.3, lw=0)
+            sns.lineplot(x=held.index, y=held["mean"], ax=panel, color=colour, lw=1.8, errorbar=None)
+            if len(train):
+                panel.plot(train.index, train["mean"], color=colour, lw=1.2, dashes=(3, 2))
+            panel.set_title(f"{_short(label)}  (n = {own.seed.nunique()})", loc="left", color=ink["ink"])
+            panel.set(xlabel="", ylabel="")
+        for panel in grid.flat[len(labels) :]:
+            panel.set_visible(False)
+        first: Axes = grid.flat[0]
+        first.set_yscale("log")
+        _plain(first, "y")
+        first.set_xlim(left=0)
+        first.xaxis.set_major_locator(MaxNLocator(3))
+        first.xaxis.set_major_formatter(FuncFormatter(lambda x, _: compact(x)))
+        for name, value in _references(anchors):
+            for panel in grid.flat[: len(labels)]:
+                panel.axhline(value, color=ink["ink"], lw=0.9, ls=":")
+                panel.annotate(f"{name} {ppl(value)}", (0.02, value), xycoords=("axes fraction", "data"),
+                               xytext=(0, -2), textcoords="offset points", va="top", fontsize=7,
+                               color=ink["muted"])  # fmt: skip
+        if width > 5:
+            lowest = min([v for _, v in _references(anchors)] + [float(first.get_ylim()[0]) * 1.1])
+            first.set_ylim(bottom=lowest / 1.15)
+        for index in range(len(labels)):
+            if index + columns >= len(labels):  # sharex hides what lies above an empty cell of the grid
+                grid.flat[index].tick_params(labelbottom=True)
+        figure.supxlabel(
+            f"training characters seen, per seed{'   ' if width > 5 else chr(10)}"
+            f"(solid: held out, dashed: training{', grey: gru' if len(reference) else ''})",
+            fontsize=9,
+        )
+        figure.supylabel("perplexity, log scale (\u2190 better)", fontsize=9)
+        return figure
+
+
+def learning_curves_alt(curves: pd.DataFrame, anchors: pd.DataFrame) -> str:
+    data = curves.dropna(subset=["heldout_perplexity", "tokens"])
+    if data.empty:
+        return ""
+    last = {
+        label: (over_seeds(own, "heldout_perplexity").iloc[-1], own.seed.nunique())
+        for label, own in data.groupby("label", sort=False)
+    }
+    best = min(last, key=lambda label: float(last[label][0]["mean"]))
+    text = (
+        f"Line charts, one panel for each of {len(last)} variants: perplexity against training characters seen. "
+        f"Held out at the last evaluation: "
+        + "; ".join(f"{label} {ppl(row['mean'])} (n = {n})" for label, (row, n) in last.items())
+        + f". Lowest: {best}."
+    )
+    for name, value in _references(anchors):
+        under = sum(float(row["mean"]) < value for row, _ in last.values())
+        text += f" Reference line: {name} at {ppl(value)}; {under} of {len(last)} variants end below it."
+    return text
+
+
+def gate_effects(effects: pd.DataFrame, pairs: pd.DataFrame, width: float = WIDE) -> Figure | None:
+    """What a change to the baseline costs, in nats a character of held-out text; right of zero is worse. Small
+    points: every seed's difference to the baseline with the same seed. Large marker: their mean, with its 95 %
+    interval; its shape is the verdict (right-pointing worse, left-pointing better, square equivalent, open circle
+    undecided or none). Shaded: the margin, stated beforehand, inside which a difference counts as none."""
+    data = effects.dropna(subset=["delta_nats"]).head(MOST)
+    if data.empty:
+        return None
+    margin = stats.MARGIN_NATS
+    reach = data[["delta_nats", "delta_low", "delta_high"]].abs().max().max()
+    with _style() as ink:
+        figure = Figure(figsize=(width, 0.9 + 0.36 * len(data)), layout="constrained")
+        ax = figure.subplots()
+        ax.axvspan(-margin, margin, color=ink["band"], lw=0, zorder=0)
+        ax.axvline(0, color=ink["ink"], lw=1, zorder=1)
+        for y, row in enumerate(data.itertuples()):
+            own = pairs[pairs.label == row.label]
+            ax.scatter(own.delta_nats, y + _spread(len(own)), s=9, color=ink["point"], lw=0, zorder=2)
+            colour, marker = VERDICT.get(str(row.verdict), ("ink", "o"))
+            if math.isfinite(row.delta_low) and math.isfinite(row.delta_high):
+                ax.plot([row.delta_low, row.delta_high], [y, y], color=ink[colour], lw=2.2, zorder=3)
+            ax.plot(row.delta_nats, y, marker=marker, ms=8, color=ink[colour], zorder=4, ls="",
+                    mfc=ink["paper"] if marker == "o" else ink[colour], mew=1.6)  # fmt: skip
+            if width > 5:
+                said = f"{nats(row.delta_nats, sign=True)} {bracket(row.delta_low, row.delta_high, nats)}"
+                for away, text, weight in ((8, said, "normal"), (124, str(row.verdict), "bold")):
+                    ax.annotate(text, (1, y), xycoords=("axes fraction", "data"), xytext=(away, 0), va="center",
+                                textcoords="offset points", fontsize=8, color=ink[colour], weight=weight)  # fmt: skip
+        ax.set_yticks(range(len(data)), [_short(label) for label in data.label])
+        ax.set_ylim(len(data) - 0.5, -0.5)
+        note = ""
+        if reach > 8 * margin:  # else one hopeless variant would squeeze all others into one point
+            ax.set_xscale("symlog", linthresh=margin, linscale=0.5)
+            seen = pd.concat([data.delta_nats, data.delta_low, data.delta_high, pairs.delta_nats]).dropna()
+            low, high = min(1.2 * seen.min(), -1.5 * margin), max(1.2 * seen.max(), 1.5 * margin)
+            steps = [0.05, 0.1, 0.2, 0.5, 1, 2, 5] if width > 5 else [0.1, 1]
+            ticks = [-margin, 0, margin, *steps, *(-s for s in steps)]
+            ax.set_xticks([t for t in ticks if low <= t <= high])
+            ax.set_xticks([], minor=True)
+            ax.set_xlim(low, high)
+            note = "logarithmic outside the shaded margin"
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:+g}".replace("-", "\u2212") if x else "0"))
+        base = next((str(b) for b in data.baseline if b), "the baseline")
+        ax.set_xlabel(f"difference to {_short(base)}, held-out nats/char" + (f"\n({note})" if note else ""))
+        for side, text in ((-1, "\u2190 better"), (1, "worse \u2192")):
+            ax.annotate(text, (0, 1), xycoords=("data", "axes fraction"), xytext=(side * 6, 3), fontsize=8,
+                        textcoords="offset points", ha="right" if side < 0 else "left", color=ink["muted"])  # fmt: skip
+        if width < 5:
+            ax.tick_params(axis="x", labelsize=7)
+        ax.grid(axis="y", visible=False)
+        ax.tick_params(axis="y", length=0)
+        return figure
+
+
+def gate_effects_alt(effects: pd.DataFrame, pairs: pd.DataFrame) -> str:
+    data = effects.dropna(subset=["delta_nats"])
+    if data.empty:
+        return ""
+    base = next((str(b) for b in data.baseline if b), "the baseline")
+    parts = [
+        f"{r.label} {nats(r.delta_nats, sign=True)}{_space(bracket(r.delta_low, r.delta_high, nats))} "
+        f"(n = {count(r.pairs)}{', ' + str(r.verdict) if r.verdict else ''})"
+        for r in data.itertuples()
+    ]
+    worst, best = data.loc[data.delta_nats.idxmax()], data.loc[data.delta_nats.idxmin()]
+    return (
+        f"Dot plot: difference of held-out log-perplexity to {base} in nats a character, positive is worse, "
+        f"for {len(data)} variants, {len(pairs)} paired seeds in all. {'; '.join(parts)}. "
+        f"Largest: {worst.label}; smallest: {best.label}."
+    )
+
+
+def speed(samples: pd.DataFrame, summary: pd.DataFrame, width: float = WIDE) -> Figure | None:
+    """Training speed of one seed alone on the machine, whole training steps; right is faster. Small points: one
+    sample, a fresh process, each. Large marker: their median, with the interquartile range; a square where the
+    variant is torch's own, a circle where it is written here."""
+    low, mid, high = "tokens_per_sec_q1", "tokens_per_sec", "tokens_per_sec_q3"
+    return _ranked(samples, summary, (low, mid, high), rate, "characters (tokens) a second", width)
+
+
+def speed_alt(samples: pd.DataFrame, summary: pd.DataFrame) -> str:
+    data = summary.dropna(subset=["tokens_per_sec"]).sort_values("tokens_per_sec", ascending=False, kind="stable")
+    if data.empty:
+        return ""
+    parts = [
+        f"{r.label} {rate(r.tokens_per_sec)}{_space(bracket(r.tokens_per_sec_q1, r.tokens_per_sec_q3, rate))}"
+        f"{f' (n = {count(r.speed_samples)})' if count(r.speed_samples) else ''}"
+        for r in data.itertuples()
+    ]
+    return (
+        f"Dot plot of training speed in tokens a second, median and quartiles over fresh processes, {len(samples)} "
+        f"samples of {len(data)} variants, fastest first: {'; '.join(parts)}.{_times(data, 'tokens_per_sec')}"
+    )
+
+
+def memory(samples: pd.DataFrame, summary: pd.DataFrame, width: float = WIDE) -> Figure | None:
+    """Peak memory of training one seed, less what importing torch takes; left is smaller. Small points: one sample,
+    a fresh process, each. Large marker: the figure in the table; a square where the variant is torch's own, a
+    circle where it is written here."""
+    return _ranked(samples, summary, ("", "peak_memory_mib", ""), mib, "peak memory (MiB)", width)
+
+
+def memory_alt(samples: pd.DataFrame, summary: pd.DataFrame) -> str:
+    data = summary.dropna(subset=["peak_memory_mib"]).sort_values("peak_memory_mib", kind="stable")
+    if data.empty:
+        return ""
+    return (
+        f"Dot plot of peak memory in MiB, {len(samples)} samples of {len(data)} variants, smallest first: "
+        + "; ".join(f"{r.label} {mib(r.peak_memory_mib)}" for r in data.itertuples())
+        + f".{_times(data, 'peak_memory_mib')}"
+    )
+
+
+def perplexity_speed(table: pd.DataFrame, anchors: pd.DataFrame, width: float = WIDE) -> Figure | None:
+    """Held-out perplexity (mean over seeds, bar: 95 % interval) against training speed (median over fresh
+    processes, bar: interquartile range). Down and right is better. Squares are torch's own, diamonds have a
+    fixed gate, circles are the rest; an interval shorter than its marker is hidden by it."""
+    data = table.dropna(subset=["heldout_perplexity", "tokens_per_sec"]).head(MOST)
+    if data.empty:
+        return None
+    with _style() as ink:
+        figure = Figure(figsize=(width, 4.1 if width > 5 else 3.6), layout="constrained")
+        ax = figure.subplots()
+        for r in data.itertuples():
+            colour = ink[_family(r.label)]
+            ax.plot([r.tokens_per_sec_q1, r.tokens_per_sec_q3], [r.heldout_perplexity] * 2, color=colour, lw=1.4)
+            ax.plot([r.tokens_per_sec] * 2, [r.heldout_low, r.heldout_high], color=colour, lw=1.4)
+            ax.plot(r.tokens_per_sec, r.heldout_perplexity, marker=_marker(r.label), ms=6.5, color=colour, ls="")
+        ax.set_xscale("log")
+        ax.set_yscale("log")
+        ax.margins(0.12)
+        ax.autoscale_view()
+        bottom, top = ax.get_ylim()
+        shown = [(n, v) for n, v in _references(anchors) if v > bottom / 1.5]
+        if shown:
+            ax.set_ylim(min(bottom, *(v / 1.06 for _, v in shown)), top)
+        for name, value in shown:
+            ax.axhline(value, color=ink["ink"], lw=0.9, ls=":")
+            ax.annotate(f"{name} {ppl(value)}", (0.99, value), xycoords=("axes fraction", "data"), ha="right",
+                        xytext=(0, 3), textcoords="offset points", fontsize=8, color=ink["muted"])  # fmt: skip
+        _plain(ax, "x")
+        _plain(ax, "y")
+        ax.set_xlabel("tokens a second (log scale), faster \u2192")
+        ax.set_ylabel("held-out perplexity (log scale), \u2190 better")
+        across = zip(data.tokens_per_sec_q1, data.heldout_perplexity, data.tokens_per_sec_q3, strict=True)
+        upright = zip(data.heldout_low, data.tokens_per_sec, data.heldout_high, strict=True)
+        bars = [(x0, y, x1, y) for x0, y, x1 in across] + [(x, y0, x, y1) for y0, x, y1 in upright]
+        xs, ys = data.tokens_per_sec.tolist(), data.heldout_perplexity.tolist()
+        _name_points(figure, ax, xs, ys, data.label.tolist(), bars, ink["muted"])
+        return figure
+
+
+def perplexity_speed_alt(table: pd.DataFrame, anchors: pd.DataFrame) -> str:
+    data = table.dropna(subset=["heldout_perplexity", "tokens_per_sec"])
+    if data.empty:
+        return ""
+    points = [(float(r.heldout_perplexity), float(r.tokens_per_sec), str(r.label)) for r in data.itertuples()]
+    front = [c for p, t, c in points if not any(q <= p and u >= t and (q, u) != (p, t) for q, u, _ in points)]
+    text = (
+        f"Scatter plot of held-out perplexity against tokens a second for {len(points)} variants: "
+        + "; ".join(f"{label} {ppl(p)} at {rate(t)}" for p, t, label in points)
+        + f". No other is both better and faster than: {', '.join(front)}."
+    )
+    return text + "".join(f" Reference line: {name} at {ppl(value)}." for name, value in _references(anchors))
+
+
+def over_seeds(data: pd.DataFrame, column: str) -> pd.DataFrame:
+    """By tokens: mean over seeds of log-perplexity and its 95 % t interval, as perplexities."""
+    rows = {}
+    for tokens, values in data[data[column] > 0].groupby("tokens")[column]:
+        logs = np.log(values.to_numpy(dtype=float))
+        bounds = stats.interval(logs)
+        rows[float(str(tokens))] = np.exp([logs.mean(), bounds.low, bounds.high])
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["mean", "low", "high"]).sort_index()
+
+
+def svg(figure: Figure) -> str:
+    """The figure as SVG text: no date, fixed ids, a transparent ground, letters as letters."""
+    out = io.StringIO()
+    with _style():
+        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    head, tags = f'<style type="text/css">text{{font-family:{FONT}}}', out.getvalue()
+    text = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\.\d\d)\d+", r"\1", tag[0]), tags)  # a hundredth of a point will do
+    text = re.sub(r" ?font-family: [^;\"]+;?", "", text)
+    return text.replace('<style type="text/css">', head, 1)
+
+
+def darken(drawn: str) -> str:
+    """The same SVG for a dark page: drawing twice would cost another half a second a figure."""
+    return re.sub("|".join(LIGHT.values()), lambda hit: SWAP[hit[0]], drawn)
+
+
+def best_ngram(anchors: pd.DataFrame) -> tuple[str, float] | None:
+    """The n-gram with the lowest held-out perplexity, and that perplexity."""
+    data = anchors[anchors.model.astype(str).str.fullmatch(r"\d+-gram")].dropna(subset=["heldout_perplexity"])
+    if data.empty:
+        return None
+    row = data.loc[data.heldout_perplexity.idxmin()]
+    return str(row.model), float(row.heldout_perplexity)
+
+
+def ppl(x: float) -> str:
+    return "" if not math.isfinite(x) else f"{x:.2f}" if x < 1000 else f"{x:.3g}"
+
+
+def nats(x: float, sign: bool = False) -> str:
+    return "" if not math.isfinite(x) else f"{x:{'+' if sign else ''}.3f}".replace("-", "\u2212")
+
+
+def rate(x: float) -> str:
+    """Three significant digits: more would be noise."""
+    if not math.isfinite(x):
+        return ""
+    return f"{float(f'{x:.3g}'):,.0f}" if abs(x) >= 100 else f"{x:.3g}"
+
+
+def mib(x: float) -> str:
+    return "" if not math.isfinite(x) else f"{x:,.1f}" if abs(x) < 100 else f"{x:,.0f}"
+
+
+def compact(x: float) -> str:
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(x) >= size:
+            return f"{x / size:.3g}{unit}"
+    return f"{x:.3g}"
+
+
+def count(x: float) -> str:
+    return f"{x:,.0f}" if math.isfinite(x) else ""
+
+
+def bracket(low: float, high: float, spell: Callable[[float], str]) -> str:
+    """`[low, high]`, or nothing where either end is missing."""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return ""
+    return f"[{spell(low)}, {spell(high)}]"
+
+
+def _ranked(
+    samples: pd.DataFrame,
+    summary: pd.DataFrame,
+    columns: tuple[str, str, str],
+    spell: Callable[[float], str],
+    unit: str,
+    width: float,
+) -> Figure | None:
+    low, mid, high = columns
+    data = summary.dropna(subset=[mid]).sort_values(mid, ascending=not low, kind="stable").head(MOST)
+    if data.empty:
+        return None
+    with _style() as ink:
+        figure = Figure(figsize=(width, 0.8 + 0.34 * len(data)), layout="constrained")
+        ax = figure.subplots()
+        for y, (_, row) in enumerate(data.iterrows()):
+            own = samples.loc[samples.label == row.label, mid].dropna()
+            colour = ink[_family(row.label)]
+            ax.scatter(own, y + _spread(len(own)), s=9, color=ink["point"], lw=0, zorder=2)
+            if low and math.isfinite(row[low]) and math.isfinite(row[high]):
+                ax.plot([row[low], row[high]], [y, y], color=colour, lw=2.2, zorder=3)
+            ax.plot(row[mid], y, marker="s" if str(row.label).startswith("nn.") else "o", ms=7, color=colour, zorder=4)
+            if width > 5:
+                interval = bracket(row[low], row[high], spell) if low else ""
+                ax.annotate(f"{spell(row[mid])} {interval}", (1.015, y), xycoords=("axes fraction", "data"),
+                            va="center", fontsize=8)  # fmt: skip
+        everything = pd.concat([data[mid], samples[mid].dropna()])
+        if everything.max() > 12 * everything.min() > 0:
+            ax.set_xscale("log")
+            _plain(ax, "x")
+            unit += ", log scale"
+        else:
+            ax.set_xlim(0, everything.max() * 1.06)
+            ax.xaxis.set_major_locator(MaxNLocator(5 if width > 5 else 4))
+            ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: compact(x)))
+        ax.set_yticks(range(len(data)), [_short(label) for label in data.label])
+        ax.set_ylim(len(data) - 0.5, -0.5)
+        ax.set_xlabel(unit)
+        ax.grid(axis="y", visible=False)
+        ax.tick_params(axis="y", length=0)
+        return figure
+
+
+def _references(anchors: pd.DataFrame) -> list[tuple[str, float]]:
+    best = best_ngram(anchors)
+    floor = anchors.loc[anchors.model == "floor", "heldout_perplexity"].dropna()
+    return ([best] if best else []) + ([("floor", float(floor.iloc[0]))] if len(floor) else [])
+
+
+def _name_points(
+    figure: Figure,
+    ax: Axes,
+    xs: Sequence[float],
+    ys: Sequence[float],
+    labels: Sequence[str],
+    bars: Sequence[tuple[float, float, float, float]],
+    colour: str,
+) -> None:
+    """Each point's name beside it, at the first of some places that covers no point, bar (x0, y0, x1, y1) or name."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")
+        figure.draw_without_rendering()
+    per_point = figure.dpi / 72
+    at = ax.transData.transform(np.column_stack([xs, ys])) / per_point
+    frame = ax.get_window_extent()
+    taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in at]
+    for bar in bars:
+        if np.isfinite(bar).all():
+            (left, low), (right, high) = ax.transData.transform(np.reshape(bar, (2, 2))) / per_point
+            taken.append((left - 2, low - 2, right + 2, high + 2))
+    for (x, y), point_x, point_y, label in zip(at, xs, ys, labels, strict=True):
+        text, best = _short(label), None
+        wide, tall = 5.4 * len(text), 9.0
+        for away in (8, 15, 24, 34, 46):
+            for dx, dy in ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)):
+                left = x + dx * away - (wide if dx < 0 else wide / 2 if dx == 0 else 0)
+                low = y + dy * away - tall / 2
+                box = (left, low, left + wide, low + tall)
+                inside = box[0] > frame.x0 / per_point and box[2] < frame.x1 / per_point
+                if inside and not any(
+                    box[0] < t[2] and t[0] < box[2] and box[1] < t[3] and t[1] < box[3] for t in taken
+                ):
+                    best = (box, left - x, dy * away)
+                    break
+            if best:
+                break
+        if best is None:
+            continue  # no room; the table below has its name
+        taken.append(best[0])
+        far = abs(best[2]) > 12 or best[1] > 12 or best[1] < -wide - 12
+        leader = {"arrowstyle": "-", "lw": 0.6, "color": colour, "shrinkA": 0, "shrinkB": 4}
+        ax.annotate(text, (point_x, point_y), xytext=(best[1], best[2]), textcoords="offset points", va="center",
+                    fontsize=8, arrowprops=leader if far else None)  # fmt: skip
+
+
+def _plain(ax: Axes, which: str) -> None:
+    axis = ax.yaxis if which == "y" else ax.xaxis
+    axis.set_major_locator(LogLocator(10, subs=(1, 2, 3, 5, 7)))
+    axis.set_major_formatter(FuncFormatter(lambda x, _: compact(x)))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _spread(n: int) -> np.ndarray:
+    """Offsets that keep equal values apart: golden-ratio steps, not random numbers."""
+    return ((np.arange(n) * 0.6180339887 + 0.5) % 1 - 0.5) * 0.44
+
+
+def _family(label: object) -> str:
+    base = re.split(r"[: _]", str(label).removeprefix("nn."))[0]
+    return FAMILY.get(base, "ink")
+
+
+def _marker(label: object) -> str:
+    return "s" if str(label).startswith("nn.") else "D" if ":" in str(label) else "o"
+
+
+def _short(label: object, most: int = 22) -> str:
+    text = "".join(c if c.isprintable() else "\ufffd" for c in str(label))  # a control character breaks the SVG
+    return text if len(text) <= most else text[: most - 1] + "\u2026"
+
+
+def _space(text: str) -> str:
+    return f" {text}" if text else ""
+
+
+def _times(data: pd.DataFrame, column: str) -> str:
+    low, high = data[column].min(), data[column].max()
+    return f" Largest over smallest: {high / low:.1f} times." if len(data) > 1 and low > 0 else ""
+
+
+@contextmanager
+def _style() -> Iterator[dict[str, str]]:
+    """Colours by name, and matplotlib's settings for as long as the block lasts."""
+    ink = LIGHT
+    settings = {
+        "svg.fonttype": "none", "svg.hashsalt": "harness", "text.parse_math": False,  # a name may hold a $
+        "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 9,
+        "axes.titlesize": 9, "axes.titleweight": "bold", "axes.labelsize": 9,
+        "xtick.labelsize": 8, "ytick.labelsize": 8.5,
+        "text.color": ink["ink"], "axes.labelcolor": ink["muted"], "axes.edgecolor": ink["grid"],
+        "xtick.color": ink["muted"], "ytick.color": ink["ink"], "grid.color": ink["grid"], "grid.linewidth": 0.6,
+        "axes.grid": True, "axes.axisbelow": True, "axes.facecolor": "none", "figure.facecolor": "none",
+        "savefig.facecolor": "none", "axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False,
+        "xtick.major.size": 3, "ytick.major.size": 0, "xtick.minor.size": 0, "ytick.minor.size": 0,
+        "axes.unicode_minus": True, "lines.solid_capstyle": "butt",
+    }  # fmt: skip
+    with mpl.rc_context(settings), warnings.catch_warnings():  # type: ignore[arg-type]
+        warnings.filterwarnings("ignore", message="Glyph")
+        yield ink

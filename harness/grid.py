@@ -1,0 +1,161 @@
+"""WHAT TO RUN: protocols, runs and the two default grids, as plain data.
+
+Rule: no disk, no clock, no device, no torch. Everything that decides the outcome of a training is a
+field of `Run`, and `Run.key` changes when any of them does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+BASELINE = "gru"  # every difference is taken against it, paired by seed
+SPEED_BASELINE = "nn.gru"  # what an engineer would otherwise use; absent from a grid, BASELINE serves
+BENCH = ("rnn", "gru", "gru_after", "lstm", "nn.rnn", "nn.gru", "nn.lstm")
+ABLATE = (
+    "gru",
+    "gru:R=0",
+    "gru:R=0.5",
+    "gru:R=1",
+    "gru:Z=0",
+    "gru:Z=0.5",
+    "gru:Z=1",
+    "gru:Z=0,R=1",
+    "rnn",
+)
+CHOICES = {"init": ("own", "book", "torch")}
+LARGEST = 10**9  # of any count: a typing slip becomes an error, not a week of work
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """All that makes two perplexities comparable. Defaults are the book's chapter, `classic`.
+
+    The text is cut by position: `train_characters` to learn from, then `heldout_characters` never
+    trained on. `epochs` passes over the first part, by sequential sampling of `batch_size` streams in
+    windows of `num_steps` characters; SGD at `lr`, gradient norm clipped to `clip` (per seed, over
+    all parameters). `init`: `book` N(0, 0.01^2) with zero biases, `torch` U(-1/sqrt(h), 1/sqrt(h)),
+    `own` the book's for cells written here and torch's for nn.*. `evaluations`: points on the curve.
+    """
+
+    name: str = "classic"
+    train_characters: int = 10_000
+    heldout_characters: int = 10_000
+    batch_size: int = 32
+    num_steps: int = 35
+    hidden: int = 256
+    lr: float = 1.0
+    clip: float = 1.0
+    epochs: int = 500
+    init: str = "own"
+    evaluations: int = 20
+
+    @property
+    def label(self) -> str:
+        """Its name, with every field that was overridden: `classic,hidden=64`."""
+        base = PROTOCOLS.get(self.name)
+        changed = [
+            f"{f.name}={_spell(getattr(self, f.name))}"
+            for f in dataclasses.fields(self)
+            if base is not None and getattr(self, f.name) != getattr(base, f.name)
+        ]
+        return ",".join([self.name, *changed])
+
+    def override(self, settings: Iterable[str]) -> Protocol:
+        """A copy with `field=value` texts applied. ValueError names the field, the choices, the value."""
+        changes: dict[str, int | float | str] = {}
+        kinds = {f.name: type(f.default) for f in dataclasses.fields(self) if f.name != "name"}
+        for setting in settings:
+            field, equals, text = setting.partition("=")
+            if not equals:
+                raise ValueError(f"--set needs field=value, not {setting!r}")
+            if field not in kinds:
+                raise ValueError(unknown("protocol field", field, kinds))
+            if field in changes:
+                raise ValueError(f"--set gives {field} twice")
+            changes[field] = _parse(field, text, kinds[field])
+        return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
+
+
+# `quick` is for two CPU cores: 64 units, torch's initial values and a larger step, so that its
+# variants differ after minutes, not hours (with the book's they are still at perplexity 15).
+PROTOCOLS = {
+    p.name: p
+    for p in (
+        Protocol(),
+        Protocol(name="quick", train_characters=20_000, hidden=64, lr=4.0, epochs=60, init="torch"),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: one variant, one seed, and everything else that decides its outcome."""
+
+    variant: str
+    seed: int
+    protocol: Protocol
+    corpus_sha256: str
+    device: str
+    engine: str = "loop"
+    capture: bool = False
+    precision: str = "ieee"
+    source: str = ""  # fingerprint of the equations and of the code that executes them
+
+    @property
+    def key(self) -> str:
+        """A name for files: readable in front, and behind it a hash of every field."""
+        whole = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        safe = "".join(c if c.isalnum() or c in "._=," else "." for c in self.variant)
+        return f"{safe}-{self.seed}-{hashlib.sha256(whole.encode()).hexdigest()[:16]}"
+
+
+def protocol(name: str) -> Protocol:
+    """The protocol of that name; ValueError with the nearest one otherwise."""
+    if name not in PROTOCOLS:
+        raise ValueError(unknown("protocol", name, PROTOCOLS))
+    return PROTOCOLS[name]
+
+
+def seeds_needed(contrasts: int, alpha: float = 0.05) -> int:
+    """Least seeds at which an exact paired sign-flip test, Holm over `contrasts`, can reach alpha.
+
+    n pairs give no p under 2 / 2^n, and Holm asks alpha / contrasts of the smallest.
+    """
+    return max(2, math.ceil(math.log2(2 * max(contrasts, 1) / alpha)))
+
+
+def unknown(kind: str, name: str, choices: Iterable[str]) -> str:
+    """One line for a name that is not there: what was asked, the nearest, all there are."""
+    known = list(choices)
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"no {kind} {name!r}.{hint} There are: {', '.join(known)}"
+
+
+def contrasts(variants: Sequence[str], baseline: str = BASELINE) -> int:
+    """How many comparisons against the baseline a grid makes: the family Holm corrects over."""
+    return sum(v != baseline for v in variants) if baseline in variants else 0
+
+
+def _spell(value: int | float | str) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _parse(field: str, text: str, kind: type) -> int | float | str:
+    if kind is str:
+        if text not in CHOICES[field]:
+            raise ValueError(unknown(field, text, CHOICES[field]))
+        return text
+    try:
+        value = kind(text)
+    except ValueError:
+        raise ValueError(f"{field} is {'a whole' if kind is int else 'a'} number, not {text!r}") from None
+    if not 0 < value <= LARGEST:  # NaN fails this too
+        raise ValueError(f"{field} must be above 0 and at most {LARGEST:g}, not {text}")
+    return value

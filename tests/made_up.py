@@ -1,0 +1,176 @@
+"""A synthetic but plausible results folder, for tests of what only reads results.
+
+Rule: the same arguments give the same bytes; no number here was measured.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from harness import grid, record, stats
+
+HELDOUT = {  # perplexities to scatter around
+    "rnn": 7.30, "gru": 6.83, "gru_after": 6.78, "lstm": 7.20,
+    "nn.rnn": 7.27, "nn.gru": 6.74, "nn.lstm": 7.12,
+    "gru:R=0": 7.05, "gru:R=0.5": 6.85, "gru:R=1": 6.84,
+    "gru:Z=0": 7.24, "gru:Z=0.5": 7.06, "gru:Z=1": 16.7, "gru:Z=0,R=1": 7.30,
+}  # fmt: skip
+SPEED = {
+    "rnn": 121e3, "gru": 48.8e3, "gru_after": 52.1e3, "lstm": 39.4e3,
+    "nn.rnn": 148e3, "nn.gru": 56.4e3, "nn.lstm": 47.2e3,
+    "gru:R=0": 101e3, "gru:R=0.5": 73e3, "gru:R=1": 75e3,
+    "gru:Z=0": 74e3, "gru:Z=0.5": 72e3, "gru:Z=1": 300e3, "gru:Z=0,R=1": 120e3,
+}  # fmt: skip
+QUICK = grid.PROTOCOLS["quick"]
+SHA = "090b5e7e70c2" + "0" * 52
+
+
+def write(
+    folder: Path,
+    seed: int = 0,
+    *,
+    protocol: grid.Protocol = QUICK,
+    corpus: str = "time-machine",
+    seeds: int = 10,
+    bench: Sequence[str] = grid.BENCH,
+    ablate: Sequence[str] = grid.ABLATE,
+    failures: bool = True,
+    rounds: int = 5,
+) -> Path:
+    """Every CSV of `record.COLUMNS` in `folder`. With `failures`, lstm's last seed diverges and nn.lstm never runs."""
+    random = np.random.default_rng(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = list(dict.fromkeys([*bench, *ablate]))
+    own = protocol
+    shared = random.normal(0, 0.008, seeds)
+    runs, curves = [], []
+    for variant in wanted:
+        target = math.log(HELDOUT.get(variant, 7.0))
+        noise = random.normal(0, 0.006, seeds) * (0.0 if variant == "gru:Z=1" else 1.0)
+        for k in range(seeds):
+            heldout = math.exp(target + shared[k] + noise[k])
+            train = heldout * (0.62 if heldout < 10 else 0.99)
+            error = ""
+            if failures and variant == "lstm" and k == seeds - 1:
+                error = "diverged: loss is nan after 12,320 tokens (epoch 0.6)"
+            if failures and variant == "nn.lstm":
+                error = "RuntimeError: CUDA out of memory. Tried to allocate 2.00 GiB"
+            run = f"{variant.replace(':', '.')}-{k}-{hash_of(variant, k):016x}"
+            runs.append({
+                "run": run, "variant": variant, "engine": engine_of(variant), "capture": False, "precision": "ieee",
+                "device": "cpu", "seed": k, "protocol": own.label, "corpus": corpus, "corpus_sha256": SHA,
+                "hidden": own.hidden, "parameters": parameters(variant, own.hidden),
+                "train_perplexity": None if error else train, "heldout_perplexity": None if error else heldout,
+                "tokens": own.epochs * own.train_characters, "train_s": 21.5, "wall_s": 24.2, "together": seeds,
+                "sample": "" if error else "time traveller for so it will be convenient to speak of him was",
+                "environment": "e1", "started": f"2025-11-{k + 1:02d}T08:00:00+00:00", "load": 0.3, "error": error,
+            })  # fmt: skip
+            for i in range(own.evaluations if not error else 0):
+                passed = math.exp(-4.5 * i / (own.evaluations - 1))
+                wobble = random.normal(0, 0.004)
+                curves.append({
+                    "run": run, "variant": variant, "engine": engine_of(variant), "protocol": own.label,
+                    "corpus_sha256": SHA, "seed": k, "epoch": own.epochs * i / (own.evaluations - 1),
+                    "tokens": own.epochs * own.train_characters * i // (own.evaluations - 1),
+                    "train_perplexity": math.exp(math.log(train) + (math.log(28) - math.log(train)) * passed + wobble),
+                    "heldout_perplexity": math.exp(
+                        math.log(heldout) + (math.log(28) - math.log(heldout)) * passed + wobble
+                    ),
+                })  # fmt: skip
+    run_frame = frame("runs", runs)
+    speed_frame = frame("speed", [
+        row for verb, variants in (("bench", bench), ("ablate", ablate))
+        for row in timed(verb, variants, random, own, rounds, failures)
+    ])  # fmt: skip
+    tables = {
+        verb: stats.table(run_frame, speed_frame[speed_frame.session == f"{verb}-s1"], variants, own.label, SHA, "cpu")
+        for verb, variants in (("bench", bench), ("ablate", ablate))
+    }
+    out = {
+        **tables, "runs": run_frame, "curves": frame("curves", curves), "speed": speed_frame,
+        "anchors": frame("anchors", [
+            {"protocol": own.label, "corpus": corpus, "corpus_sha256": SHA, "model": m, "heldout_perplexity": p}
+            for m, p in [("1-gram", 16.66), ("2-gram", 9.53), ("3-gram", 6.47), ("4-gram", 5.31), ("5-gram", 5.36)]
+            + ([("floor", 4.02)] if corpus.startswith("embedded") else [])
+        ]),
+        "protocols": frame("protocols", [
+            {"protocol": own.label, "name": own.name,
+             **{c: getattr(own, c) for c in record.COLUMNS["protocols"][2:]}}
+        ]),
+        "environments": frame("environments", [{
+            "environment": "e1", "torch": "2.13.0+cpu", "device": "cpu", "device_name": "cpu", "cpu": "made-up CPU",
+            "cores": 2, "threads": 1, "workers": 2, "memory_gib": 7.8, "matmul_precision": "highest",
+            "flush_denormal": True, "python": "3.11.9", "platform": "Linux", "package": "0.1.0",
+            "commit": "abc1234", "dirty": False,
+        }]),
+    }  # fmt: skip
+    for name, rows in out.items():
+        rows.to_csv(folder / f"{name}.csv", index=False)
+    return folder
+
+
+def read(folder: Path) -> record.Results:
+    """The frames of a folder; a file that is not there, or holds nothing, is a frame with no rows."""
+
+    def one(name: str) -> pd.DataFrame:
+        path = folder / f"{name}.csv"
+        if not path.exists() or not path.stat().st_size:
+            return pd.DataFrame(columns=list(record.COLUMNS[name]))
+        return pd.read_csv(path)
+
+    return record.Results(**{name: one(name) for name in record.COLUMNS})
+
+
+def timed(
+    verb: str, variants: Sequence[str], random: np.random.Generator, own: grid.Protocol, rounds: int, failures: bool
+) -> list[dict[str, object]]:
+    """Three blocks a sample, every label once a round, the speed baseline a second time as `#2`."""
+    fast = grid.SPEED_BASELINE if grid.SPEED_BASELINE in variants else grid.BASELINE
+    weather = random.normal(0, 0.03, rounds)  # what all labels of a round share
+    rows: list[dict[str, object]] = []
+    for label in [*variants, f"{fast}#2"]:
+        variant = label.split("#")[0]
+        common = {"session": f"{verb}-s1", "label": label, "variant": variant, "engine": engine_of(variant),
+                  "capture": False, "precision": "ieee", "device": "cpu", "protocol": own.label, "hidden": own.hidden,
+                  "seeds": 1, "environment": "e1", "started": "2025-11-01T09:00:00+00:00"}  # fmt: skip
+        if failures and variant == "nn.lstm":
+            rows.append(common | {"round": 0, "error": "RuntimeError: out of memory"})
+            continue
+        for r in range(rounds):
+            rate = SPEED.get(variant, 5e4) * math.exp(weather[r] + random.normal(0, 0.015))
+            for block in range(3):
+                block_rate = rate * math.exp([-0.01, 0.0, 0.01][block])
+                rows.append(common | {
+                    "round": r, "block": block, "steps": 20, "tokens_per_sec": block_rate, "first_step_ms": 80.0,
+                    "step_ms": 1e3 * own.batch_size * own.num_steps / block_rate, "cpu_per_wall": 0.99, "load": 0.3,
+                    "peak_memory_mib": 40 + parameters(variant, own.hidden) / 1e4 + r / 10, "context_switches": 20,
+                    "disturbed": r == 0 and block == 0,
+                })  # fmt: skip
+    return rows
+
+
+def engine_of(variant: str) -> str:
+    return "library" if variant.startswith("nn.") else "loop"
+
+
+def parameters(variant: str, h: int, v: int = 28) -> int:
+    """Of the whole network, output layer included."""
+    block, head = v * h + h * h + h, h * v + v
+    base, _, fixed = variant.partition(":")
+    blocks = {"rnn": 1, "gru": 3, "gru_after": 3, "lstm": 4}.get(base.removeprefix("nn."), 3)
+    extra = {"gru_after": h, "nn.gru": 3 * h, "nn.rnn": h, "nn.lstm": 4 * h}.get(base, 0)
+    return (blocks - len([f for f in fixed.split(",") if f])) * block + extra + head
+
+
+def frame(name: str, rows: list[dict[str, object]]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=list(record.COLUMNS[name]))
+
+
+def hash_of(variant: str, k: int) -> int:
+    return zlib.crc32(f"{variant}-{k}".encode())

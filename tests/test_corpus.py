@@ -1,0 +1,572 @@
+"""The text: its bytes, its cut, its anchors. Independent second writings of what corpus.py computes."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import math
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness import corpus
+from harness.corpus import Corpus
+
+ROOT = Path(__file__).resolve().parents[1]
+REAL = Path(os.environ.get("TIME_MACHINE", ROOT.parent / "shared/data/timemachine.txt"))
+needs_book = pytest.mark.skipif(not REAL.is_file(), reason="no real text: set TIME_MACHINE=path to timemachine.txt")
+TEXT = b"A book, not THE book;\r\n\n  but --3 bytes\nthat stand in for it.\n" * 1000
+
+
+def made(text: str) -> Corpus:
+    """A text through the file path, without the file."""
+    return corpus._file(Path("made.txt"), text.encode())
+
+
+def whole(text: Corpus) -> str:
+    return corpus.decode(text, text.tokens)
+
+
+def fails(source: str | Path, cache: Path | None = None) -> str:
+    with pytest.raises(ValueError, match=r"\A.{10,}\Z") as caught:  # without DOTALL: one line
+        corpus.load(str(source), cache)
+    return str(caught.value)
+
+
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """TEXT in the place of the book's bytes."""
+    monkeypatch.setattr(corpus, "SIZE", len(TEXT))
+    monkeypatch.setattr(corpus, "SHA256", hashlib.sha256(TEXT).hexdigest())
+    return TEXT
+
+
+def test_import_needs_neither_torch_nor_numpy_nor_the_network() -> None:
+    code = "import sys, harness.corpus; print([m for m in ('torch', 'numpy', 'urllib.request') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+# --- time-machine ------------------------------------------------------------------------------
+
+
+@needs_book
+def test_the_book_whatever_its_path(tmp_path: Path) -> None:
+    copy = tmp_path / "embedded"
+    copy.write_bytes(REAL.read_bytes())
+    book = corpus.load(str(copy))
+    assert (book.name, book.floor, book.note) == ("time-machine", None, "")
+    assert book.sha256 == "8424dbd9532ac81f7e5f0b6add90e6952baea29158309d7d1bf3884f4e12c516"
+    assert "".join(book.vocabulary[1:]) == " etainoshrdlmucfwgypbvkxzjq"
+    assert (len(book.vocabulary), book.vocabulary[0]) == (28, "<unk>")
+    # a second writing, a character at a time
+    text = ""
+    for line in REAL.read_text().split("\n"):
+        kept = "".join(c.lower() if c.isalpha() else " " for c in line)
+        text += " ".join(kept.split())
+    assert len(text) == len(book.tokens) == 170_580
+    assert whole(book) == text
+    assert text.startswith("the time machine by h g wellsithe time traveller for so")
+
+
+def test_book_preprocessing_goes_line_by_line(stand_in: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "any.txt"
+    file.write_bytes(stand_in)
+    book = corpus.load(str(file))
+    assert book.name == "time-machine"
+    assert whole(book)[:60] == "a book not the bookbut bytesthat stand in for ita book not t"
+
+
+@needs_book
+def test_anchors_of_the_later_edition_as_published() -> None:
+    """v1 (FACTS): 10,000 windows of 32 + 1 characters, then the targets of the 5,000 windows that follow."""
+    book = corpus.load(str(REAL))
+    text = re.sub("[^A-Za-z]+", " ", REAL.read_text()).lower()
+    assert len(text) == 173_428
+    published = {"1-gram": 16.66, "2-gram": 9.53, "3-gram": 6.47, "4-gram": 5.31, "5-gram": 5.36}
+    train, heldout = text[:10_032], text[10_001:15_032]
+    # to every published digit where the held-out part starts without a context
+    fresh = witten_bell(train, "", heldout, 28, range(1, 6))
+    assert {n: round(p, 2) for n, p in fresh.items()} == published
+    # and to 0.01 where the text before it is its context, as it is here
+    flowing = corpus.anchors(book, corpus.encode(book, train), corpus.encode(book, heldout))
+    assert flowing == pytest.approx(published, abs=0.01)
+
+
+# --- any file ----------------------------------------------------------------------------------
+
+
+def test_file_keeps_characters_but_for_mark_and_whitespace(tmp_path: Path) -> None:
+    file = tmp_path / "Été.txt"
+    data = "\ufeff  Hé\r\nHé\t\u00a0\u3000 x\n\n\nA\ufeff\U0001f600\n".encode()
+    file.write_bytes(data)
+    text = corpus.load(str(file))
+    assert whole(text) == " Hé Hé x A\ufeff\U0001f600 "
+    assert (text.name, text.sha256) == ("Été.txt", hashlib.sha256(data).hexdigest())
+    assert (text.floor, text.note) == (None, "")
+
+
+def test_vocabulary_by_frequency_then_code_point() -> None:
+    text = made("ccbbaad")
+    assert text.vocabulary == ("<unk>", "a", "b", "c", "d")
+    assert text.tokens.tolist() == [3, 3, 2, 2, 1, 1, 4]
+    assert text.tokens.dtype == np.int16
+    with pytest.raises(ValueError, match="read-only"):
+        text.tokens[0] = 1
+
+
+def test_vocabulary_is_at_most_256_and_the_rare_are_unknown() -> None:
+    common = "".join(chr(0x4E00 + i) for i in range(255))
+    text = made(common * 2 + "xyx")
+    assert len(text.vocabulary) == 256
+    assert text.vocabulary[1] == "x"  # ties: by code point, so the last of the common ones is out
+    assert "y" not in text.vocabulary
+    assert common[-1] not in text.vocabulary
+    assert text.tokens[254] == 0
+    assert whole(text).endswith("x<unk>x")
+
+
+def test_encode_and_decode() -> None:
+    text = made("hello world")
+    assert corpus.decode(text, corpus.encode(text, "hold well")) == "hold well"
+    assert corpus.encode(text, "hQ").tolist() == [text.vocabulary.index("h"), 0]
+    assert corpus.encode(text, "").shape == (0,)
+
+
+def test_a_file_is_not_the_text_it_is_called_after(tmp_path: Path) -> None:
+    (tmp_path / "time-machine").write_text("not it")
+    assert corpus.load(str(tmp_path / "time-machine")).name == "./time-machine"
+
+
+def test_bad_files_each_say_what_is_wrong(tmp_path: Path) -> None:
+    def file(data: bytes) -> Path:
+        path = tmp_path / "bad.txt"
+        path.write_bytes(data)
+        return path
+
+    assert fails(tmp_path).endswith("is a folder, not a text")
+    assert "'bad.txt' is" not in fails(file(b"")), "the whole path is named"
+    assert fails(file(b"")).endswith("is empty")
+    assert fails(file(b"\xef\xbb\xbf")).endswith("is empty")
+    assert "one symbol only, 'a'" in fails(file(b"aaa"))
+    assert "one symbol only, ' '" in fails(file(b" \r\n\t"))
+    assert "not UTF-8: byte 0xff at offset 4" in fails(file("é b\xff".encode("latin-1").replace(b"\xe9", b"\xc3\xa9")))
+    assert "not UTF-8: byte 0xe9 at offset 5" in fails(file(b"\xef\xbb\xbfab\xe9"))
+    if Path("/dev/zero").exists():
+        assert "not a regular file" in fails("/dev/zero")
+
+
+def test_missing_file_suggests_the_names(tmp_path: Path) -> None:
+    assert "Did you mean 'embedded'?" in fails("embeded")
+    message = fails(tmp_path / "none.txt")
+    assert "none.txt" in message
+    assert message.endswith("There are: time-machine, embedded, or the path of a UTF-8 file")
+    assert fails(f"{__file__}/x").endswith("cannot be read: Not a directory")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs on this platform")
+def test_a_fifo_does_not_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert "not a regular file" in fails(tmp_path / "pipe")
+    # one that takes the place of a file after the look at it
+    regular, stat = os.stat(__file__), os.stat
+    monkeypatch.setattr(os, "stat", lambda path, **kw: regular if str(path).endswith("pipe") else stat(path, **kw))
+    assert "not a regular file" in fails(tmp_path / "pipe")
+
+
+def test_too_large_is_refused_unread(tmp_path: Path) -> None:
+    with open(tmp_path / "large", "wb") as file:
+        file.truncate(corpus.LARGEST_FILE + 1)
+    start = time.monotonic()
+    assert "the most is 268,435,456" in fails(tmp_path / "large")
+    assert time.monotonic() - start < 0.5
+
+
+def test_unreadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "secret").write_text("ab")
+
+    def refuse(path: Path, *rest: int) -> int:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(os, "open", refuse)  # root may read everything: chmod would prove nothing
+    assert fails(tmp_path / "secret").endswith("secret' cannot be read: Permission denied")
+
+
+@pytest.mark.parametrize("change", ["longer", "touched"])
+def test_changed_while_read(change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "log"
+    path.write_text("some text")
+    real = os.fstat
+    looks: list[os.stat_result] = []
+
+    def fstat(handle: int) -> os.stat_result:
+        looks.append(real(handle))
+        if len(looks) == 2:  # the last look, after the reading
+            if change == "longer":  # its time put back: the size alone must tell
+                with open(path, "ab") as file:
+                    file.write(b"!")
+                os.utime(path, ns=(looks[0].st_atime_ns, looks[0].st_mtime_ns))
+            else:
+                os.utime(path, (1, 1))
+            return real(handle)
+        return looks[-1]
+
+    monkeypatch.setattr(os, "fstat", fstat)
+    assert "changed while it was read" in fails(path)
+
+
+def test_a_path_the_system_refuses() -> None:
+    assert "name too long" in fails("x" * 5000)
+
+
+# --- the cut -----------------------------------------------------------------------------------
+
+
+def test_split_by_position() -> None:
+    text = made("abcdefgh")
+    train, heldout = corpus.split(text, 5, 2)
+    assert (corpus.decode(text, train), corpus.decode(text, heldout)) == ("abcde", "fg")
+    assert not train.flags.writeable
+    corpus.split(text, 5, 3)  # all of it
+
+
+def test_split_of_a_short_text_says_what_would_fit() -> None:
+    text = made("abcdefgh")
+    with pytest.raises(ValueError, match=r"'made.txt' has 8 characters, 6 to train and 3 held out need 9:") as caught:
+        corpus.split(text, 6, 3)
+    fits = re.findall(r"--set \w+=(\d+)", str(caught.value))
+    assert fits == ["5", "3"]
+    corpus.split(text, *map(int, fits))
+    for parts in ((0, 3), (3, 0), (-1, 3)):
+        with pytest.raises(ValueError, match="both parts need a character"):
+            corpus.split(text, *parts)
+    with pytest.raises(ValueError, match=r"train_characters=7 --set heldout_characters=1$"):
+        corpus.split(text, 10**9, 1)
+
+
+def test_windows_are_those_of_the_largest_offset() -> None:
+    for characters, batch, steps in ((10_000, 32, 35), (10_000, 32, 3), (117, 4, 5), (71, 2, 7), (26, 4, 5)):
+        each = [((characters - offset - 1) // batch) // steps for offset in range(steps + 1)]
+        assert corpus.windows(characters, batch, steps) == min(each)
+    assert corpus.windows(10_000, 32, 35) == 8
+
+
+def test_windows_of_too_short_a_text() -> None:
+    assert corpus.windows(26, 4, 5) == 1
+    for characters in (25, 1, 0):
+        with pytest.raises(ValueError, match=r"batch_size 4 x num_steps 5 \+ 5 \+ 1 = 26; take --set train_char"):
+            corpus.windows(characters, 4, 5)
+
+
+# --- anchors -----------------------------------------------------------------------------------
+
+
+def witten_bell(train: str, before: str, heldout: str, symbols: int, orders: Sequence[int]) -> dict[str, float]:
+    """A second writing with dictionaries and recursion, a character at a time."""
+    follow: dict[str, Counter[str]] = {}
+    for i, c in enumerate(train):
+        for k in range(max(orders)):
+            if i >= k:
+                follow.setdefault(train[i - k : i], Counter())[c] += 1
+
+    def p(c: str, h: str | None) -> float:
+        if h is None:
+            return 1 / symbols
+        lower = p(c, h[1:] if h else None)
+        seen = follow.get(h)
+        return lower if not seen else (seen[c] + len(seen) * lower) / (sum(seen.values()) + len(seen))
+
+    text, found = before + heldout, {}
+    for n in orders:
+        nats = 0.0
+        for i in range(len(before), len(text)):
+            nats -= math.log(p(text[i], text[max(0, i - n + 1) : i]))
+        found[f"{n}-gram"] = math.exp(nats / len(heldout))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("text", "train"),
+    [("the cat sat on the mat and the rat sat", 20), ("abracadabra", 2), ("ab" * 9 + "cd", 19), ("abcabcaba", 1)],
+)
+def test_anchors_against_a_second_writing(text: str, train: int) -> None:
+    c = made(text)
+    got = corpus.anchors(c, c.tokens[:train], c.tokens[train:], (1, 2, 3, 4, 5))
+    want = witten_bell(text[:train], text[:train], text[train:], len(c.vocabulary), range(1, 6))
+    assert got == pytest.approx(want, rel=1e-12)
+    assert list(got) == ["1-gram", "2-gram", "3-gram", "4-gram", "5-gram"]
+    assert corpus.anchors(c, c.tokens[:train], c.tokens[train:], (4, 2)) == {n: got[n] for n in ("4-gram", "2-gram")}
+
+
+def test_anchors_are_probabilities() -> None:
+    c = made("she sells sea shells by the sea shore")
+    for end in (3, 20, 30):
+        for n in (1, 3, 5):
+            every = [np.array([s], dtype=np.int16) for s in range(len(c.vocabulary))]
+            shares = [1 / corpus.anchors(c, c.tokens[:end], s, (n,))[f"{n}-gram"] for s in every]
+            assert sum(shares) == pytest.approx(1, abs=1e-12)
+
+
+def test_anchors_refuse_what_means_nothing() -> None:
+    c = made("abc")
+    for orders, heldout in (((0, 1), c.tokens), ((), c.tokens), ((1,), c.tokens[:0])):
+        with pytest.raises(ValueError, match="orders from 1 up and a held-out character"):
+            corpus.anchors(c, c.tokens, heldout, orders)
+
+
+def test_anchors_of_a_large_vocabulary_take_bounded_time() -> None:
+    tokens = np.random.default_rng(0).integers(0, 256, 200_000).astype(np.int16)
+    c = Corpus("made", "", tokens, tuple(map(chr, range(256))))
+    start = time.monotonic()
+    found = corpus.anchors(c, tokens[:150_000], tokens[150_000:])
+    assert time.monotonic() - start < 5
+    assert found["1-gram"] == pytest.approx(256, rel=0.01)
+
+
+# --- embedded ----------------------------------------------------------------------------------
+
+
+def odds() -> tuple[corpus.Source, dict[str, tuple[int, float]]]:
+    """The source, and of each word its class and its share of it."""
+    made_from = corpus.source()
+    pairs = zip(made_from.words, made_from.weights, strict=True)
+    return made_from, {
+        word: (k, weight / sum(weights))
+        for k, (words, weights) in enumerate(pairs)
+        for word, weight in zip(words, weights, strict=True)
+    }
+
+
+def test_embedded_is_the_same_on_every_machine() -> None:
+    text = corpus.load("embedded")
+    assert text.sha256 == "488f377d5a152756c41a51b44ca88a7d930ecf3b0bf7c593f49c7ed8f79bbe2a"
+    assert hashlib.sha256(whole(text).encode()).hexdigest() == text.sha256
+    assert (text.name, len(text.tokens), text.note) == ("embedded", 100_000, "")
+    assert sorted(text.vocabulary) == sorted(["<unk>", *" abcdefghijklmnopqrstuvwxyz"])
+    assert np.array_equal(text.tokens, corpus.embedded().tokens)
+
+
+def test_another_seed_is_another_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = corpus.embedded()
+    monkeypatch.setattr(corpus, "EMBEDDED_SEED", corpus.EMBEDDED_SEED + 7)
+    assert corpus.embedded().sha256 != before.sha256
+
+
+def test_no_word_has_two_classes_so_nothing_is_hidden() -> None:
+    made_from, shares = odds()
+    assert len(shares) == sum(map(len, made_from.words)) == 200
+    assert all(re.fullmatch("[a-z]{1,5}", word) for word in shares)
+
+
+def test_floor_is_the_entropy_a_character() -> None:
+    """Once more, by power iteration over classes and then character by character along each word."""
+    made_from, shares = odds()
+    k = len(made_from.words)
+    pairs = {(a, b): 1 / k**2 for a in range(k) for b in range(k)}
+    for _ in range(500):
+        after = dict.fromkeys(pairs, 0.0)
+        for (a, b), p in pairs.items():
+            row = made_from.follows[a][b]
+            for c in range(k):
+                after[b, c] += p * row[c] / sum(row)
+        pairs = after
+    nats = characters = 0.0
+    for (a, b), share in pairs.items():
+        row = made_from.follows[a][b]
+        next_word = {word: row[c] / sum(row) * p for word, (c, p) in shares.items()}
+        reach: defaultdict[str, float] = defaultdict(float)  # of the part of a word that has been read
+        for word, p in next_word.items():
+            for end in range(len(word) + 2):
+                reach[(word + " ")[:end]] += p
+        assert reach[""] == pytest.approx(1)
+        for part, p in reach.items():
+            if part:
+                nats -= share * p * math.log(p / reach[part[:-1]])
+                characters += share * p
+    assert corpus.embedded().floor == pytest.approx(math.exp(nats / characters), rel=1e-9)
+    assert 3 < math.exp(nats / characters) < 5
+
+
+@pytest.mark.parametrize(("start", "end"), [(0, 100_000), (0, 10_000), (10_000, 20_000), (90_000, 100_000)])
+def test_the_source_itself_scores_the_floor(start: int, end: int) -> None:
+    """The true source's cross-entropy on its own text, within 3 standard errors of ln(floor)."""
+    text = corpus.embedded()
+    made_from, shares = odds()
+    words = corpus.decode(text, text.tokens[start:end]).split(" ")[1:-1]
+    nats, lengths = [], []
+    for first, second, word in zip(words, words[1:], words[2:], strict=False):
+        row = made_from.follows[shares[first][0]][shares[second][0]]
+        nats.append(-math.log(row[shares[word][0]] / sum(row) * shares[word][1]))
+        lengths.append(len(word) + 1)
+    rate = sum(nats) / sum(lengths)
+    error = float(np.std(np.array(nats) - rate * np.array(lengths))) / math.sqrt(len(nats)) / np.mean(lengths)
+    assert error < 0.011
+    assert text.floor is not None
+    assert abs(rate - math.log(text.floor)) < 3 * error
+
+
+@pytest.mark.parametrize("train", [10_000, 90_000])
+def test_no_anchor_beats_the_floor_and_longer_memory_pays(train: int) -> None:
+    text = corpus.embedded()
+    found = corpus.anchors(text, *corpus.split(text, train, 10_000))
+    assert text.floor is not None
+    assert min(found.values()) > text.floor * 1.02  # 2.5 standard errors of 10,000 characters
+    assert found["1-gram"] > 1.5 * found["2-gram"] > 2 * found["3-gram"] > 2 * found["4-gram"]
+
+
+# --- downloads ---------------------------------------------------------------------------------
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    asked: list[str]
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        if self.path == "/absent":
+            self.send_error(404)
+        elif self.path == "/silent":
+            time.sleep(2)
+        elif self.path == "/headers":
+            self.drip(b"HTTP/1.0 200 OK\r\n" + b"X: y\r\n" * 100)
+        elif self.path in ("/moved", "/ftp", "/round"):
+            self.send_response(302)
+            where = {"/moved": "/right", "/round": "/round", "/ftp": "ftp://127.0.0.1/right"}
+            self.send_header("Location", where[self.path])
+            self.end_headers()
+        else:
+            data = {"/wrong": TEXT[::-1], "/long": TEXT + b"!", "/cut": TEXT[:1000], "/empty": b""}.get(self.path, TEXT)
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data) if self.path != "/cut" else len(TEXT)))
+            self.end_headers()
+            if self.path == "/slow":
+                self.drip(data)
+            else:
+                self.wfile.write(data)
+
+    def drip(self, data: bytes) -> None:
+        for i in range(40):
+            try:
+                self.wfile.write(data[i : i + 1])
+            except OSError:
+                return  # the other side has hung up, as it should
+            time.sleep(0.05)
+
+
+class Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+
+
+@pytest.fixture
+def asked() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def server(asked: list[str], stand_in: bytes) -> Iterator[str]:
+    running = Server(("127.0.0.1", 0), type("Asked", (Handler,), {"asked": asked}))
+    thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield f"http://127.0.0.1:{running.server_port}"
+    running.shutdown()
+    thread.join()
+    running.server_close()
+
+
+def test_download_once_then_from_the_cache(server: str, asked: list[str], tmp_path: Path) -> None:
+    cache = tmp_path / "not" / "there"
+    assert corpus.time_machine(cache, f"{server}/right", allow_http=True) == (TEXT, "")
+    assert corpus.time_machine(cache, f"{server}/right", allow_http=True) == (TEXT, "")
+    assert asked == ["/right"]
+    assert [file.name for file in cache.iterdir()] == ["timemachine.txt"]
+    assert corpus.load("time-machine", cache).name == corpus.load(None, cache).name == "time-machine"
+
+
+@pytest.mark.parametrize("kept", [TEXT[::-1], TEXT + b"!", TEXT[:-1], b""])
+def test_a_wrong_cached_file_is_replaced(kept: bytes, server: str, tmp_path: Path) -> None:
+    (tmp_path / "timemachine.txt").write_bytes(kept)
+    assert corpus.time_machine(tmp_path, f"{server}/right", allow_http=True) == (TEXT, "")
+    assert (tmp_path / "timemachine.txt").read_bytes() == TEXT
+
+
+def test_a_redirect_is_followed(server: str, asked: list[str]) -> None:
+    assert corpus.download(f"{server}/moved", allow_http=True) == TEXT
+    assert asked == ["/moved", "/right"]
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("wrong", "other bytes than the book's"),
+        ("cut", "1,000 bytes of 62,000"),
+        ("empty", "0 bytes of 62,000"),
+        ("long", "more than the 62,000 bytes of the book"),
+        ("absent", "HTTP Error 404: Not Found"),
+        ("ftp", "refused ftp://127.0.0.1/right: not https"),
+        ("round", "more than 5 redirects"),
+        ("slow", "took more than 0.3 s"),
+        ("silent", "(timed out|took more than 0.3 s)"),
+        ("headers", "took more than 0.3 s"),
+    ],
+)
+def test_downloads_that_fail(path: str, why: str, server: str, tmp_path: Path) -> None:
+    start = time.monotonic()
+    with pytest.raises(ValueError, match=why) as caught:
+        corpus.time_machine(tmp_path, f"{server}/{path}", allow_http=True, seconds=0.3)
+    assert time.monotonic() - start < 1
+    assert "\n" not in str(caught.value)
+    assert f"{server}/{path}" in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_server_and_no_https(server: str, asked: list[str]) -> None:
+    with pytest.raises(ValueError, match=r"refused http://127.0.0.1:\d+/right: not https"):
+        corpus.download(f"{server}/right")
+    with pytest.raises(ValueError, match=r"file:///etc/passwd: refused"):
+        corpus.download("file:///etc/passwd", allow_http=True)
+    with pytest.raises(ValueError, match="refused"):
+        corpus.download("http://127.0.0.1:9/right", allow_http=True)
+    assert asked == []
+    assert corpus.URL.startswith("https://")
+
+
+def test_a_cache_that_cannot_be_written_is_said(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    data, note = corpus.time_machine(tmp_path, f"{server}/right", allow_http=True)
+    assert data == TEXT
+    assert note == "time-machine was downloaded but could not be kept (No space left on device)"
+    assert list(tmp_path.iterdir()) == []  # nor half a file
+
+
+def test_without_network_and_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*args: object) -> bytes:
+        raise ValueError("https://x: no route")
+
+    monkeypatch.setattr(corpus, "download", offline)
+    text = corpus.load(None, tmp_path)
+    assert text.name == "embedded"
+    assert text.floor is not None
+    why = "time-machine is not in the cache and cannot be downloaded (https://x: no route)"
+    assert text.note == f"{why}: fell back to the embedded text"
+    message = fails("time-machine", tmp_path)
+    assert message == f"{why}. Have the file? CORPUS=path. Without it: CORPUS=embedded"

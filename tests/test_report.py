@@ -1,0 +1,554 @@
+"""The report and its figures, from CSV files alone: what it says is what the tables hold, or it is not said."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import made_up
+import numpy as np
+import pandas as pd
+import pytest
+
+from harness import draw, grid, record, report, stats
+
+BENCH, ABLATE = ("rnn", "gru", "gru_after", "nn.gru", "lstm", "nn.lstm"), ("gru", "gru:R=0", "gru:R=1", "gru:Z=0")
+SECTIONS = ("found", "caveats", "bench", "ablate", "charts", "samples", "failures", "noise", "machine", "methods",
+            "read", "limits", "data")  # fmt: skip
+HOSTILE = """<script>alert(1)</script>"'&{{7*7}}{% x %}</style>$\\frac$ =1+1\u202e\x07"""
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, and the text outside style and script."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.words: list[str] = []
+        self.raw: dict[str, str] = {}
+        self._in = ""
+        self.feed(text)
+        self.text = re.sub(r"\s+", " ", "".join(self.words)).replace("\u00a0", " ").replace("\u2212", "-")
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {k: v or "" for k, v in attrs}))
+        self._in = tag if tag in ("style", "script") else ""
+
+    def handle_endtag(self, tag: str) -> None:
+        self._in = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._in:
+            self.raw[self._in] = self.raw.get(self._in, "") + data
+        else:
+            self.words.append(data)
+
+    def all(self, tag: str) -> list[dict[str, str]]:
+        return [attrs for name, attrs in self.tags if name == tag]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made_up.write(tmp_path_factory.mktemp("results"), bench=BENCH, ablate=ABLATE)
+
+
+@pytest.fixture(scope="module")
+def results(folder: Path) -> record.Results:
+    return made_up.read(folder)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> record.Results:
+    own = dataclasses.replace(made_up.QUICK, evaluations=2)
+    bench, ablate = ("gru", "gru_after", "nn.gru", "nn.lstm"), ("gru", "gru:R=1", "gru:Z=0")
+    folder = tmp_path_factory.mktemp("small")
+    return made_up.read(made_up.write(folder, seeds=2, rounds=2, protocol=own, bench=bench, ablate=ablate))
+
+
+@pytest.fixture(scope="module")
+def raw(results: record.Results) -> str:
+    return report.html(results)
+
+
+@pytest.fixture(scope="module")
+def page(raw: str) -> Page:
+    return Page(raw)
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without figures a page takes a tenth of the time."""
+    monkeypatch.setattr(report, "charts", lambda data, verb: [])
+
+
+def text_of(results: record.Results) -> str:
+    return Page(report.html(results)).text
+
+
+def change(results: record.Results, name: str, **values: object) -> record.Results:
+    return dataclasses.replace(results, **{name: getattr(results, name).assign(**values)})
+
+
+# ---- the file ----
+
+
+def test_same_bytes_elsewhere_without_torch(folder: Path, raw: str, tmp_path: Path) -> None:
+    code = (
+        "import sys, pathlib\n"
+        "class NoTorch:\n"  # sys.modules['torch'] = None would break scipy, which looks for it there
+        "    def find_spec(self, name, *_):\n"
+        "        if name.split('.')[0] == 'torch': raise ImportError(name)\n"
+        "sys.meta_path.insert(0, NoTorch()); sys.path[:0] = sys.argv[3:]\n"
+        "import made_up; from harness import report\n"
+        "print(report.write(made_up.read(pathlib.Path(sys.argv[1])), pathlib.Path(sys.argv[2]) / 'new'))"
+    )
+    here = Path(__file__).parent
+    done = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", "-c", code, folder, tmp_path, here, here.parent],
+        capture_output=True, text=True, env={**os.environ, "PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo"}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()) == tmp_path / "new" / "report.html"
+    assert (tmp_path / "new" / "report.html").read_bytes() == raw.encode()
+    assert [f.name for f in (tmp_path / "new").iterdir()] == ["report.html"]  # nothing half written is left
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_failed_write_keeps_the_old_page(
+    results: record.Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = report.write(results, tmp_path)
+    before = path.read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="disk full"):
+        report.write(change(results, "bench", variant="other"), tmp_path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_fetches_nothing_and_is_small(raw: str, page: Page) -> None:
+    assert len(raw.encode()) < 3_000_000
+    for _, attrs in page.tags:
+        assert "style" not in attrs  # the policy would block it
+        for name in ("src", "srcset", "href", "action", "poster"):
+            assert re.match(r"data:|#|$", attrs.get(name, ""), re.IGNORECASE), attrs
+    assert "url(" not in page.raw["style"]
+    assert "@import" not in page.raw["style"]
+    assert "fetch(" not in page.raw["script"]
+    assert len(page.raw["script"]) <= 1536
+
+
+def test_policy_hashes_are_of_what_stands_there(page: Page) -> None:
+    policy = next(m["content"] for m in page.all("meta") if "http-equiv" in m)
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    for kind in ("style", "script"):
+        digest = base64.b64encode(hashlib.sha256(page.raw[kind].encode()).digest()).decode()
+        assert f"{kind}-src 'sha256-{digest}'" in policy
+    assert len(page.all("style")) == len(page.all("script")) == 1
+
+
+def test_every_image_is_described_and_is_an_svg(page: Page) -> None:
+    images = page.all("img")
+    assert len(images) == 10
+    for image in images:
+        assert len(image["alt"]) > 80
+        assert re.search(r"\d", image["alt"])
+    for source in [i["src"] for i in images] + [s["srcset"] for s in page.all("source")]:
+        drawn = base64.b64decode(source.removeprefix("data:image/svg+xml;base64,")).decode()
+        assert "</svg>" in drawn
+        assert "dc:date" not in drawn
+    dark = next(s["srcset"] for s in page.all("source") if "dark" in s["media"] and "width" not in s["media"])
+    assert draw.DARK["ink"] in base64.b64decode(dark.partition(",")[2]).decode()
+
+
+def test_headings_language_and_links_lead_somewhere(page: Page) -> None:
+    assert page.all("html")[0]["lang"] == "en"
+    assert len(page.all("h1")) == 1
+    ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    assert {a["href"][1:] for a in page.all("a") if a["href"].startswith("#")} <= set(ids)
+    assert set(SECTIONS) <= set(ids)
+    for region in [a for _, a in page.tags if a.get("role") == "region"]:
+        assert region["tabindex"] == "0"
+        assert region["aria-label"]
+
+
+# ---- what it says ----
+
+
+def test_numbers_of_a_sentence_are_the_table_s(results: record.Results, page: Page) -> None:
+    row = results.ablate.set_index("variant").loc["gru:R=0"]
+    percent = [100 * math.expm1(row[c]) for c in ("delta_nats", "delta_low", "delta_high")]
+    assert (
+        f"Fixing the reset gate at 0 (gru:R=0) makes held-out perplexity worse by {percent[0]:.1f} % "
+        f"[{percent[1]:.1f} %, {percent[2]:.1f} %] ({row.delta_nats:+.3f} nats/char, n = 10 pairs, "
+        f"p = {row.p_holm:.3f} Holm over 3)."
+    ) in page.text
+    assert row.p_holm == pytest.approx(3 * row.p_signflip)
+    bench = results.bench.set_index("variant")
+    rate = float(f"{bench.tokens_per_sec['nn.gru']:.3g}")
+    assert f"nn.gru reaches {rate:,.0f} tokens/s" in page.text
+    speed = stats.speed_ratio(results.speed, "nn.gru", "gru")
+    assert f"{speed.ratio:.2f}\u00d7 [{speed.low:.2f}, {speed.high:.2f}] the scratch gru (n = 5 rounds)" in page.text
+
+
+def test_better_is_said_with_positive_numbers_in_order() -> None:
+    row = pd.Series({"variant": "gru:R=1", "baseline": "gru", "delta_nats": -0.05, "delta_low": -0.06,
+                     "delta_high": -0.04, "p_holm": 0.0004, "pairs": 12, "verdict": "better"})  # fmt: skip
+    said = Page(report.effect(row, 8)).text
+    assert "better by 4.9 % [3.9 %, 5.8 %]" in said
+    assert "p < 0.001 Holm over 8" in said
+    assert "worse" not in said
+
+
+@pytest.mark.parametrize(
+    ("verdict", "delta", "said"),
+    [
+        ("worse", 0.05, "worse by"),
+        ("worse", -0.05, "changes held-out perplexity by -4.9 %"),  # a word its own number contradicts is not repeated
+        ("equivalent", 0.001, "equivalent, inside \u00b10.02 nats/char"),
+        ("undecided", 0.03, "changes held-out perplexity by +3.0 % [+2.0 %, +4.1 %]: undecided"),
+        ("<b>", 0.05, "changes held-out perplexity by +5.1 %"),
+        ("", math.nan, ""),
+    ],
+)
+def test_a_verdict_is_said_only_where_its_numbers_are(verdict: str, delta: float, said: str) -> None:
+    row = pd.Series({"variant": "gru:R=1", "baseline": "gru", "delta_nats": delta, "delta_low": delta - 0.01,
+                     "delta_high": delta + 0.01, "p_holm": 0.5, "pairs": 5, "verdict": verdict})  # fmt: skip
+    text = Page(report.effect(row, 8)).text
+    assert said in text if said else text == ""
+    if verdict == "<b>" or (verdict == "worse" and delta < 0):
+        assert verdict not in text
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "start"),
+    [
+        ({"0": "worse", "1": "worse"}, "Needed here: each of the 2 fixed values is worse."),
+        ({"1": "worse"}, "Needed here: the one fixed value is worse."),
+        (
+            {"0": "worse", "1": "equivalent"},
+            "Not needed here: fixed at 1 the network does as well. Fixed at 0 it does w",
+        ),
+        ({"0": "undecided", "1": "worse"}, "Undecided: fixed at 0, these seeds cannot tell. Fixed at 1 it does worse."),
+        ({"0": "better"}, "Not needed here: fixed at 0 the network does better."),
+        ({"0": "", "1": "worse"}, "Nothing can be said yet"),
+        ({"0": ""}, "Nothing can be said yet"),
+    ],
+)
+def test_a_gate_is_needed_only_if_all_its_values_say_so(verdicts: dict[str, str], start: str) -> None:
+    sign = {"worse": 1.0, "better": -1.0}
+    rows = [
+        pd.Series({"variant": f"gru:R={v}", "verdict": w, "delta_nats": sign.get(w, 0.0)}) for v, w in verdicts.items()
+    ]
+    assert report.needed(rows).startswith(start)
+
+
+def test_first_screen_answers_both_gates_with_their_cost(results: record.Results, raw: str) -> None:
+    cards = [Page(c).text for c in re.findall(r"<article.*?</article>", raw, re.DOTALL)]
+    table = results.ablate.set_index("variant")
+    for card, gate, row in zip(cards[:2], ("reset", "update"), ("gru:R=1", "gru:Z=0"), strict=True):
+        assert f"What is the {gate} gate for?" in card
+        assert f"{table.parameters['gru']:,} with the {gate} gate, {table.parameters[row]:,} without" in card
+        assert f"trains at {table.speed_ratio[row]:.2f}\u00d7 [{table.speed_ratio_low[row]:.2f}, " in card
+    assert "Fixing the update" not in cards[0]
+    assert "Fixing the reset" not in cards[1]
+
+
+def test_cell_and_loop_multiply_to_the_whole(results: record.Results, page: Page) -> None:
+    ratio = {(a, b): stats.speed_ratio(results.speed, a, b).ratio
+             for a, b in (("nn.gru", "gru"), ("gru_after", "gru"), ("nn.gru", "gru_after"))}  # fmt: skip
+    assert ratio["nn.gru", "gru"] == pytest.approx(ratio["gru_after", "gru"] * ratio["nn.gru", "gru_after"])
+    whole, cell, loop = ratio.values()
+    assert (
+        f"Of its {whole:.2f}\u00d7, the cell makes {cell:.2f}\u00d7 and the way it is run {loop:.2f}\u00d7."
+        in page.text
+    )
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_no_loop_answer_without_its_rows(results: record.Results) -> None:
+    few = dataclasses.replace(results, bench=results.bench[results.bench.variant != "nn.gru"])
+    assert "scratch gru" not in text_of(few)
+    assert "the cell makes" not in text_of(
+        dataclasses.replace(results, speed=results.speed[results.speed.label != "gru_after"])
+    )
+
+
+def test_anchor_stands_beside_held_out_perplexity(results: record.Results, page: Page) -> None:
+    assert (
+        "On the same split a 4-gram, which only counts characters, reaches 5.31: every network here is worse"
+        in page.text
+    )
+    assert "1-gram 16.66" in page.text
+    assert "4-gram counting, no network" in page.text.replace("4-gramcounting", "4-gram counting")
+    better = change(results, "anchors", heldout_perplexity=results.bench.heldout_perplexity.median() + 1e-6)
+    known = results.bench.heldout_perplexity.dropna()
+    below = int((known < results.bench.heldout_perplexity.median() + 1e-6).sum())
+    said = Page(report.anchor_sentence(report._typed(better), report._typed(better).bench)).text
+    assert f": {below} of {len(known)} networks are below it." in said
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_anchors_of_another_split_are_not_shown(results: record.Results) -> None:
+    text = text_of(change(results, "anchors", corpus_sha256="another"))
+    assert "which only counts characters" not in text
+    assert "No n-gram anchor for this split" in text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_embedded_text_and_its_floor_are_said(tmp_path: Path, page: Page) -> None:
+    made_up.write(tmp_path, corpus="embedded", seeds=2, bench=("gru",), ablate=(), failures=False)
+    text = text_of(made_up.read(tmp_path))
+    assert "Not The Time Machine but the embedded text" in text
+    assert "floor is 4.02" in text
+    assert "Not The Time Machine" not in page.text
+    assert "floor is" not in page.text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_too_few_seeds_are_a_caveat_with_the_remedy(tmp_path: Path, page: Page) -> None:
+    made_up.write(tmp_path, seeds=3, bench=BENCH, ablate=grid.ABLATE, failures=False)
+    text = text_of(made_up.read(tmp_path))
+    least = grid.seeds_needed(8)
+    assert f"3 pairs give no p below 0.25, and Holm over 8 comparisons needs {least} before" in text
+    assert f"python -m harness ablate --seeds {least}" in text
+    assert "Needed here" not in text
+    assert "Too few seeds" not in page.text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_quick_is_labelled_and_classic_is_not(tmp_path: Path, page: Page) -> None:
+    assert "Bench and ablation. The quick protocol" in page.text
+    own = dataclasses.replace(grid.PROTOCOLS["classic"], hidden=32)
+    made_up.write(tmp_path, protocol=own, seeds=2, bench=("rnn", "gru"), ablate=(), failures=False)
+    text = text_of(made_up.read(tmp_path))
+    assert "The quick protocol" not in text
+    assert "A changed protocol: classic,hidden=32" in text
+    assert "python -m harness bench --protocol classic --set hidden=32 --corpus time-machine --device cpu" in text
+    assert "Ablation. Not run" in text
+
+
+def test_command_quotes_what_a_shell_would_read() -> None:
+    row = pd.Series({"variant": "gru:R=1", "baseline": "gru", "protocol": "quick", "corpus": "my text; rm.txt",
+                     "device": "cpu", "seeds": 9.0, "failed": 1.0})  # fmt: skip
+    assert report.command("ablate", row) == (
+        "python -m harness ablate --protocol quick --corpus 'my text; rm.txt' --device cpu --seeds 10 "
+        "--variants gru gru:R=1"
+    )
+
+
+def test_failures_are_listed_whole_and_in_no_mean(page: Page, results: record.Results) -> None:
+    assert "diverged: loss is nan after 12,320 tokens" in page.text
+    assert "seed 9;" in page.text
+    assert "seed 0, 1, 2, 3, 4, 5, 6, 7, 8, 9;" in page.text  # nn.lstm, which has nothing but failures
+    assert "RuntimeError: out of memory" in page.text  # a failed timing
+    lstm = results.runs[(results.runs.variant == "lstm") & results.runs.error.isna()]
+    mean = math.exp(np.log(lstm.heldout_perplexity).mean())
+    assert f"lstmloop {mean:.2f}" in re.sub(r"\s+", " ", page.text)
+
+
+def test_noise_is_that_of_the_twin(page: Page, results: record.Results) -> None:
+    ratio = stats.speed_ratio(results.speed, "nn.gru#2", "nn.gru")
+    said = f"the second is {ratio.ratio:.2f}\u00d7 [{ratio.low:.2f}, {ratio.high:.2f}] the first (n = 5 rounds)"
+    assert said in page.text
+    assert "nn.gru#2" not in page.text.replace(said, "")  # it is no variant: in no table and no chart
+
+
+def test_downloads_are_the_tables(page: Page, folder: Path) -> None:
+    links = {a["download"]: a["href"] for a in page.all("a") if "download" in a}
+    assert set(links) == {f"{name}.csv" for name in record.COLUMNS}
+    for name in ("bench", "ablate"):
+        again = pd.read_csv(pd.io.common.BytesIO(base64.b64decode(links[f"{name}.csv"].partition(",")[2])))
+        pd.testing.assert_frame_equal(again, pd.read_csv(folder / f"{name}.csv"))
+
+
+def test_large_tables_are_left_beside_the_page(results: record.Results, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "MOST_CSV", 5_000)
+    inside = {name: bool(uri) for name, _, uri in report.downloads(results)}
+    assert inside["anchors.csv"]
+    assert not inside["curves.csv"]
+
+
+def test_sort_keys_are_plain_numbers(page: Page) -> None:
+    keys = [a["data-v"] for a in page.all("td") if a["data-l"] in ("held-out perplexity", "tokens/s") and a["data-v"]]
+    assert len(keys) > 10
+    assert all(float(k) > 0 for k in keys)
+
+
+# ---- what may go wrong ----
+
+
+@pytest.mark.filterwarnings("error")
+def test_hostile_text_stays_text(tmp_path: Path) -> None:
+    made_up.write(tmp_path, seeds=2, bench=("gru", "rnn"), ablate=("gru", "gru:R=1"), failures=False, rounds=2)
+    results = made_up.read(tmp_path)
+    bad = {
+        name: frame.assign(**{
+            c: [HOSTILE if v not in ("gru", "gru:R=1", "quick", made_up.SHA) else v for v in frame[c].astype(object)]
+            for c in frame.columns if c in report.TEXTS or name == "environments"
+        })
+        for name in record.COLUMNS if len(frame := getattr(results, name))
+    }  # fmt: skip
+    bad["runs"]["run"] = results.runs.run
+    raw = report.html(dataclasses.replace(results, **bad))
+    assert "alert(1)</script>" not in re.sub(r"data:[^\"]*", "", raw)
+    page = Page(raw)
+    assert len(page.all("script")) == 1
+    assert "<script>alert(1)" in page.text
+    assert "{{7*7}}" in page.text
+    assert not [a for _, attrs in page.tags for a in attrs if a.startswith("on")]
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(
+    ("gone", "how"),
+    [(name, "no rows") for name in record.COLUMNS]
+    + [(name, "all missing") for name in ("bench", "ablate", "runs", "speed", "everything")]
+    + [("everything", "no rows"), ("everything", "no columns")],
+)
+@pytest.mark.filterwarnings("error")
+def test_every_section_survives(small: record.Results, gone: str, how: str) -> None:
+    results = small
+    for name in record.COLUMNS if gone == "everything" else [gone]:
+        frame = getattr(results, name)
+        missing = frame.assign(**dict.fromkeys(frame.columns[1:], math.nan))
+        frame = {"no rows": frame.iloc[:0], "all missing": missing, "no columns": pd.DataFrame()}[how]
+        results = dataclasses.replace(results, **{name: frame})
+    page = Page(report.html(results))
+    assert set(SECTIONS) <= {a["id"] for a in page.all("section") if "id" in a}
+    assert not re.search(r"\bnan\b|\bNone\b|\bNaT\b|\[, \]|<NA>", page.text.replace("loss is nan", ""))
+    if gone in ("ablate", "everything"):
+        assert "Fixing" not in page.text.split("How to read it")[0].replace("Fixing a", "")
+        assert "Needed here" not in page.text
+    if gone == "speed":
+        assert "timed under two names" not in page.text
+        assert "rounds)" not in page.text.split("Methods")[0]
+    if gone == "bench" and how != "all missing":
+        assert "make bench" in page.text
+
+
+@pytest.mark.filterwarnings("error")
+def test_one_seed_has_no_interval_and_no_verdict(tmp_path: Path) -> None:
+    made_up.write(tmp_path, seeds=1, bench=("gru", "rnn"), ablate=("gru", "gru:R=1"), failures=False, rounds=1)
+    page = Page(report.html(made_up.read(tmp_path)))
+    assert "n = 1 pair, " in page.text
+    assert "no interval" in page.text
+    assert "Nothing can be said yet" in page.text
+    for word in ("worse by", "better by", ": equivalent, inside"):
+        assert word not in page.text
+    assert len(page.all("img")) == 10
+
+
+def test_numbers_nobody_should_believe_are_missing(results: record.Results) -> None:
+    bad = results.bench.assign(heldout_perplexity=[math.inf, 0.0, -1.0, "text", None, math.nan])
+    table = report._typed(dataclasses.replace(results, bench=bad)).bench
+    assert table.heldout_perplexity.isna().all()
+
+
+def test_points_are_drawn_only_where_their_mean_is_the_table_s(results: record.Results) -> None:
+    data = report._typed(results)
+    points = report.differences(data, data.ablate)
+    means = points.groupby("label").delta_nats.mean()
+    table = data.ablate.set_index("variant").delta_nats.dropna()
+    assert means[table.index].to_numpy() == pytest.approx(table.to_numpy())
+    other = data.ablate.assign(delta_nats=data.ablate.delta_nats + 0.01)
+    assert report.differences(data, other).empty
+    assert report.speed_samples(data, data.bench.assign(tokens_per_sec=1.0)).empty
+
+
+# ---- figures ----
+
+
+@pytest.mark.filterwarnings("error")
+def test_no_data_draws_nothing() -> None:
+    empty = {name: pd.DataFrame(columns=[*columns, "label"], dtype=float) for name, columns in record.COLUMNS.items()}
+    frames = {
+        "learning_curves": (empty["curves"], empty["anchors"]), "gate_effects": (empty["ablate"], empty["runs"]),
+        "speed": (empty["speed"], empty["bench"]), "memory": (empty["speed"], empty["bench"]),
+        "perplexity_speed": (empty["bench"], empty["anchors"]),
+    }  # fmt: skip
+    for name, pair in frames.items():
+        assert getattr(draw, name)(*pair) is None
+        assert getattr(draw, f"{name}_alt")(*pair) == ""
+        assert len(getattr(draw, name).__doc__) > 100  # its caption
+
+
+def test_drawing_leaves_no_style_behind(results: record.Results) -> None:
+    import matplotlib as mpl
+
+    before = dict(mpl.rcParams)
+    table = results.bench.assign(label=results.bench.variant)
+    draw.svg(draw.perplexity_speed(table, results.anchors) or pytest.fail("nothing drawn"))
+    assert dict(mpl.rcParams) == before
+    assert mpl.rcParams["svg.hashsalt"] is None  # nor by whatever was drawn before this test
+
+
+def test_dark_differs_in_colour_alone(results: record.Results) -> None:
+    table = results.bench.assign(label=results.bench.variant)
+    figure = draw.perplexity_speed(table, results.anchors)
+    assert figure is not None
+    light = draw.svg(figure)
+    dark = draw.darken(light)
+    assert dark != light
+    for name in draw.LIGHT:
+        assert draw.LIGHT[name] not in dark
+    colour = re.compile("|".join([*draw.LIGHT.values(), *draw.DARK.values()]))
+    assert colour.sub("", light) == colour.sub("", dark)
+
+
+@pytest.mark.parametrize(("theme", "least"), [(draw.LIGHT, 4.5), (draw.DARK, 4.5)])
+def test_colours_can_be_read(theme: dict[str, str], least: float) -> None:
+    def luminance(colour: str) -> float:
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    for name in ("ink", "muted", "blue", "vermilion", "green"):
+        high, low = sorted([luminance(theme[name]), luminance(theme["paper"])], reverse=True)
+        assert (high + 0.05) / (low + 0.05) >= least, name
+
+
+def test_alt_text_says_the_table_s_numbers(results: record.Results) -> None:
+    table = results.ablate.assign(label=results.ablate.variant, verdict=results.ablate.verdict.fillna(""),
+                                  baseline=results.ablate.baseline.fillna(""))  # fmt: skip
+    text = draw.gate_effects_alt(table, pd.DataFrame(columns=["label", "delta_nats"]))
+    worst = table.loc[table.delta_nats.idxmax()]
+    assert (
+        f"{worst.label} {worst.delta_nats:+.3f} [{worst.delta_low:.3f}, {worst.delta_high:.3f}] (n = 10, worse)" in text
+    )
+    assert f"Largest: {worst.label};" in text
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not on PATH")
+def test_opens_without_a_word_on_the_console(raw: str, tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    path.write_text(raw, encoding="utf-8")
+    try:
+        done = subprocess.run(
+            ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync",
+             "--disable-background-networking", "--disable-component-update", "--enable-logging=stderr",
+             f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", path.as_uri()],
+            capture_output=True, text=True, timeout=30, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        pytest.skip("chromium did not answer in 30 s: the machine is busy")
+    assert "CONSOLE" not in done.stderr
+    assert "Refused" not in done.stderr
+    assert done.stdout.count('<button type="button">') == len(
+        re.findall(r"<th scope=\"col\"", raw.split('id="charts"')[0])
+    )

@@ -1,0 +1,133 @@
+"""What a recurrent network computes, one cell a file. This file finds them and spells their names.
+
+    canonical("gru:R=1.0,Z=0")   'gru:Z=0,R=1'          works without torch: reads the files as text
+    get("gru:R=1")               the class, its reset gate held at 1, its dead weights gone
+
+A class that subclasses `Cell` (or `Library`) is a variant, named by its file, or by its `name`.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import importlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.grid import unknown
+
+if TYPE_CHECKING:
+    from .cell import Cell
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a variant stands: its file (stem), its class, its gates in order of definition, its first line."""
+
+    file: str
+    cls: str
+    gates: tuple[str, ...]
+    about: str
+
+
+@functools.cache
+def found() -> dict[str, Entry]:
+    """Every variant, by name: the cells written here first, then torch's."""
+    entries = {}
+    for path in sorted(HERE.glob("[!_]*.py"), key=lambda p: (p.stem == "library", p.stem)):
+        module = ast.parse(path.read_text(encoding="utf-8"))
+        for node in module.body:
+            bases = {b.id for b in node.bases if isinstance(b, ast.Name)} if isinstance(node, ast.ClassDef) else set()
+            if not isinstance(node, ast.ClassDef) or not bases & {"Cell", "Library"} or node.name == "Library":
+                continue
+            name, about = path.stem, (ast.get_docstring(module) or "").partition("\n")[0]
+            for line in node.body:
+                if isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == "name":
+                    name = ast.literal_eval(line.value)
+                    about = f"torch.nn.{node.name}, as torch runs it"
+            gates = tuple(
+                f.name
+                for f in node.body
+                if isinstance(f, ast.FunctionDef) and any(ast.unparse(d) == "gate" for d in f.decorator_list)
+            )
+            entries[name] = Entry(path.stem, node.name, gates, about)
+    return entries
+
+
+def parse(name: str) -> tuple[str, dict[str, float]]:
+    """('gru', {'Z': 0.0}) of 'gru:Z=0'. ValueError names what is wrong, the choices, the nearest."""
+    base, colon, fixed = name.partition(":")
+    if base not in found():
+        raise ValueError(unknown("variant", base, found()))
+    gates = found()[base].gates
+    values: dict[str, float] = {}
+    for part in fixed.split(",") if colon else ():
+        symbol, _, text = part.partition("=")
+        if not gates:
+            raise ValueError(f"{base} has no gate that can be fixed; with gates: {_gated()}")
+        if symbol not in gates:
+            raise ValueError(f"{name!r}: {unknown('gate', symbol, gates)} (spelt like {base}:{gates[0]}=1)")
+        if symbol in values:
+            raise ValueError(f"{name!r} fixes gate {symbol} twice")
+        try:
+            value = float(text)
+        except ValueError:
+            value = -1.0
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name!r}: gate {symbol} is fixed at a number from 0 to 1, not {text!r}")
+        values[symbol] = abs(value)  # -0 is 0
+    return base, {g: values[g] for g in gates if g in values}
+
+
+def canonical(name: str) -> str:
+    """The one spelling of a variant: gates in the order their cell defines them, numbers at their shortest."""
+    base, values = parse(name)
+    return base + ":" * bool(values) + ",".join(f"{g}={_number(v)}" for g, v in values.items())
+
+
+def get(name: str) -> type[Cell]:
+    """The class of a variant. ValueError as for `parse`."""
+    from .cell import fix
+
+    base, values = parse(name)
+    entry = found()[base]
+    cell: type[Cell] = getattr(importlib.import_module(f"{__name__}.{entry.file}"), entry.cls)
+    return fix(cell, tuple(values.items())) if values else cell
+
+
+def engine(name: str) -> str:
+    """The engine a variant is trained with."""
+    return "library" if found()[parse(name)[0]].file == "library" else "loop"
+
+
+def fingerprint(name: str, also: Iterable[Path] = ()) -> str:
+    """A hash of the code a variant's numbers follow from: its file, cell.py, model.py, its engine, `also`.
+
+    Of the syntax tree without docstrings: a comment or a line break changes no number, and so no name.
+    """
+    files = [HERE / f"{found()[parse(name)[0]].file}.py", HERE / "cell.py", HERE / "model.py"]
+    files += [HERE / "engines" / f"{engine(name)}.py", *also]
+    return hashlib.sha256("\n".join(_tree(f) for f in files).encode()).hexdigest()[:16]
+
+
+@functools.cache
+def _tree(path: Path) -> str:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+            del body[0]
+    return ast.unparse(tree)  # `unparse`, not `dump`: the same text under every version of Python we support
+
+
+def _gated() -> str:
+    return ", ".join(name for name, entry in found().items() if entry.gates)
+
+
+def _number(value: float) -> str:
+    return f"{value:g}" if float(f"{value:g}") == value else repr(value)
