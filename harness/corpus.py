@@ -103,7 +103,7 @@ def split(corpus: Corpus, train_characters: int, heldout_characters: int) -> tup
     if min(train_characters, heldout_characters) < 1:
         raise ValueError(f"both parts need a character: {train_characters:,} to train, {heldout_characters:,} held out")
     if have < need:
-        fits = min(max(have * train_characters // need, 1), have - 1)
+        fits = max(have * train_characters // need, 1)
         raise ValueError(
             f"the text {corpus.name!r} has {have:,} characters, {train_characters:,} to train and "
             f"{heldout_characters:,} held out need {need:,}: take a longer text, or "
@@ -144,7 +144,7 @@ def anchors(
     p = np.full(len(heldout), 1 / symbols)
     found = {}
     for n in range(1, max(orders) + 1):
-        # the first n - 1 characters of all have no context of that length: left out by slicing from there
+        # the first n - 1 characters have no context of that length: not counted
         _, gram = np.unique(context * symbols + text, return_inverse=True)
         kinds_of = np.zeros(gram.max() + 1, dtype=np.int64)
         kinds_of[gram] = context
@@ -152,11 +152,9 @@ def anchors(
         count = np.bincount(gram[learn], minlength=len(kinds_of))
         total = np.bincount(context[learn], minlength=context.max() + 1)
         kinds = np.bincount(kinds_of[count > 0], minlength=len(total))
-        score = slice(max(trained, n - 1), None)
-        h, tail = context[score], p[score.start - trained :]
-        seen = total[h] > 0
-        interpolated = (count[gram[score]] + kinds[h] * tail) / np.maximum(total[h] + kinds[h], 1)
-        p[score.start - trained :] = np.where(seen, interpolated, tail)
+        h = context[trained:]
+        interpolated = (count[gram[trained:]] + kinds[h] * p) / np.maximum(total[h] + kinds[h], 1)
+        p = np.where(total[h] > 0, interpolated, p)
         found[n] = float(np.exp(-np.log(p).mean()))
         context = np.concatenate([[0], gram[:-1]])
     return {f"{n}-gram": found[n] for n in orders}

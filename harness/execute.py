@@ -1,0 +1,150 @@
+"""WHERE IT RUNS: here, or in single-threaded worker processes, one a core.
+
+Rule: on a CPU every training runs on one thread, so its numbers do not depend on how many workers there are. A run that
+fails is an outcome with an error; the others go on.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+
+from harness.corpus import Corpus
+from harness.grid import Run
+from harness.measure import Fact, describe, environment, settle
+from harness.train import Outcome, packs, train
+
+
+@dataclass(frozen=True)
+class Finished:
+    """One training that has ended: what it gave, how long it took, what else the machine was doing."""
+
+    run: Run
+    outcome: Outcome
+    wall_s: float
+    together: int
+    load: float
+    environment: dict[str, Fact]
+
+
+@dataclass(frozen=True)
+class Underway:
+    """A sign of life: the share of a pack of runs that is done, and its first seed's held-out perplexity."""
+
+    runs: tuple[Run, ...]
+    share: float
+    perplexity: float | None
+
+
+Event = Finished | Underway
+
+
+def cores() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def execute(runs: Sequence[Run], corpus: Corpus, workers: int) -> Iterator[Event]:
+    """Train every run; events as they come. Closing the iterator ends the workers."""
+    todo = list(packs(runs))
+    here = bool(todo) and runs[0].device == "cuda"
+    if here:
+        settle(cores(), runs[0].precision)
+        for pack in todo:
+            yield from _one(pack, corpus, 1)
+        return
+    yield from _workers(todo, corpus, min(workers, len(todo)))
+
+
+def _one(pack: Sequence[Run], corpus: Corpus, workers: int, tell: Connection | None = None) -> list[Event]:
+    """Train a pack in this process. `tell` is where signs of life go at once."""
+
+    def progress(share: float, perplexity: float | None) -> None:
+        if tell is not None:
+            tell.send(Underway(tuple(pack), share, perplexity))
+
+    begun = time.perf_counter()
+    try:
+        outcomes = train(pack, corpus, progress)
+    except Exception as error:
+        outcomes = [Outcome(error=describe(error))] * len(pack)
+    wall_s = time.perf_counter() - begun
+    facts, load = environment(pack[0].device, workers), os.getloadavg()[0]
+    return [
+        Finished(run, outcome, wall_s, len(pack) * workers, load, facts)
+        for run, outcome in zip(pack, outcomes, strict=True)
+    ]
+
+
+def _serve(pipe: Connection, corpus: Corpus, workers: int, precision: str) -> None:
+    """A worker: packs in, events out, until the pipe closes. Ctrl-C is the parent's to handle."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    settle(1, precision)
+    while True:
+        try:
+            pack = pipe.recv()
+        except EOFError:
+            return
+        for event in _one(pack, corpus, workers, pipe):
+            pipe.send(event)
+
+
+def _workers(todo: list[list[Run]], corpus: Corpus, count: int) -> Iterator[Event]:
+    """Hand packs to `count` processes. One that dies makes error rows of its pack, and another takes its place."""
+    context = multiprocessing.get_context("spawn")
+    working: dict[Connection, tuple[multiprocessing.process.BaseProcess, list[Run]]] = {}
+    queue = list(reversed(todo))
+
+    def start() -> Connection:
+        ours, theirs = context.Pipe()
+        args = (theirs, corpus, count, queue[-1][0].precision)
+        process = context.Process(target=_serve, args=args, daemon=True)
+        process.start()
+        theirs.close()
+        working[ours] = (process, [])
+        return ours
+
+    def give(pipe: Connection) -> None:
+        process, _ = working[pipe]
+        pack = queue.pop() if queue else []
+        working[pipe] = (process, list(pack))
+        if pack:
+            pipe.send(pack)
+        else:
+            del working[pipe]
+            pipe.close()
+            process.join()
+
+    try:
+        for _ in range(count):
+            give(start())
+        while working:
+            for pipe in wait(list(working)):
+                assert isinstance(pipe, Connection)
+                process, left = working[pipe]
+                try:
+                    event: Event = pipe.recv()
+                except (EOFError, OSError):
+                    process.join()
+                    del working[pipe]
+                    reason = f"crashed: its worker process ended with status {process.exitcode}"
+                    for run in left:
+                        yield Finished(run, Outcome(error=reason), 0.0, count, os.getloadavg()[0], environment("cpu", count))
+                    if queue:
+                        give(start())
+                    continue
+                if isinstance(event, Finished):
+                    left.remove(event.run)
+                    if not left:
+                        give(pipe)
+                yield event
+    finally:
+        for process, _ in working.values():
+            process.terminate()
+        for process, _ in working.values():
+            process.join()

@@ -1,0 +1,288 @@
+"""THE CLOCK: tokens/sec, memory, and the machine they were had on.
+
+Rule: one sample is one fresh process, alone on the machine; a block of whole training steps is timed with
+everything asked of the device done at both ends, and whatever disturbed it is written beside it.
+`python -m harness.measure` is that process: a JSON request on stdin, a JSON answer on stdout.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+
+from harness.grid import Protocol, Run
+
+ROUNDS, BLOCKS = 5, 5
+WARM_S, BLOCK_S = 0.5, 0.25  # before the clock; and the least a block lasts
+SWITCHES_PER_S = 300.0  # involuntary context switches: quiet blocks have tens a second, disturbed ones hundreds
+PATIENCE_S = 600.0  # a sample that takes longer is an error row
+AGAIN = "#2"  # the label of the baseline's second self (A/A)
+
+Fact = str | int | float | bool | None
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One thing to be timed. Two labels may name the same run: that pair measures the noise."""
+
+    label: str
+    run: Run
+
+
+def environment(device: str, workers: int = 1) -> dict[str, Fact]:
+    """Everything about machine and software that a number may depend on; '' or None where not to be had."""
+    import torch
+
+    cuda = device == "cuda"
+    facts: dict[str, Fact] = {
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda if cuda else None,
+        "driver": _driver() if cuda else None,
+        "device": device,
+        "device_name": torch.cuda.get_device_name() if cuda else _cpu(),
+        "cpu": _cpu(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "workers": workers,
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "matmul_precision": torch.get_float32_matmul_precision(),
+        "cudnn_rnn_tf32": torch.backends.cudnn.rnn.fp32_precision if cuda else None,
+        "cublas_workspace": os.environ.get("CUBLAS_WORKSPACE_CONFIG", ""),
+        "flush_denormal": bool((torch.tensor([1e-40]) * 1 == 0).item()),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "package": metadata_version(),
+        **_commit(),
+    }
+    return facts
+
+
+def settle(threads: int, precision: str) -> None:
+    """Set what must be set before a process's first parallel operation, and is recorded afterwards."""
+    import torch
+
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)  # denormals slow a CPU step 32 times, for some variants and not for others
+    tf32 = precision == "tf32"
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = tf32  # cudnn.rnn runs TF32 unless told not to, a written cell does not
+
+
+def compare(contenders: Sequence[Contender], vocabulary: int, threads: int, rounds: int = ROUNDS) -> Iterator[tuple[int, str, dict]]:
+    """Every contender once a round, in random order, each in a fresh process. Yields (round, label, answer)."""
+    for number in range(rounds):
+        order = list(contenders)
+        random.Random(number).shuffle(order)
+        for contender in order:
+            yield number, contender.label, sample(contender.run, vocabulary, threads)
+
+
+def sample(run: Run, vocabulary: int, threads: int, patience_s: float = PATIENCE_S) -> dict:
+    """One fresh process, one answer: {blocks: [...], ...} or {error: ...}. The parent waits and does nothing else."""
+    request = json.dumps({"run": asdict(run), "vocabulary": vocabulary, "threads": threads})
+    settings = {k: str(threads) for k in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    try:
+        child = subprocess.run(
+            [sys.executable, "-m", "harness.measure"],
+            input=request,
+            capture_output=True,
+            text=True,
+            timeout=patience_s,
+            cwd=Path(__file__).parent.parent,
+            env={**os.environ, **settings},
+        )
+    except subprocess.TimeoutExpired:
+        return {"error": f"timeout: no answer within {patience_s:g} s"}
+    last = (child.stdout.strip().splitlines() or [""])[-1]
+    try:
+        answer = json.loads(last)
+    except ValueError:
+        answer = None
+    if child.returncode or not isinstance(answer, dict):
+        reason = (child.stderr.strip().splitlines() or ["no word why"])[-1]
+        return {"error": f"crashed: status {child.returncode}: {reason}"}
+    return answer
+
+
+def time_steps(run: Run, vocabulary: int) -> dict[str, object]:
+    """Blocks of whole training steps (forward, loss, backward, clip, update) on data that is on the device."""
+    import torch
+
+    from harness.train import clock
+    from variants.model import Model
+
+    protocol, device = run.protocol, run.device
+    base = _status_mib("VmRSS")
+    resettable = _reset_high_water()
+    if device == "cuda":
+        torch.cuda.init()
+        torch.cuda.reset_peak_memory_stats()
+    model = Model(run.variant, vocabulary, protocol.hidden, [run.seed], protocol.init, device=device)
+    rng = torch.Generator().manual_seed(run.seed)
+    steps, n = protocol.num_steps, protocol.batch_size
+    data = torch.randint(vocabulary, (8, steps + 1, 1, n), generator=rng).to(device)
+    state = model.cell.begin(n)
+    done = 0
+
+    def step() -> None:
+        nonlocal state, done
+        window = data[done % len(data)]
+        losses, state = model.losses(window[:-1], window[1:], state)
+        losses.sum().backward()
+        model.update(protocol.lr, protocol.clip)
+        state = tuple(s.detach() for s in state)
+        done += 1
+
+    def timed(count: int) -> float:
+        begun = clock(device)
+        for _ in range(count):
+            step()
+        return clock(device) - begun
+
+    first_s = timed(1)
+    warm_until = clock(device) + WARM_S
+    while clock(device) < warm_until:
+        timed(1)
+    each = statistics.median(timed(1) for _ in range(3))
+    count = max(1, round(BLOCK_S / each))
+    blocks: list[dict[str, Fact]] = []
+    for attempt in range(2 * BLOCKS):
+        before = resource.getrusage(resource.RUSAGE_SELF)
+        seconds = timed(count)
+        after = resource.getrusage(resource.RUSAGE_SELF)
+        switches = after.ru_nivcsw - before.ru_nivcsw
+        blocks.append(
+            {
+                "block": attempt,
+                "steps": count,
+                "tokens_per_sec": count * n * steps / seconds,
+                "step_ms": 1000 * seconds / count,
+                "context_switches": switches,
+                "cpu_per_wall": (after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime) / seconds,
+                "disturbed": switches / seconds > SWITCHES_PER_S,
+            }
+        )
+        if sum(not b["disturbed"] for b in blocks) == BLOCKS:  # disturbed blocks run again; both stay on file
+            break
+    allocated = device == "cuda"
+    high = _status_mib("VmHWM") if resettable else None
+    peak = torch.cuda.max_memory_allocated() / 2**20 if allocated else high - base if high and base else None
+    reserved = torch.cuda.max_memory_reserved() / 2**20 if allocated else None
+    return {
+        "blocks": blocks,
+        "first_step_ms": 1000 * first_s,
+        "peak_memory_mib": peak,
+        "peak_reserved_mib": reserved,
+        "kernels": _kernels(step),
+        "load": os.getloadavg()[0],
+        "environment": environment(device),
+    }
+
+
+def _kernels(step) -> str:
+    """The recurrence that really ran, by the profiler's names: one untimed step."""
+    import torch
+
+    with torch.profiler.profile() as profile:
+        step()
+    words = ("rnn", "gru", "lstm", "bmm", "addmm", "mkldnn", "cudnn")
+    names = {e.key for e in profile.key_averages() if any(w in e.key.lower() for w in words)}
+    return " ".join(sorted(n.split("(")[0].replace(" ", "_") for n in names if "Backward" not in n))[:300]
+
+
+def _status_mib(key: str) -> float | None:
+    """A line of /proc/self/status in MiB; None where there is none."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(key + ":")), None)
+
+
+def _reset_high_water() -> bool:
+    """The high-water mark belongs to all the process ever did: start it anew (Linux)."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
+
+
+def _driver() -> str:
+    try:
+        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        return subprocess.run(query, capture_output=True, text=True, timeout=20).stdout.strip().splitlines()[0]
+    except (OSError, subprocess.SubprocessError, IndexError):
+        return ""
+
+
+def _commit() -> dict[str, Fact]:
+    """The commit of this code and whether it was changed since; None where it is no checkout."""
+    here = Path(__file__).parent.parent
+    if not (here / ".git").exists():
+        return {"commit": None, "dirty": None}
+    try:
+        ask = ["git", "-C", str(here)]
+        commit = subprocess.run([*ask, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=20)
+        code = ["harness", "variants"]
+        changed = subprocess.run([*ask, "status", "--porcelain", "--", *code], capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        return {"commit": None, "dirty": None}
+    if commit.returncode or changed.returncode:
+        return {"commit": None, "dirty": None}
+    return {"commit": commit.stdout.strip(), "dirty": bool(changed.stdout.strip())}
+
+
+def metadata_version() -> str:
+    from harness import __version__
+
+    versions = [f"harness {__version__}"]
+    for name in ("numpy", "scipy", "pandas", "seaborn"):
+        try:
+            versions.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            continue
+    return ", ".join(versions)
+
+
+def main() -> None:
+    request = json.loads(sys.stdin.read())
+    fields = request["run"]
+    run = Run(**{**fields, "protocol": Protocol(**fields["protocol"])})
+    settle(request["threads"], run.precision)
+    try:
+        answer = time_steps(run, request["vocabulary"])
+    except Exception as error:  # the parent records it as a row
+        answer = {"error": describe(error)}
+    print(json.dumps(answer))
+
+
+def describe(error: BaseException) -> str:
+    """One line for a row: a word for the kind, then the reason."""
+    kind = "oom" if isinstance(error, MemoryError) or "out of memory" in str(error).lower() else "crashed"
+    reason = " ".join(str(error).split())[:300]
+    return f"{kind}: {type(error).__name__}: {reason}"
+
+
+if __name__ == "__main__":
+    main()
