@@ -10,13 +10,13 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 
 from harness.corpus import Corpus
 from harness.grid import Run
-from harness.measure import Fact, describe, environment, settle
+from harness.measure import Fact, describe, environment, now, settle
 from harness.train import Outcome, packs, train
 
 
@@ -29,6 +29,7 @@ class Finished:
     wall_s: float
     together: int
     load: float
+    started: str
     environment: dict[str, Fact]
 
 
@@ -41,7 +42,7 @@ class Underway:
     perplexity: float | None
 
 
-Event = Finished | Underway
+Tell = Callable[[Underway], None]
 
 
 def cores() -> int:
@@ -49,26 +50,24 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def execute(runs: Sequence[Run], corpus: Corpus, workers: int) -> Iterator[Event]:
-    """Train every run; events as they come. Closing the iterator ends the workers."""
+def execute(runs: Sequence[Run], corpus: Corpus, workers: int, tell: Tell = lambda sign: None) -> Iterator[Finished]:
+    """Train every run, yielded as it ends; `tell` hears of those underway. Closing the iterator ends the workers."""
     todo = list(packs(runs))
-    here = bool(todo) and runs[0].device == "cuda"
-    if here:
+    if todo and runs[0].device == "cuda":
         settle(cores(), runs[0].precision)
         for pack in todo:
-            yield from _one(pack, corpus, 1)
+            yield from _one(pack, corpus, 1, tell)
         return
-    yield from _workers(todo, corpus, min(workers, len(todo)))
+    yield from _workers(todo, corpus, min(workers, len(todo)), tell)
 
 
-def _one(pack: Sequence[Run], corpus: Corpus, workers: int, tell: Connection | None = None) -> list[Event]:
-    """Train a pack in this process. `tell` is where signs of life go at once."""
+def _one(pack: Sequence[Run], corpus: Corpus, workers: int, tell: Tell) -> list[Finished]:
+    """Train a pack in this process."""
 
     def progress(share: float, perplexity: float | None) -> None:
-        if tell is not None:
-            tell.send(Underway(tuple(pack), share, perplexity))
+        tell(Underway(tuple(pack), share, perplexity))
 
-    begun = time.perf_counter()
+    started, begun = now(), time.perf_counter()
     try:
         outcomes = train(pack, corpus, progress)
     except Exception as error:
@@ -76,7 +75,7 @@ def _one(pack: Sequence[Run], corpus: Corpus, workers: int, tell: Connection | N
     wall_s = time.perf_counter() - begun
     facts, load = environment(pack[0].device, workers), os.getloadavg()[0]
     return [
-        Finished(run, outcome, wall_s, len(pack) * workers, load, facts)
+        Finished(run, outcome, wall_s, len(pack) * workers, load, started, facts)
         for run, outcome in zip(pack, outcomes, strict=True)
     ]
 
@@ -90,11 +89,11 @@ def _serve(pipe: Connection, corpus: Corpus, workers: int, precision: str) -> No
             pack = pipe.recv()
         except EOFError:
             return
-        for event in _one(pack, corpus, workers, pipe):
-            pipe.send(event)
+        for finished in _one(pack, corpus, workers, pipe.send):
+            pipe.send(finished)
 
 
-def _workers(todo: list[list[Run]], corpus: Corpus, count: int) -> Iterator[Event]:
+def _workers(todo: list[list[Run]], corpus: Corpus, count: int, tell: Tell) -> Iterator[Finished]:
     """Hand packs to `count` processes. One that dies makes error rows of its pack, and another takes its place."""
     context = multiprocessing.get_context("spawn")
     working: dict[Connection, tuple[multiprocessing.process.BaseProcess, list[Run]]] = {}
@@ -128,20 +127,23 @@ def _workers(todo: list[list[Run]], corpus: Corpus, count: int) -> Iterator[Even
                 assert isinstance(pipe, Connection)
                 process, left = working[pipe]
                 try:
-                    event: Event = pipe.recv()
+                    event: Finished | Underway = pipe.recv()
                 except (EOFError, OSError):
                     process.join()
                     del working[pipe]
                     reason = f"crashed: its worker process ended with status {process.exitcode}"
                     for run in left:
-                        yield Finished(run, Outcome(error=reason), 0.0, count, os.getloadavg()[0], environment("cpu", count))
+                        facts = environment("cpu", count)
+                        yield Finished(run, Outcome(error=reason), 0.0, count, os.getloadavg()[0], now(), facts)
                     if queue:
                         give(start())
                     continue
-                if isinstance(event, Finished):
-                    left.remove(event.run)
-                    if not left:
-                        give(pipe)
+                if isinstance(event, Underway):
+                    tell(event)
+                    continue
+                left.remove(event.run)
+                if not left:
+                    give(pipe)
                 yield event
     finally:
         for process, _ in working.values():

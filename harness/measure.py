@@ -15,21 +15,24 @@ import resource
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from harness.grid import Protocol, Run
 
 ROUNDS, BLOCKS = 5, 5
 WARM_S, BLOCK_S = 0.5, 0.25  # before the clock; and the least a block lasts
 SWITCHES_PER_S = 300.0  # involuntary context switches: quiet blocks have tens a second, disturbed ones hundreds
+LONGEST_S = 10.0  # of all blocks together, where neighbours disturb every one
 PATIENCE_S = 600.0  # a sample that takes longer is an error row
 AGAIN = "#2"  # the label of the baseline's second self (A/A)
 
 Fact = str | int | float | bool | None
+Answer = dict[str, Any]  # {blocks: [...], ...} or {error: ...}: what a sample says, as JSON
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ def environment(device: str, workers: int = 1) -> dict[str, Fact]:
         "workers": workers,
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "matmul_precision": torch.get_float32_matmul_precision(),
-        "cudnn_rnn_tf32": torch.backends.cudnn.rnn.fp32_precision if cuda else None,
+        "cudnn_rnn_tf32": torch.backends.cudnn.allow_tf32 if cuda else None,
         "cublas_workspace": os.environ.get("CUBLAS_WORKSPACE_CONFIG", ""),
         "flush_denormal": bool((torch.tensor([1e-40]) * 1 == 0).item()),
         "python": platform.python_version(),
@@ -79,16 +82,18 @@ def settle(threads: int, precision: str) -> None:
     torch.backends.cudnn.allow_tf32 = tf32  # cudnn.rnn runs TF32 unless told not to, a written cell does not
 
 
-def compare(contenders: Sequence[Contender], vocabulary: int, threads: int, rounds: int = ROUNDS) -> Iterator[tuple[int, str, dict]]:
-    """Every contender once a round, in random order, each in a fresh process. Yields (round, label, answer)."""
-    for number in range(rounds):
+def compare(
+    contenders: Sequence[Contender], vocabulary: int, threads: int, rounds: Sequence[int] = range(ROUNDS)
+) -> Iterator[tuple[int, Contender, Answer]]:
+    """Every contender once a round, in random order, each in a fresh process: (round, contender, answer)."""
+    for number in rounds:
         order = list(contenders)
         random.Random(number).shuffle(order)
         for contender in order:
-            yield number, contender.label, sample(contender.run, vocabulary, threads)
+            yield number, contender, sample(contender.run, vocabulary, threads)
 
 
-def sample(run: Run, vocabulary: int, threads: int, patience_s: float = PATIENCE_S) -> dict:
+def sample(run: Run, vocabulary: int, threads: int, patience_s: float = PATIENCE_S) -> Answer:
     """One fresh process, one answer: {blocks: [...], ...} or {error: ...}. The parent waits and does nothing else."""
     request = json.dumps({"run": asdict(run), "vocabulary": vocabulary, "threads": threads})
     settings = {k: str(threads) for k in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
@@ -115,7 +120,7 @@ def sample(run: Run, vocabulary: int, threads: int, patience_s: float = PATIENCE
     return answer
 
 
-def time_steps(run: Run, vocabulary: int) -> dict[str, object]:
+def time_steps(run: Run, vocabulary: int) -> Answer:
     """Blocks of whole training steps (forward, loss, backward, clip, update) on data that is on the device."""
     import torch
 
@@ -157,6 +162,7 @@ def time_steps(run: Run, vocabulary: int) -> dict[str, object]:
     each = statistics.median(timed(1) for _ in range(3))
     count = max(1, round(BLOCK_S / each))
     blocks: list[dict[str, Fact]] = []
+    end = clock(device) + LONGEST_S
     for attempt in range(2 * BLOCKS):
         before = resource.getrusage(resource.RUSAGE_SELF)
         seconds = timed(count)
@@ -173,7 +179,8 @@ def time_steps(run: Run, vocabulary: int) -> dict[str, object]:
                 "disturbed": switches / seconds > SWITCHES_PER_S,
             }
         )
-        if sum(not b["disturbed"] for b in blocks) == BLOCKS:  # disturbed blocks run again; both stay on file
+        clean = sum(not b["disturbed"] for b in blocks)
+        if clean == BLOCKS or clock(device) > end:  # disturbed blocks run again, for a while; both stay on file
             break
     allocated = device == "cuda"
     high = _status_mib("VmHWM") if resettable else None
@@ -190,7 +197,7 @@ def time_steps(run: Run, vocabulary: int) -> dict[str, object]:
     }
 
 
-def _kernels(step) -> str:
+def _kernels(step: Callable[[], None]) -> str:
     """The recurrence that really ran, by the profiler's names: one untimed step."""
     import torch
 
@@ -245,7 +252,9 @@ def _commit() -> dict[str, Fact]:
         ask = ["git", "-C", str(here)]
         commit = subprocess.run([*ask, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=20)
         code = ["harness", "variants"]
-        changed = subprocess.run([*ask, "status", "--porcelain", "--", *code], capture_output=True, text=True, timeout=20)
+        changed = subprocess.run(
+            [*ask, "status", "--porcelain", "--", *code], capture_output=True, text=True, timeout=20
+        )
     except (OSError, subprocess.SubprocessError):
         return {"commit": None, "dirty": None}
     if commit.returncode or changed.returncode:
@@ -263,6 +272,11 @@ def metadata_version() -> str:
         except metadata.PackageNotFoundError:
             continue
     return ", ".join(versions)
+
+
+def now() -> str:
+    """This instant in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def main() -> None:

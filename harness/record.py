@@ -3,7 +3,7 @@
 Rule: this file and only this file knows where results lie and how they are spelt. No torch.
 
     results/runs/KEY.json     one training, whole: its run, its environment, its curve, or its error
-    results/speed/KEY/N.json  one timed sample (a fresh process); KEY names the comparison
+    results/speed/S/N-L.json  one timed sample, a fresh process: session S, round N, label L
     results/grids/NAME.json   what `bench` or `ablate` last asked for
     results/*.csv             the tables people read, rebuilt from the above whenever asked
 
@@ -12,10 +12,27 @@ A missing value is an empty cell. A failed run is a row whose `error` says why.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from harness.grid import Protocol, Run
+from harness.measure import now
+
+try:
+    import fcntl
+except ImportError:  # Windows: nothing stops a second writer there
+    fcntl = None  # type: ignore[assignment]
+
+VERSION = 1  # of the JSON files
 COLUMNS: dict[str, tuple[str, ...]] = {
     # one row a training
     "runs": (
@@ -72,3 +89,228 @@ class Results:
     anchors: pd.DataFrame
     protocols: pd.DataFrame
     environments: pd.DataFrame
+
+
+def write(path: Path, text: str) -> None:
+    """The text as a file, whole or not at all, whatever happens at any instant: a part beside it, fsync, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Be the folder's one writer. ValueError says who is; a lock falls with the process that held it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if fcntl is None:
+        yield
+        return
+    with (folder / ".lock").open("a+", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            who = lock.read().strip() or "another process"
+            raise ValueError(f"{folder} is being written by {who}: wait for it, or give --results") from None
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()}")
+        lock.flush()
+        yield
+        lock.truncate(0)
+
+
+# ---- one training -----------------------------------------------------------------------------
+
+
+def write_run(folder: Path, run: Run, fact: dict[str, object]) -> None:
+    """One training that ended. `fact`: corpus, outcome (curve in it), environment, started, wall_s, together, load."""
+    write(
+        _run_path(folder, run.key), json.dumps({"version": VERSION, "run": dataclasses.asdict(run), **fact}, indent=1)
+    )
+
+
+def done(folder: Path, run: Run) -> bool:
+    """Whether this run has ended well. One that failed, or whose file is torn, is to be tried again."""
+    try:
+        return not _load(_run_path(folder, run.key))["outcome"]["error"]
+    except (ValueError, FileNotFoundError):
+        return False
+
+
+def failed(folder: Path, run: Run) -> str:
+    """Why this run failed when it was last tried; '' where it did not, or was never tried."""
+    try:
+        return str(_load(_run_path(folder, run.key))["outcome"]["error"])
+    except (ValueError, FileNotFoundError):
+        return ""
+
+
+# ---- one timed sample -------------------------------------------------------------------------
+
+
+def write_sample(folder: Path, session: str, number: int, label: str, run: Run, answer: dict[str, object]) -> None:
+    """One fresh process's answer, {blocks, ..., environment} or {error}."""
+    whole = {"version": VERSION, "session": session, "round": number, "label": label, "run": dataclasses.asdict(run)}
+    write(
+        _sample_path(folder, session, number, label),
+        json.dumps({**whole, "started": now(), "answer": answer}, indent=1),
+    )
+
+
+def round_done(folder: Path, session: str, number: int, labels: Sequence[str]) -> bool:
+    """Whether every label of a round has answered. Ratios are paired by round: a part of one is worth nothing."""
+    try:
+        answers = [_load(_sample_path(folder, session, number, label))["answer"] for label in labels]
+    except (ValueError, FileNotFoundError):
+        return False
+    return not any(a.get("error") for a in answers)
+
+
+# ---- what was asked for -----------------------------------------------------------------------
+
+
+def write_grid(folder: Path, verb: str, fact: dict[str, object]) -> None:
+    """What `bench` or `ablate` was last asked for, so that its tables can be built again without the text."""
+    write(folder / "grids" / f"{verb}.json", json.dumps({"version": VERSION, **fact}, indent=1))
+
+
+def grids(folder: Path) -> dict[str, Loaded]:
+    """verb -> what it was last asked for. Empty where nothing was."""
+    return {p.stem: _load(p) for p in sorted((folder / "grids").glob("*.json"))}
+
+
+# ---- tables -----------------------------------------------------------------------------------
+
+
+def gather(folder: Path) -> Results:
+    """Every table but the answers, from the files of single runs and samples. ValueError names a file that is torn.
+
+    A run that differs from another in its source alone is one that was edited since: the one a grid names
+    stands for both, else the later.
+    """
+    asked = grids(folder)
+    named = {key for grid in asked.values() for key in grid["runs"]}
+    environments: dict[str, Loaded] = {}
+    protocols: dict[str, Loaded] = {}
+    rows: dict[Run, Loaded] = {}
+    points: dict[Run, list[Loaded]] = {}
+    for path in sorted((folder / "runs").glob("[!.]*.json")):
+        whole = _load(path)
+        run, outcome = _as_run(whole["run"]), whole["outcome"]
+        key = run.key
+        protocols[run.protocol.label] = dataclasses.asdict(run.protocol)
+        row = _common(run) | {
+            "run": key, "seed": run.seed, "corpus": whole["corpus"], "corpus_sha256": run.corpus_sha256,
+            "environment": _environment(environments, whole["environment"]),
+            **{c: outcome[c] for c in ("parameters", "train_perplexity", "heldout_perplexity", "tokens", "train_s",
+                                       "sample", "error")},
+            **{c: whole[c] for c in ("wall_s", "together", "started", "load")},
+        }  # fmt: skip
+        same = dataclasses.replace(run, source="")
+        if same in rows and (rows[same]["run"] in named, rows[same]["started"]) > (key in named, row["started"]):
+            continue
+        rows[same] = row
+        points[same] = [{**row, **point} for point in outcome["curve"]]
+    blocks = []
+    for path in sorted((folder / "speed").glob("*/[!.]*.json")):
+        whole = _load(path)
+        run, answer = _as_run(whole["run"]), whole["answer"]
+        protocols[run.protocol.label] = dataclasses.asdict(run.protocol)
+        row = _common(run) | {c: whole[c] for c in ("session", "round", "label", "started")} | {"seeds": 1}
+        row["environment"] = _environment(environments, answer["environment"]) if "environment" in answer else None
+        row |= {k: v for k, v in answer.items() if k not in ("blocks", "environment")}
+        blocks += [{**row, **block} for block in answer.get("blocks", [{}])]
+    anchors = {
+        (g["protocol"]["label"], g["corpus"], g["corpus_sha256"], model): perplexity
+        for g in asked.values()
+        for model, perplexity in g["anchors"].items()
+    }
+    empty = {name: frame(name, []) for name in ("bench", "ablate")}
+    return Results(
+        **empty,
+        runs=frame("runs", sorted(rows.values(), key=lambda r: (r["protocol"], r["variant"], r["engine"], r["seed"]))),
+        curves=frame("curves", [p for k in sorted(points, key=lambda k: (k.variant, k.seed, k.key)) for p in points[k]]),
+        speed=frame("speed", blocks),
+        anchors=frame("anchors", [
+            dict(zip(COLUMNS["anchors"], (*key, perplexity), strict=True)) for key, perplexity in anchors.items()
+        ]),
+        protocols=frame("protocols", [{"protocol": label, **protocols[label]} for label in sorted(protocols)]),
+        environments=frame("environments", list(environments.values())),
+    )  # fmt: skip
+
+
+def frame(name: str, rows: Sequence[Mapping[str, object]]) -> pd.DataFrame:
+    """Rows as the table of that name; what a row lacks is empty."""
+    return pd.DataFrame([[row.get(c) for c in COLUMNS[name]] for row in rows], columns=list(COLUMNS[name]))
+
+
+def write_tables(results: Results, folder: Path) -> None:
+    """Every table as CSV. Floats at full length: what is read back is what was measured."""
+    for field in dataclasses.fields(results):
+        text = getattr(results, field.name).to_csv(index=False, lineterminator="\n")
+        write(folder / f"{field.name}.csv", text)
+
+
+def read(folder: Path) -> Results:
+    """The tables of a folder. ValueError, in one line, for a table that is none of ours."""
+    return Results(**{name: _read(folder / f"{name}.csv", name) for name in COLUMNS})
+
+
+# ---- from here on: the parts of the above -----------------------------------------------------
+
+Loaded = dict[str, Any]  # what a JSON file holds
+
+
+def _run_path(folder: Path, key: str) -> Path:
+    return folder / "runs" / f"{key}.json"
+
+
+def _sample_path(folder: Path, session: str, number: int, label: str) -> Path:
+    safe = "".join(c if c.isalnum() or c in "._=,#" else "." for c in label)
+    return folder / "speed" / session / f"{number}-{safe}.json"
+
+
+def _load(path: Path) -> Loaded:
+    try:
+        whole = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:  # UnicodeDecodeError is one too
+        raise ValueError(f"{path} cannot be read as JSON: delete it, and run again what it held") from None
+    if not isinstance(whole, dict) or whole.get("version") != VERSION:
+        raise ValueError(f"{path} is not of this version ({VERSION}): give another --results, or delete it")
+    return whole
+
+
+def _as_run(fields: Loaded) -> Run:
+    return Run(**{**fields, "protocol": Protocol(**fields["protocol"])})
+
+
+def _common(run: Run) -> Loaded:
+    fields = ("variant", "engine", "capture", "precision", "device")
+    return {f: getattr(run, f) for f in fields} | {"protocol": run.protocol.label, "hidden": run.protocol.hidden}
+
+
+def _environment(known: dict[str, Loaded], facts: Loaded) -> str:
+    """The name of a machine and software state, the same wherever the same facts hold."""
+    name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
+    known[name] = {"environment": name, **facts}
+    return name
+
+
+def _read(path: Path, name: str) -> pd.DataFrame:
+    try:
+        table = pd.read_csv(path, keep_default_na=True)
+    except FileNotFoundError:
+        return frame(name, [])
+    except (ValueError, pd.errors.ParserError) as error:
+        raise ValueError(f"{path} is not a table ({' '.join(str(error).split())}): `report` makes it again") from None
+    absent = [c for c in COLUMNS[name] if c not in table]
+    if absent:
+        raise ValueError(f"{path} has no column {absent[0]!r}: it is not of this version, or was edited")
+    return table

@@ -50,7 +50,9 @@ class Outcome:
 Progress = Callable[[float, float | None], None]  # share done, held-out perplexity of the first seed
 
 
-def train(runs: Sequence[Run], corpus: text.Corpus, progress: Progress = lambda share, perplexity: None) -> list[Outcome]:
+def train(
+    runs: Sequence[Run], corpus: text.Corpus, progress: Progress = lambda share, perplexity: None
+) -> list[Outcome]:
     """Train runs that differ in their seed alone, side by side. One `Outcome` a run, in their order."""
     protocol, device = runs[0].protocol, runs[0].device
     train_part, heldout_part = text.split(corpus, protocol.train_characters, protocol.heldout_characters)
@@ -63,7 +65,7 @@ def train(runs: Sequence[Run], corpus: text.Corpus, progress: Progress = lambda 
     offsets = [random.Random(run.seed) for run in runs]
     looks = evaluation_epochs(protocol)
     curves: list[list[Point]] = [[] for _ in runs]
-    tokens = train_s = 0
+    tokens, train_s = 0, 0.0
     for epoch in range(1, protocol.epochs + 1):
         begun = clock(device)
         drawn = [rng.randint(0, protocol.num_steps) for rng in offsets]

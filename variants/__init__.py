@@ -97,7 +97,7 @@ def get(name: str) -> type[Cell]:
     base, values = parse(name)
     entry = found()[base]
     cell: type[Cell] = getattr(importlib.import_module(f"{__name__}.{entry.file}"), entry.cls)
-    return fix(cell, tuple(values.items())) if values else cell
+    return fix(cell, tuple(values.items())) if values else cell  # type: ignore[arg-type]
 
 
 def engine(name: str) -> str:

@@ -23,7 +23,7 @@ from torch import Tensor, nn, sigmoid, tanh
 __all__ = ["ABSENT", "Absent", "Cell", "State", "Tensor", "fix", "gate", "sigmoid", "tanh"]
 
 State = tuple[Tensor, ...]
-Gate = Callable[["Cell", Tensor, Tensor], Tensor]
+Gate = Callable[..., Tensor]  # (self, X, H) -> (S, n, h), from 0 to 1
 
 
 def gate(equation: Gate) -> Gate:
@@ -67,6 +67,7 @@ class Cell(nn.Module):
     weights: ClassVar[str] = ""
     states: ClassVar[int] = 1
     absent: ClassVar[frozenset[str]] = frozenset()
+    step: Callable[..., Tensor | State]  # the equations: X (S, n, d) and the state before -> the state after
 
     def __init__(self, d: int, h: int, seeds: int = 1) -> None:
         super().__init__()
@@ -83,10 +84,6 @@ class Cell(nn.Module):
     def gates(cls) -> list[str]:
         """Symbols in order of definition, whether fixed or not."""
         return [k for c in reversed(cls.__mro__) for k, v in vars(c).items() if getattr(v, "is_gate", False)]
-
-    def step(self, X: Tensor, *state: Tensor) -> Tensor | State:
-        """The equations: X (S, n, d) and the state before -> the state after."""
-        raise NotImplementedError(f"{type(self).__name__} has no step")
 
     def begin(self, n: int) -> State:
         """The state before the first character: zeros, for n sequences a seed."""

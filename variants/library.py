@@ -18,7 +18,7 @@ from .cell import Cell, State
 class Library(Cell):
     """A torch.nn recurrent module as a cell. `blocks`: the letters of its gates, in torch's order."""
 
-    module: ClassVar[type[nn.RNNBase]]
+    module: ClassVar[type[nn.RNN] | type[nn.GRU] | type[nn.LSTM]]
     blocks: ClassVar[str]
 
     def __init__(self, d: int, h: int, seeds: int = 1) -> None:

@@ -1,0 +1,317 @@
+"""The command line: grid -> execute -> record -> table -> report.
+
+Rule: bad input is one line on stderr, the thing, the choices and the next step, and status 2; a run that failed is
+status 1; Ctrl-C keeps what is finished and is status 130. Nothing slow is imported before it is needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from harness import grid
+from harness.grid import Protocol, Run
+
+if TYPE_CHECKING:
+    from harness.corpus import Corpus
+    from harness.record import Results
+
+SEEDS = 10
+GRIDS = {"bench": grid.BENCH, "ablate": grid.ABLATE}
+VERBS = {
+    "bench": "train and time the cells written here and torch's: bench.csv and the report",
+    "ablate": "train and time the GRU with its gates fixed: ablate.csv and the report",
+    "report": "build the tables and the report again from what is on file, training nothing",
+    "list": "what there is, what would run, its keys, and which runs are done",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, its errors in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message} (see --help)")
+
+
+def parser() -> Parser:
+    """Every option of every verb."""
+    top = Parser(prog="python -m harness", description="Recurrent networks, measured: what each gate buys, and costs.")
+    top.add_argument(
+        "verb", choices=VERBS, metavar="verb", help="; ".join(f"{v}: {about}" for v, about in VERBS.items())
+    )
+    top.add_argument("--protocol", metavar="NAME", help=f"{' or '.join(grid.PROTOCOLS)}; on a GPU classic, else quick")
+    top.add_argument("--corpus", metavar="NAME", help="time-machine, embedded, or the path of a UTF-8 file")
+    top.add_argument("--device", choices=("cpu", "cuda", "auto"), default="auto", help="auto: cuda where there is one")
+    top.add_argument("--seeds", metavar="N", help=f"how many trainings a variant, {SEEDS} if not given")
+    top.add_argument("--variants", nargs="+", metavar="V", help="like rnn gru:R=1 nn.gru (`list` names them all)")
+    top.add_argument("--set", nargs="+", action="extend", default=[], metavar="FIELD=VALUE", dest="settings",
+                     help="fields of the protocol: " + ", ".join(f.name for f in dataclasses.fields(Protocol)[1:]))  # fmt: skip
+    top.add_argument("--results", metavar="DIR", default="results", help="where everything is written")
+    return top
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a verb needs to know of what to run. `seeds` trainings of every variant, on one text, on one device."""
+
+    verb: str
+    variants: tuple[str, ...]
+    protocol: Protocol
+    seeds: int
+    corpus: Corpus
+    device: str
+
+    @property
+    def runs(self) -> list[Run]:
+        """Seed by seed, so that a grid that was stopped has the same seeds of every variant."""
+        return [self.run(variant, seed) for seed in range(self.seeds) for variant in self.variants]
+
+    def run(self, variant: str, seed: int) -> Run:
+        import variants
+
+        source = variants.fingerprint(variant, also=[Path(__file__).with_name("train.py")])
+        engine = variants.engine(variant)
+        return Run(variant, seed, self.protocol, self.corpus.sha256, self.device, engine=engine, source=source)
+
+    @property
+    def corpus_name(self) -> str:
+        """As every row says it: an embedded text that nobody asked for is called a fallback."""
+        fell_back = self.corpus.floor is not None and self.corpus.note
+        return f"{self.corpus.name} (fallback)" if fell_back else self.corpus.name
+
+    @property
+    def speed_baseline(self) -> str:
+        return next((v for v in (grid.SPEED_BASELINE, grid.BASELINE) if v in self.variants), self.variants[0])
+
+
+def plan(verb: str, options: argparse.Namespace) -> Plan:
+    """What the options ask for, whole and checked. ValueError, in one line, names what is wrong with them."""
+    import variants
+    from harness import corpus
+
+    names = tuple(dict.fromkeys(variants.canonical(v) for v in options.variants or GRIDS[verb]))
+    seeds = SEEDS if options.seeds is None else _count("seeds", options.seeds)
+    if options.protocol is not None:
+        grid.protocol(options.protocol)  # a misspelt name is said before anything slow
+    device = _device(options.device)
+    name = options.protocol or ("classic" if device == "cuda" else "quick")
+    protocol = grid.protocol(name).override(options.settings)
+    text = corpus.load(options.corpus)
+    train_part, _ = corpus.split(text, protocol.train_characters, protocol.heldout_characters)
+    corpus.windows(len(train_part), protocol.batch_size, protocol.num_steps)
+    return Plan(verb, names, protocol, seeds, text, device)
+
+
+def go(plan: Plan, folder: Path) -> int:
+    """Train what is not done, time what is not timed, write every table and the report. The exit status."""
+    from harness import corpus, record, screen
+    from harness.execute import cores, execute
+
+    with record.writing(folder):
+        todo = [run for run in plan.runs if not record.done(folder, run)]
+        workers = min(cores(), len(todo)) if plan.device == "cpu" else 1
+        announce(plan, len(todo), workers)
+        train_part, heldout = corpus.split(
+            plan.corpus, plan.protocol.train_characters, plan.protocol.heldout_characters
+        )
+        anchors = corpus.anchors(plan.corpus, train_part, heldout)
+        if plan.corpus.floor is not None:
+            anchors["floor"] = plan.corpus.floor
+        session, labels = _session(plan)
+        record.write_grid(folder, plan.verb, {
+            "protocol": {**dataclasses.asdict(plan.protocol), "label": plan.protocol.label},
+            "variants": plan.variants, "runs": [run.key for run in plan.runs], "device": plan.device,
+            "corpus": plan.corpus_name, "corpus_sha256": plan.corpus.sha256, "anchors": anchors, "session": session,
+            "speed_baseline": plan.speed_baseline,
+        })  # fmt: skip
+        stopped = ""
+        try:
+            with screen.Bar(len(todo), "training", "run") as bar:
+                for finished in execute(todo, plan.corpus, workers, bar.underway):
+                    outcome = finished.outcome
+                    record.write_run(folder, finished.run, {
+                        "corpus": plan.corpus_name, "outcome": dataclasses.asdict(outcome),
+                        "environment": finished.environment, "started": finished.started, "wall_s": finished.wall_s,
+                        "together": finished.together, "load": finished.load,
+                    })  # fmt: skip
+                    said = outcome.error or f"held-out perplexity {outcome.heldout_perplexity:.2f}"
+                    line = f"{finished.run.variant} seed {finished.run.seed}: {said} ({finished.wall_s:.1f} s)"
+                    bar.finished(line, outcome.error, finished.run)
+            _time(plan, folder, session, labels)
+        except KeyboardInterrupt:
+            stopped = "stopped"
+        results = refresh(folder)
+        screen.print_table(getattr(results, plan.verb))
+        print(f"\nreport: {folder / 'report.html'}")
+    if stopped:
+        left = sum(not record.done(folder, run) for run in plan.runs)
+        ask = shlex.join([os.path.basename(sys.executable), "-m", "harness", *sys.argv[1:]])
+        print(
+            f"stopped; {len(plan.runs) - left} of {len(plan.runs)} trainings are kept. To go on: {ask}", file=sys.stderr
+        )
+        return 130
+    failed = [(run, record.failed(folder, run)) for run in plan.runs if not record.done(folder, run)]
+    for run, error in failed[:5]:
+        print(f"failed: {run.variant} seed {run.seed}: {error}", file=sys.stderr)
+    if failed:
+        print(f"{len(failed)} of {len(plan.runs)} trainings failed; the same command tries them again", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def announce(plan: Plan, todo: int, workers: int) -> None:
+    """Before anything runs: what, on what, and what this grid cannot answer."""
+    if plan.corpus.note:
+        print(f"note: {plan.corpus.note}", file=sys.stderr)
+    runs = len(plan.variants) * plan.seeds
+    where = f"{workers} worker process{'es' * (workers > 1)}" if plan.device == "cpu" else "the GPU"
+    print(
+        f"{plan.verb}: {len(plan.variants)} variants x {plan.seeds} seeds = {runs} trainings, {runs - todo} done already; "
+        f"protocol {plan.protocol.label}, text {plan.corpus_name}, {where}"
+    )
+    contrasts = grid.contrasts(plan.variants)
+    need = grid.seeds_needed(contrasts)
+    if contrasts and plan.seeds < need:
+        print(
+            f"warning: with {plan.seeds} seeds no difference from {grid.BASELINE} can be told from chance: an exact paired "
+            f"test of {contrasts} comparisons needs {need} (SEEDS={need}). Intervals are shown, verdicts are not to be had",
+            file=sys.stderr,
+        )
+
+
+def _session(plan: Plan) -> tuple[str, list[str]]:
+    """The name of this speed comparison, of the same contenders on the same machine, and its labels."""
+    import hashlib
+    import json
+
+    from harness.execute import cores
+    from harness.measure import AGAIN, environment, settle
+
+    settle(cores(), "ieee")
+    labels = [*plan.variants, plan.speed_baseline + AGAIN]
+    keys = [plan.run(label.removesuffix(AGAIN), 0).key for label in labels]
+    whole = json.dumps([keys, environment(plan.device)], sort_keys=True)
+    return f"{plan.verb}-{hashlib.sha256(whole.encode()).hexdigest()[:12]}", labels
+
+
+def _time(plan: Plan, folder: Path, session: str, labels: list[str]) -> None:
+    """Every round of the speed session that is not on file."""
+    from harness import measure, record, screen
+    from harness.execute import cores
+
+    contenders = [measure.Contender(label, plan.run(label.removesuffix(measure.AGAIN), 0)) for label in labels]
+    rounds = [n for n in range(measure.ROUNDS) if not record.round_done(folder, session, n, labels)]
+    with screen.Bar(len(rounds) * len(labels), "timing", "sample") as bar:
+        for number, contender, answer in measure.compare(contenders, len(plan.corpus.vocabulary), cores(), rounds):
+            record.write_sample(folder, session, number, contender.label, contender.run, answer)
+            rates = sorted(b["tokens_per_sec"] for b in answer.get("blocks", []))
+            error = answer.get("error", "")
+            said = error or f"{rates[len(rates) // 2]:,.0f} tokens/sec"
+            bar.finished(f"round {number + 1} {contender.label}: {said}", error)
+
+
+def refresh(folder: Path) -> Results:
+    """Every table and the report again, from the files of single runs and samples."""
+    from harness import record, report, stats
+
+    results = record.gather(folder)
+    answers = {}
+    for verb, asked in record.grids(folder).items():
+        runs = results.runs[results.runs["run"].isin(asked["runs"])]
+        speed = results.speed[results.speed["session"] == asked["session"]]
+        answers[verb] = stats.table(
+            runs, speed, asked["variants"], asked["protocol"]["label"], asked["corpus_sha256"], asked["device"],
+            speed_baseline=asked["speed_baseline"],
+        )  # fmt: skip
+    results = dataclasses.replace(results, **answers)
+    record.write_tables(results, folder)
+    report.write(record.read(folder), folder)  # through the files: what is shown is what they say
+    return results
+
+
+def _report(folder: Path) -> int:
+    """The tables and the report again. Where only tables are, from elsewhere, the report from them."""
+    from harness import record, report
+
+    if not folder.is_dir():
+        raise ValueError(f"no folder {str(folder)!r} to report on: run bench first, or give --results")
+    with record.writing(folder):
+        if record.grids(folder):
+            refresh(folder)
+        elif any((folder / f"{name}.csv").exists() for name in record.COLUMNS):
+            report.write(record.read(folder), folder)
+        else:
+            raise ValueError(f"nothing in {str(folder)!r} to report on: run bench or ablate first, or give --results")
+    print(f"report: {folder / report.NAME}")
+    return 0
+
+
+def _list(options: argparse.Namespace, folder: Path) -> int:
+    import variants
+    from harness import record
+
+    print("variants, with the gates that can be fixed (like gru:R=1 or gru:Z=0,R=1):")
+    for name, entry in variants.found().items():
+        print(f"  {name:<10} {' '.join(entry.gates):<6} {entry.about}")
+    for verb in GRIDS:
+        asked = plan(verb, options)
+        print(f"\n{verb}: protocol {asked.protocol.label}, text {asked.corpus_name}, device {asked.device}")
+        for run in asked.runs:
+            state = "done" if record.done(folder, run) else "failed" if record.failed(folder, run) else "to do"
+            print(f"  {state:<7} {run.key}")
+        if options.variants:  # the same for both
+            break
+    return 0
+
+
+def _count(what: str, text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if not 0 < number <= 10_000:
+        raise ValueError(f"{what} is a whole number from 1 to 10,000, not {text!r}")
+    return number
+
+
+def _device(asked: str) -> str:
+    """`auto` made cuda or cpu. ValueError where cuda is asked for and cannot be had."""
+    import torch
+
+    have = torch.cuda.is_available()
+    if asked == "cuda" and not have:
+        raise ValueError(f"no device 'cuda': torch {torch.__version__} sees no GPU; give cpu or auto")
+    return "cuda" if have and asked != "cpu" else "cpu"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """One verb. Its exit status."""
+    try:
+        options = parser().parse_args(arguments)
+        folder = Path(options.results)
+        if options.verb == "list":
+            return _list(options, folder)
+        if options.verb == "report":
+            return _report(folder)
+        return go(plan(options.verb, options), folder)
+    except ValueError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {error.filename or 'system'}: {error.strerror or error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped before anything ran", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill is a Ctrl-C
+    sys.exit(main())

@@ -1,0 +1,106 @@
+"""THE SCREEN: a bar with the time left, a line a finished run where there is no terminal, and the table at the end.
+
+Rule: nothing redraws by itself. A bar that did would slow what is being timed.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from harness.execute import Underway
+    from harness.grid import Run
+
+
+class Bar:
+    """`total` things to do, one of them a `unit`. On a terminal two lines: the whole with time left, and what runs."""
+
+    def __init__(self, total: int, about: str, unit: str) -> None:
+        tqdm.monitor_interval = 0  # no thread of its own beside a clock
+        self.terminal = sys.stderr.isatty()
+        self.total, self.unit, self.ended = total, unit, 0
+        self.shares: dict[Run, float] = {}  # of those underway
+        hidden = not self.terminal or not total
+        layout = "{desc} {percentage:3.0f}%|{bar}| {n:.1f}/{total} {unit}s [{elapsed}, {remaining} left]"
+        self.whole = tqdm(total=total, desc=about, unit=unit, disable=hidden, dynamic_ncols=True, bar_format=layout)
+        self.now = tqdm(total=0, disable=hidden, bar_format="{desc}", position=1, leave=False)
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *what: object) -> None:
+        self.now.close()
+        self.whole.close()
+
+    def underway(self, sign: Underway) -> None:
+        """A sign of life of runs that have not ended: their share of the whole, and their perplexity."""
+        self.shares |= dict.fromkeys(sign.runs, sign.share)
+        self._show()
+        seeds = ", ".join(str(run.seed) for run in sign.runs)
+        perplexity = f", held-out perplexity {sign.perplexity:.2f}" if sign.perplexity else ""
+        self.now.set_description_str(f"  {sign.runs[0].variant} seed {seeds}: {sign.share:.0%}{perplexity}")
+
+    def finished(self, line: str, error: str, run: Run | None = None) -> None:
+        """One more of the whole has ended. A failure is always said."""
+        self.ended += 1
+        if run is not None:
+            self.shares.pop(run, None)
+        self._show()
+        if not self.terminal:
+            print(f"[{self.ended}/{self.total}] {line}", flush=True)
+        elif error:
+            tqdm.write(line, file=sys.stderr)
+        else:
+            self.now.set_description_str(f"  {line}")
+
+    def _show(self) -> None:
+        self.whole.n = min(self.ended + sum(self.shares.values()), self.total)
+        self.whole.refresh()
+
+
+def print_table(table: pd.DataFrame) -> None:
+    """The answer on the screen; the files and the report have more columns."""
+    from harness.draw import bracket, count, mib, nats, ppl, rate  # here: it is slow to import, and last to be needed
+
+    heads = ("variant", "parameters", "seeds", "held-out perplexity [95%]", "nats/char vs gru [95%]", "p (Holm)", "verdict",
+             "tokens/sec", "ratio", "MiB")  # fmt: skip
+    rows = [heads]
+    for r in table.to_dict("records"):
+        rows.append((
+            str(r["variant"]), _some(r["parameters"], count), f"{r['seeds']}" + f" ({r['failed']} failed)" * bool(r["failed"]),
+            f"{ppl(r['heldout_perplexity'])} {bracket(r['heldout_low'], r['heldout_high'], ppl)}".strip(),
+            f"{nats(r['delta_nats'], sign=True)} {bracket(r['delta_low'], r['delta_high'], nats)}".strip(),
+            _some(r["p_holm"], lambda p: f"{p:.3f}"), str(r["verdict"]), rate(r["tokens_per_sec"]),
+            _some(r["speed_ratio"], lambda x: f"{x:.2f}x"), mib(r["peak_memory_mib"]),
+        ))  # fmt: skip
+    wide = [max(len(row[i]) for row in rows) for i in range(len(heads))]
+    texts = {heads.index("variant"), heads.index("verdict")}
+    print()
+    for row in rows:
+        cells = (c.ljust(w) if i in texts else c.rjust(w) for i, (c, w) in enumerate(zip(row, wide, strict=True)))
+        print("  ".join(cells).rstrip())
+    timed = sorted({str(b) for b in table["speed_baseline"] if b and b == b})
+    print(
+        "\nperplexity: geometric mean over seeds, on text never trained on. nats/char: paired by seed, negative is better."
+    )
+    if timed:
+        samples = table["speed_samples"].dropna()
+        print(
+            f"tokens/sec: one seed, median of {_span(samples)} fresh processes. ratio: to {', '.join(timed)}, paired by round."
+        )
+
+
+def _some(value: float, spell: Callable[[float], str]) -> str:
+    return "" if value is None or value != value or not math.isfinite(value) else spell(value)
+
+
+def _span(counts: pd.Series) -> str:
+    low, high = counts.min(), counts.max()
+    return f"{low}" if low == high else f"{low} to {high}"
