@@ -10,7 +10,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -65,16 +65,19 @@ def train(
     offsets = [random.Random(run.seed) for run in runs]
     looks = evaluation_epochs(protocol)
     curves: list[list[Point]] = [[] for _ in runs]
+    lost = torch.zeros(len(runs), device=device, dtype=torch.bool)  # for good: its later epochs are not its own
     tokens, train_s = 0, 0.0
     for epoch in range(1, protocol.epochs + 1):
         begun = clock(device)
         drawn = [rng.randint(0, protocol.num_steps) for rng in offsets]
         nats = epoch_of(model, sequential(characters, protocol, drawn), windows, protocol)
+        lost |= ~nats.isfinite()
         tokens += windows * protocol.num_steps * protocol.batch_size
         train_s += clock(device) - begun
         if epoch in looks:
             held = evaluate(model, heldout, protocol.num_steps)
-            for curve, a, b in zip(curves, nats.tolist(), held.tolist(), strict=True):
+            seen = torch.where(lost, math.nan, torch.stack([nats, held]))
+            for curve, a, b in zip(curves, *seen.tolist(), strict=True):
                 curve.append(Point(epoch, tokens, perplexity(a), perplexity(b)))
             progress(epoch / protocol.epochs, curves[0][-1].heldout_perplexity)
             if all(c[-1].heldout_perplexity is None or c[-1].train_perplexity is None for c in curves):
@@ -113,7 +116,10 @@ def sequential(characters: Tensor, protocol: Protocol, offsets: Sequence[int]) -
 
 
 def epoch_of(model: Model, streams: Tensor, windows: int, protocol: Protocol) -> Tensor:
-    """Train over one epoch's streams (length, S, n), state carried and detached. Mean loss (S,) in nats."""
+    """Train over one epoch's streams (length, S, n), state carried and detached. Mean loss (S,) in nats.
+
+    NaN for a seed that had a loss or a gradient that is not finite: the epoch's mean is not its either.
+    """
     state = model.cell.begin(protocol.batch_size)
     total = torch.zeros(streams.shape[1], device=streams.device, dtype=model.b_q.dtype)
     for w in range(windows):
@@ -121,9 +127,9 @@ def epoch_of(model: Model, streams: Tensor, windows: int, protocol: Protocol) ->
         after = slice(here.start + 1, here.stop + 1)
         losses, state = model.losses(streams[here], streams[after], state)
         losses.sum().backward()  # each seed's own mean: the sum has each seed's own gradient
-        model.update(protocol.lr, protocol.clip)
+        norms = model.update(protocol.lr, protocol.clip)
         state = tuple(s.detach() for s in state)
-        total += losses.detach()
+        total += torch.where(norms.isfinite(), losses.detach(), math.nan)
     return total / windows
 
 
@@ -186,8 +192,8 @@ def clock(device: str) -> float:
 
 def packs(runs: Sequence[Run]) -> Iterator[list[Run]]:
     """Runs that can train side by side: on CUDA all seeds of one scratch variant, else one by one."""
-    groups: dict[tuple[object, ...], list[Run]] = {}
+    groups: dict[Run, list[Run]] = {}
     for run in runs:
-        alone = run.seed if run.device == "cpu" or run.engine == "library" else None
-        groups.setdefault((run.variant, run.engine, run.protocol, run.device, run.precision, alone), []).append(run)
+        alone = run.device == "cpu" or run.engine == "library"
+        groups.setdefault(run if alone else replace(run, seed=0), []).append(run)
     yield from groups.values()

@@ -72,6 +72,7 @@ class Cell(nn.Module):
     def __init__(self, d: int, h: int, seeds: int = 1) -> None:
         super().__init__()
         self.d, self.h, self.seeds = d, h, seeds
+        self.register_buffer("zero", torch.zeros(()), persistent=False)  # knows device and dtype, weights or none
         shapes = {"W_x": (seeds, d, h), "W_h": (seeds, h, h), "b_": (seeds, 1, h)}
         for name in self.weights.split():
             shape = next(shapes[prefix] for prefix in shapes if name.startswith(prefix))
@@ -87,7 +88,7 @@ class Cell(nn.Module):
 
     def begin(self, n: int) -> State:
         """The state before the first character: zeros, for n sequences a seed."""
-        zeros = next(self.parameters(), torch.zeros(())).new_zeros(self.seeds, n, self.h)
+        zeros = self.zero.new_zeros(self.seeds, n, self.h)
         return (zeros,) * self.states
 
 

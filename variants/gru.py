@@ -1,4 +1,5 @@
-"""Gated recurrent unit, the reset before the product. Cho et al. 2014, https://arxiv.org/abs/1406.1078
+"""Gated recurrent unit, the reset before the product.
+Cho et al. 2014, https://arxiv.org/abs/1406.1078
 
     Z  = σ(X W_xz + H W_hz + b_z)             update: Z = 1 keeps the old state
     R  = σ(X W_xr + H W_hr + b_r)             reset: how much of the old state the candidate sees

@@ -30,9 +30,17 @@ class Library(Cell):
     def named_parts(self) -> list[tuple[str, Tensor]]:
         """(name, view) for every block, transposed to the shapes of cell.py: W_x* (1, d, h), b_* (1, 1, h)."""
         parts = []
-        for prefix, tensor in (("W_x", "weight_ih_l0"), ("W_h", "weight_hh_l0"), ("b_x", "bias_ih_l0"), ("b_h", "bias_hh_l0")):
+        for prefix, tensor in (
+            ("W_x", "weight_ih_l0"),
+            ("W_h", "weight_hh_l0"),
+            ("b_x", "bias_ih_l0"),
+            ("b_h", "bias_hh_l0"),
+        ):
             rows = getattr(self.rnn, tensor).detach().chunk(len(self.blocks))
-            parts += [(prefix + k, r.mT[None] if r.dim() == 2 else r[None, None]) for k, r in zip(self.blocks, rows, strict=True)]
+            parts += [
+                (prefix + k, r.mT[None] if r.dim() == 2 else r[None, None])
+                for k, r in zip(self.blocks, rows, strict=True)
+            ]
         return parts
 
     def unroll(self, X: Tensor, state: State) -> tuple[Tensor, State]:

@@ -1,4 +1,5 @@
-"""Long short-term memory with a forget gate. Gers et al. 2000, https://doi.org/10.1162/089976600300015015
+"""Long short-term memory with a forget gate.
+Gers et al. 2000, https://doi.org/10.1162/089976600300015015
 
     I  = σ(X W_xi + H W_hi + b_i)         input: how much of the candidate enters the memory
     F  = σ(X W_xf + H W_hf + b_f)         forget: F = 1 keeps the memory

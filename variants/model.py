@@ -48,27 +48,10 @@ class Model(nn.Module):
             for k, seed in enumerate(seeds):
                 value.data[k] = initial(name, value.shape[1:], seed, init, hidden)
         self.to(device=device, dtype=dtype)
-        self.flats = self._flatten(together=not library)
-
-    def _flatten(self, together: bool) -> list[tuple[Tensor, Tensor]]:
-        """[(values, gradients)], each (S, P): every weight becomes a view, so clip and update are one call.
-
-        torch.nn's modules keep their own tensors: cuDNN wants them in its own single chunk.
-        """
-        weights = list(self.parameters())
-        if not together:
-            for w in weights:
-                w.grad = torch.zeros_like(w)
-            return [(w.data.view(1, -1), w.grad.view(1, -1)) for w in weights if w.grad is not None]
-        seeds = len(self.b_q)
-        values = torch.cat([w.data.reshape(seeds, -1) for w in weights], 1)
-        gradients = torch.zeros_like(values)
-        end = 0
-        for w in weights:
-            begin, end = end, end + w.numel() // seeds
-            w.data = values[:, begin:end].view(w.shape)
-            w.grad = gradients[:, begin:end].view(w.shape)
-        return [(values, gradients)]
+        self.rows: list[tuple[Tensor, Tensor]] = []  # every weight and its gradient, a row a seed
+        for weight in self.parameters():
+            weight.grad = torch.zeros_like(weight)
+            self.rows.append((weight.data.view(len(seeds), -1), weight.grad.view(len(seeds), -1)))
 
     @property
     def parameters_per_seed(self) -> int:
@@ -86,16 +69,18 @@ class Model(nn.Module):
         nats = nn.functional.cross_entropy(logits.flatten(0, 2), Y.flatten(), reduction="none")
         return nats.view(Y.shape).mean((0, 2)), state
 
-    def update(self, lr: float, clip: float) -> None:
+    def update(self, lr: float, clip: float) -> Tensor:
         """Gradients clipped to norm `clip` per seed over all its weights, one SGD step, gradients back to zero.
 
-        No value is read back from the device. A seed whose gradient is not finite stays where it is.
+        Gives the norms before clipping (S,); no value is read back from the device. A seed whose norm is not
+        finite stays where it is.
         """
-        norm = torch.stack([g.square().sum(1) for _, g in self.flats]).sum(0).sqrt()[:, None]
-        step = lr * (clip / norm).clamp(max=1)
-        for values, gradients in self.flats:
-            values.sub_(torch.where(norm.isfinite(), gradients * step, 0.0))
+        norm = torch.stack([g.square().sum(1) for _, g in self.rows]).sum(0).sqrt()
+        step = (lr * (clip / norm).clamp(max=1))[:, None]
+        for values, gradients in self.rows:
+            values.sub_(torch.where(norm.isfinite()[:, None], gradients * step, 0.0))
             gradients.zero_()
+        return norm
 
 
 def initial(name: str, shape: Sequence[int], seed: int, init: str, hidden: int) -> Tensor:

@@ -1,4 +1,5 @@
-"""Vanilla recurrent network. Elman 1990, https://doi.org/10.1207/s15516709cog1402_1
+"""Vanilla recurrent network.
+Elman 1990, https://doi.org/10.1207/s15516709cog1402_1
 
     H = tanh(X W_xh + H W_hh + b_h)
 """

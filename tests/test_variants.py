@@ -1,0 +1,326 @@
+"""Is every equation what it says: scalar twins, torch's own modules, laws that hold for any cell, names and counts."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from variants import engine, found, get, parse
+from variants.cell import Cell, State
+from variants.library import Library
+from variants.model import Model
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+SCRATCH = [name for name, entry in found().items() if entry.file != "library"]
+TORCH = [name for name, entry in found().items() if entry.file == "library"]
+
+
+def fixings(name: str) -> list[str]:
+    """Every gate of a cell at 0, 1/2, 1, and every two of its gates at each of those."""
+    gates = found()[name].gates
+    ones = [f"{name}:{g}={v}" for g in gates for v in (0, 0.5, 1)]
+    twos = [
+        f"{name}:{g}={v},{k}={w}"
+        for g, k in itertools.combinations(gates, 2)
+        for v, w in itertools.product((0, 0.5, 1), repeat=2)
+    ]
+    return ones + twos
+
+
+FIXED = [name for cell in SCRATCH for name in fixings(cell)]
+ALL = [*SCRATCH, *FIXED, *TORCH]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=rng(seed), dtype=torch.float64)
+
+
+def distinct(cell: Cell, seed: int = 0) -> dict[str, Tensor]:
+    """float64, every parameter set to another value, none of them 0: a term left out or swapped changes a result."""
+    cell.double()
+    count = sum(p.numel() for p in cell.parameters())
+    values = (torch.randperm(2 * count, generator=rng(seed)) - count + 0.5)[:count].double() / count
+    for p, part in zip(cell.parameters(), values.split([p.numel() for p in cell.parameters()]), strict=True):
+        p.data = part.view(p.shape).clone()
+    return {name: p.data for name, p in cell.named_parameters()}
+
+
+def unroll(name: str, cell: Cell, X: Tensor, state: State) -> tuple[Tensor, State]:
+    outputs, state = importlib.import_module(f"variants.engines.{engine(name)}").unroll(cell, X, state)
+    return outputs, state
+
+
+# ---- scalar twins: each equation once more, one number at a time ----
+
+Matrix = list[list[float]]
+Weights = dict[str, Matrix]
+Held = dict[str, float]
+Twin = Callable[[Weights, Held, list[float], list[list[float]]], list[list[float]]]
+
+
+def times(x: list[float], W: Matrix, j: int) -> float:
+    total = 0.0
+    for i in range(len(x)):
+        total += x[i] * W[i][j]
+    return total
+
+
+def sigma(a: float) -> float:
+    return 1 / (1 + math.exp(-a))
+
+
+def rnn(w: Weights, held: Held, x: list[float], state: list[list[float]]) -> list[list[float]]:
+    (h,) = state
+    new = []
+    for j in range(len(h)):
+        new.append(math.tanh(times(x, w["W_xh"], j) + times(h, w["W_hh"], j) + w["b_h"][0][j]))
+    return [new]
+
+
+def gru(w: Weights, held: Held, x: list[float], state: list[list[float]]) -> list[list[float]]:
+    (h,) = state
+    units = range(len(h))
+    z = [held.get("Z", sigma(times(x, w["W_xz"], j) + times(h, w["W_hz"], j) + w["b_z"][0][j])) for j in units]
+    r = [held.get("R", sigma(times(x, w["W_xr"], j) + times(h, w["W_hr"], j) + w["b_r"][0][j])) for j in units]
+    reset = [r[i] * h[i] for i in units]
+    new = []
+    for j in units:
+        candidate = math.tanh(times(x, w["W_xh"], j) + times(reset, w["W_hh"], j) + w["b_h"][0][j])
+        new.append(z[j] * h[j] + (1 - z[j]) * candidate)
+    return [new]
+
+
+def gru_after(w: Weights, held: Held, x: list[float], state: list[list[float]]) -> list[list[float]]:
+    (h,) = state
+    new = []
+    for j in range(len(h)):
+        z = sigma(times(x, w["W_xz"], j) + w["b_xz"][0][j] + times(h, w["W_hz"], j) + w["b_hz"][0][j])
+        r = sigma(times(x, w["W_xr"], j) + w["b_xr"][0][j] + times(h, w["W_hr"], j) + w["b_hr"][0][j])
+        z, r = held.get("Z", z), held.get("R", r)
+        past = r * (times(h, w["W_hh"], j) + w["b_hh"][0][j])
+        new.append(z * h[j] + (1 - z) * math.tanh(times(x, w["W_xh"], j) + w["b_xh"][0][j] + past))
+    return [new]
+
+
+def lstm(w: Weights, held: Held, x: list[float], state: list[list[float]]) -> list[list[float]]:
+    h, c = state
+    new, memory = [], []
+    for j in range(len(h)):
+        i = held.get("I", sigma(times(x, w["W_xi"], j) + times(h, w["W_hi"], j) + w["b_i"][0][j]))
+        f = held.get("F", sigma(times(x, w["W_xf"], j) + times(h, w["W_hf"], j) + w["b_f"][0][j]))
+        o = held.get("O", sigma(times(x, w["W_xo"], j) + times(h, w["W_ho"], j) + w["b_o"][0][j]))
+        candidate = math.tanh(times(x, w["W_xc"], j) + times(h, w["W_hc"], j) + w["b_c"][0][j])
+        memory.append(f * c[j] + i * candidate)
+        new.append(o * math.tanh(memory[j]))
+    return [new, memory]
+
+
+TWINS: dict[str, Twin] = {"rnn": rnn, "gru": gru, "gru_after": gru_after, "lstm": lstm}
+
+
+def test_every_cell_written_here_has_a_scalar_twin() -> None:
+    for name in SCRATCH:
+        assert name in TWINS, f"{name} has no scalar twin: write one in this file"
+
+
+@pytest.mark.parametrize("name", [*SCRATCH, *FIXED])
+def test_a_cell_is_its_scalar_twin(name: str) -> None:
+    base, held = parse(name)
+    S, n, T, d, h = 2, 3, 5, 4, 3
+    full = get(base)(d, h, S)
+    weights = distinct(full)
+    cell = get(name)(d, h, S).double()
+    for key, p in cell.named_parameters():  # a fixed gate's weights are gone; the twin keeps them, held apart
+        p.data = weights[key].clone()
+    X = normal(T, S, n, d)
+    # a dead weight is dead from the zero state, where every training starts
+    begin = full.begin(n) if held else tuple(normal(S, n, h, seed=k) for k in range(full.states))
+    outputs, state = unroll(name, cell, X, begin)
+    assert len(state) == full.states
+    twin = TWINS[base]
+    for s, i in itertools.product(range(S), range(n)):
+        w = {key: value[s].tolist() for key, value in weights.items()}
+        now = [part[s, i].tolist() for part in begin]
+        for t in range(T):
+            now = twin(w, held, X[t, s, i].tolist(), now)
+            assert outputs[t, s, i].tolist() == pytest.approx(now[0], abs=1e-12, rel=0)
+        shown = 1 if held.get("O") == 0 else len(now)  # a memory that no output shows has no weights left
+        for part, value in zip(state[:shown], now[:shown], strict=True):
+            assert part[s, i].tolist() == pytest.approx(value, abs=1e-12, rel=0)
+
+
+# ---- torch's own modules ----
+
+# (torch's, ours, torch's documented order of blocks, has ours the second bias)
+PAIRS = [("nn.rnn", "rnn", "h", False), ("nn.gru", "gru_after", "rzh", True), ("nn.lstm", "lstm", "ifco", False)]
+
+
+def test_every_module_of_torch_has_its_cell() -> None:
+    assert {theirs for theirs, *_ in PAIRS} == set(TORCH)
+
+
+@pytest.mark.parametrize(("theirs", "ours", "blocks", "second"), PAIRS)
+def test_torchs_modules_are_the_cells_written_here(theirs: str, ours: str, blocks: str, second: bool) -> None:
+    d, h, n, T = 5, 4, 3, 6
+    library, cell = get(theirs)(d, h), get(ours)(d, h).double()
+    assert isinstance(library, Library)
+    distinct(library)
+    parts = dict(library.named_parts())
+    for name, p in cell.named_parameters():
+        kind = name[-1]
+        p.data = (parts[name] if name in parts else parts[f"b_x{kind}"] + parts[f"b_h{kind}"]).clone()
+
+    states = get(ours).states
+    X = [normal(T, 1, n, d).requires_grad_() for _ in range(2)]
+    begin = [tuple(normal(1, n, h, seed=k + 1).requires_grad_() for k in range(states)) for _ in range(2)]
+    weigh = normal(T, 1, n, h, seed=7)
+    results = []
+    for name, module, x, state in ((theirs, library, X[0], begin[0]), (ours, cell, X[1], begin[1])):
+        outputs, after = unroll(name, module, x, state)
+        results.append((outputs, after))
+        ((outputs * weigh).sum() + sum((k + 2) * (a * weigh[k]).sum() for k, a in enumerate(after))).backward()
+
+    close(results[0][0], results[1][0], "outputs")
+    for k in range(states):
+        close(results[0][1][k], results[1][1][k], f"final state {k}")
+        close(begin[0][k].grad, begin[1][k].grad, f"gradient of state {k}")
+    close(X[0].grad, X[1].grad, "gradient of X")
+    seen = set()
+    for prefix, tensor in (
+        ("W_x", "weight_ih_l0"),
+        ("W_h", "weight_hh_l0"),
+        ("b_x", "bias_ih_l0"),
+        ("b_h", "bias_hh_l0"),
+    ):
+        whole = getattr(library.rnn, tensor).grad
+        for k, kind in enumerate(blocks):
+            part = whole[k * h : (k + 1) * h]
+            mine = f"b_{kind}" if prefix.startswith("b") and not second else prefix + kind
+            gradient = getattr(cell, mine).grad
+            close(
+                part.T if part.dim() == 2 else part,
+                gradient.view(part.T.shape if part.dim() == 2 else part.shape),
+                mine,
+            )
+            seen.add(mine)
+    assert seen == {name for name, _ in cell.named_parameters()}
+
+
+def close(a: Tensor | None, b: Tensor | None, what: str) -> None:
+    assert a is not None
+    assert b is not None
+    assert a.shape == b.shape, what
+    assert (a - b).abs().max() <= 1e-10, what
+    assert a.abs().max() > 1e-6, f"{what} is 0: nothing was compared"
+
+
+# ---- laws of every cell ----
+
+
+@pytest.mark.parametrize("name", [*SCRATCH, *[n for n in FIXED if "," not in n]])
+def test_gradients_are_the_slopes(name: str) -> None:
+    cell = get(name)(2, 2)
+    distinct(cell)
+    X = normal(3, 1, 1, 2).requires_grad_()
+    begin = tuple(normal(1, 1, 2, seed=k + 1).requires_grad_() for k in range(cell.states))
+
+    def outputs(X: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:  # gradcheck moves the weights in place
+        Y, state = unroll(name, cell, X, rest[: cell.states])
+        return Y, *state
+
+    assert torch.autograd.gradcheck(outputs, (X, *begin, *cell.parameters()))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_one_pass_is_two_passes(name: str) -> None:
+    seeds = [4] if name in TORCH else [4, 5]
+    model = Model(name, 5, 6, seeds, init="torch", dtype=torch.float64)
+    X = torch.randint(5, (9, len(seeds), 3), generator=rng())
+    whole, end = model(X, model.cell.begin(3))
+    first, state = model(X[:4], model.cell.begin(3))
+    second, after = model(X[4:], state)
+    assert (torch.cat([first, second]) - whole).abs().max() <= 1e-12
+    assert all((a - b).abs().max() <= 1e-12 for a, b in zip(end, after, strict=True))
+    if name in (*SCRATCH, *TORCH):  # the state matters: carrying nothing is seen
+        assert (model(X[4:], model.cell.begin(3))[0] - second).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_no_output_knows_a_later_input(name: str) -> None:
+    S = 1 if name in TORCH else 2
+    cell = get(name)(4, 3, S)
+    distinct(cell)
+    X = normal(6, S, 2, 4).requires_grad_()
+    outputs, _ = unroll(name, cell, X, cell.begin(2))
+    later = X.detach().clone()
+    later[3:] = normal(3, S, 2, 4, seed=9)
+    changed, _ = unroll(name, cell, later, cell.begin(2))
+    assert torch.equal(outputs[:3], changed[:3])
+    if name in (*SCRATCH, *TORCH):
+        assert not torch.equal(outputs[3], changed[3])
+        outputs[:3].sum().backward()
+        assert X.grad is not None
+        assert not X.grad[3:].any()
+        assert X.grad[:3].all()
+
+
+def trained(name: str, seeds: Sequence[int], poison: int | None = None, steps: int = 5) -> tuple[Model, list[Tensor]]:
+    """A float64 model after some steps, each seed on its own data, and each step's losses."""
+    model = Model(name, 5, 6, seeds, init="torch", dtype=torch.float64)
+    if poison is not None:
+        model.b_q.data[seeds.index(poison), 0, 2] = math.nan
+    lost = []
+    data = [torch.randint(5, (steps, 7, 3), generator=rng(seed)) for seed in seeds]
+    state = model.cell.begin(3)
+    for k in range(steps):
+        X = torch.stack([d[k] for d in data], 1)
+        losses, state = model.losses(X[:-1], X[1:], state)
+        losses.sum().backward()
+        model.update(lr=2.0, clip=0.3)
+        state = tuple(s.detach() for s in state)
+        lost.append(losses.detach())
+    return model, lost
+
+
+@pytest.mark.parametrize("name", [*SCRATCH, *[n for n in FIXED if n.startswith("gru:")]])
+def test_a_seed_alone_is_the_seed_among_many(name: str) -> None:
+    many, lost = trained(name, [3, 7, 11])
+    one, alone = trained(name, [7])
+    start = dict(Model(name, 5, 6, [7], init="torch", dtype=torch.float64).named_parameters())
+    for key, value in one.named_parameters():
+        assert (value[0] - dict(many.named_parameters())[key][1]).abs().max() <= 1e-12, key
+        if name in SCRATCH:  # Z = 1 leaves the output layer nothing but its bias to learn
+            assert not torch.equal(value, start[key]), f"{key} never moved"
+    for a, b in zip(alone, lost, strict=True):
+        assert abs(a[0] - b[1]) <= 1e-12
+        assert len(set(b.tolist())) == 3
+
+
+@pytest.mark.parametrize("name", SCRATCH)
+def test_a_seed_that_is_not_a_number_leaves_the_others_to_the_last_bit(name: str) -> None:
+    healthy, lost = trained(name, [3, 7, 11])
+    sick, sick_lost = trained(name, [3, 7, 11], poison=7)
+    for (key, a), (_, b) in zip(healthy.named_parameters(), sick.named_parameters(), strict=True):
+        assert torch.equal(a[[0, 2]], b[[0, 2]]), key
+    for a, b in zip(lost, sick_lost, strict=True):
+        assert torch.equal(a[[0, 2]], b[[0, 2]])
+        assert b[1].isnan()
