@@ -43,7 +43,7 @@ class Contender:
     run: Run
 
 
-def environment(device: str, workers: int = 1) -> dict[str, Fact]:
+def environment(device: str) -> dict[str, Fact]:
     """Everything about machine and software that a number may depend on; '' or None where not to be had."""
     import torch
 
@@ -57,7 +57,6 @@ def environment(device: str, workers: int = 1) -> dict[str, Fact]:
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "workers": workers,
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "matmul_precision": torch.get_float32_matmul_precision(),
         "cudnn_rnn_tf32": torch.backends.cudnn.allow_tf32 if cuda else None,

@@ -1,0 +1,84 @@
+# make bench      vanilla RNN, scratch GRU, nn.GRU and the rest: perplexity, tokens/sec, memory
+# make ablate     the GRU with its reset or update gate fixed, each value, many seeds
+# make report     the tables and results/report.html again, from what is on file
+# make list       what there is, what would run, and what is done
+# make test       every check, on a machine with no GPU
+# make lint       ruff and mypy
+# make speed      time forward, backward and whole step of each variant; speed-compare: and beside the time before
+# make clean      remove results (not results/reference), saved timings and caches
+#
+# Choose with NAME=value, like: make bench VARIANTS="rnn gru" SEEDS=3
+#   PROTOCOL   classic or quick         CORPUS    time-machine, embedded, or the path of a UTF-8 file
+#   DEVICE     cpu, cuda or auto        SEEDS     how many trainings a variant
+#   VARIANTS   like "gru gru:R=1"       SET       fields of the protocol, like "epochs=20 hidden=64"
+#   INIT       own, book or torch       RESULTS   folder to write to, results if not given
+#   PYTHON     use this interpreter as it is and install nothing; else make fills .venv, once
+
+NAMES := PROTOCOL CORPUS DEVICE SEEDS VARIANTS RESULTS INIT SET PYTHON
+# Values go to the shell as they were typed, through the environment: make expands no `$` in them, the shell no quotes.
+$(foreach name,$(NAMES),$(eval override $(name) := $$(value $(name))))
+export $(NAMES)
+
+SHELL := /bin/sh
+.NOTPARALLEL:
+.PHONY: help bench ablate report list test lint speed speed-compare clean unusable
+
+help:
+	@sed -n -e '/^#/!q' -e 's/^# \{0,1\}//p' Makefile
+
+# What every verb needs first: an interpreter, as $python.
+ifeq ($(strip $(PYTHON)),)
+ready := .venv/.installed
+python := python=.venv/bin/python
+else
+python := python=$$PYTHON; command -v "$$python" >/dev/null || \
+  { printf 'error: no interpreter %s; leave PYTHON= out and make fills .venv itself\n' "'$$python'" >&2; exit 2; }
+endif
+
+# `set -f`: lists are split at spaces, and no * in them is a file. `exec`: a signal to make's child is Python's.
+bench ablate report list: $(ready)
+	@$(python); set -f; set -- $@; for field in $$SET; do set -- "$$@" --set="$$field"; done; \
+	exec "$$python" -m harness "$$@" $${INIT:+--set=init="$$INIT"} $${PROTOCOL:+--protocol="$$PROTOCOL"} \
+	  $${CORPUS:+--corpus="$$CORPUS"} $${DEVICE:+--device="$$DEVICE"} $${SEEDS:+--seeds="$$SEEDS"} \
+	  $${RESULTS:+--results="$$RESULTS"} $${VARIANTS:+--variants $$VARIANTS}
+
+test: $(ready)
+	@$(python); exec "$$python" -m pytest
+
+lint: $(ready)
+	@$(python); "$$python" -m ruff check && "$$python" -m ruff format --check && exec "$$python" -m mypy
+
+speed: $(ready)
+	@$(python); exec "$$python" -m tests.speed --benchmark-autosave
+
+speed-compare: $(ready)
+	@ls .benchmarks/*/*.json >/dev/null 2>&1 || { echo 'error: nothing to compare with: run make speed first' >&2; exit 2; }
+	@$(python); exec "$$python" -m tests.speed --benchmark-autosave --benchmark-compare
+
+# Only in this folder: nothing that RESULTS= names, nothing behind a link.
+clean:
+	@for path in results/* results/.[!.]* .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache tests/.benchmarks \
+	  harness/__pycache__ variants/__pycache__ variants/engines/__pycache__ tests/__pycache__; do \
+	  case $$path in results/reference) continue ;; results/*) test ! -h results || continue ;; esac; \
+	  if test -e "$$path" || test -h "$$path"; then rm -rf "$$path" && echo "removed $$path" || exit; fi; \
+	done
+
+# The stamp is made last: an installation that was interrupted is done again. So is one whose Python is gone.
+ifneq ($(shell test -x .venv/bin/python || echo gone),)
+.venv/.installed: unusable
+endif
+.venv/.installed: requirements.txt
+	@new_enough='import sys; sys.exit(sys.version_info < (3, 11))'; \
+	if ! { .venv/bin/python -c "$$new_enough" && .venv/bin/python -m pip --version; } >/dev/null 2>&1; then \
+	  for python in python3 python3.13 python3.12 python3.11 ''; do \
+	    test -n "$$python" || { echo 'error: Python 3.11 or newer is needed, and none is on the PATH' >&2; exit 2; }; \
+	    "$$python" -c "$$new_enough" 2>/dev/null && break; \
+	  done; \
+	  "$$python" -c 'import ensurepip, venv' 2>/dev/null || \
+	    { echo "error: $$python cannot make .venv: install its venv module (Debian, Ubuntu: apt install python3-venv)" >&2; \
+	      exit 2; }; \
+	  echo "making .venv with $$("$$python" --version)"; \
+	  "$$python" -m venv --clear .venv || exit 2; \
+	fi; \
+	echo 'installing requirements.txt into .venv: once, minutes, torch is large'; \
+	.venv/bin/python -m pip install --disable-pip-version-check -r requirements.txt && touch $@

@@ -1,0 +1,105 @@
+"""What to run: every field decides the key, every override is checked, and the seeds that an answer needs."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from harness import grid
+from harness.grid import Protocol, Run
+
+RUN = Run("gru", 0, Protocol(), "sha", "cpu")
+OTHER: dict[str, Any] = {
+    "variant": "gru:R=1", "seed": 1, "corpus_sha256": "other", "device": "cuda", "engine": "fused", "capture": True,
+    "precision": "tf32", "source": "edited",
+}  # fmt: skip
+OTHER_PROTOCOL: dict[str, Any] = {"name": "quick", "init": "book"}
+
+
+@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(Run) if f.name != "protocol"])
+def test_key_changes_with_every_field(field: str) -> None:
+    assert dataclasses.replace(RUN, **{field: OTHER[field]}).key != RUN.key
+
+
+@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(Protocol)])
+def test_key_changes_with_every_field_of_the_protocol(field: str) -> None:
+    value = OTHER_PROTOCOL.get(field) or getattr(RUN.protocol, field) + 1
+    other = dataclasses.replace(RUN, protocol=dataclasses.replace(RUN.protocol, **{field: value}))
+    assert other.key != RUN.key
+
+
+def test_key_is_the_same_in_another_process() -> None:
+    code = "from harness.grid import *; print(Run('gru', 0, Protocol(), 'sha', 'cpu').key)"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    assert said == RUN.key
+
+
+@pytest.mark.parametrize("variant", ["gru:Z=0,R=1", "../../etc/passwd", "a/b", "x\0y", "nn.gru"])
+def test_key_is_one_plain_file_name(variant: str) -> None:
+    key = dataclasses.replace(RUN, variant=variant).key
+    assert not set(key) & set('/\\:\0*?"<>|')
+    assert not key.startswith(".") or len(key) > 16
+
+
+def test_classic_is_the_chapter() -> None:
+    p = grid.PROTOCOLS["classic"]
+    assert (p.train_characters, p.batch_size, p.num_steps, p.hidden) == (10_000, 32, 35, 256)
+    assert (p.lr, p.clip, p.epochs, p.evaluations, p.init) == (1.0, 1.0, 500, 20, "own")
+    assert p.label == "classic"
+
+
+def test_label_says_what_was_overridden() -> None:
+    p = grid.protocol("quick").override(["hidden=64", "lr=0.5"])
+    assert (p.hidden, p.lr, p.label) == (64, 0.5, "quick,hidden=64,lr=0.5")
+    assert grid.protocol("quick").override(["hidden=32"]).label == "quick"  # its own value
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("epoch=3", "Did you mean 'epochs'"),
+        ("epochs", "field=value"),
+        ("epochs=", "whole number"),
+        ("epochs=2.5", "whole number"),
+        ("epochs=0", "above 0"),
+        ("lr=nan", "above 0"),
+        ("lr=inf", "above 0"),
+        ("lr=-1", "above 0"),
+        ("clip=zero", "number"),
+        ("init=xavier", "own, book, torch"),
+        ("name=mine", "no protocol field"),
+        ("hidden=99999999999", "at most"),
+    ],
+)
+def test_override_refuses_in_one_line(setting: str, said: str) -> None:
+    with pytest.raises(ValueError, match=r"\w") as error:
+        Protocol().override([setting])
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_override_twice_is_refused() -> None:
+    with pytest.raises(ValueError, match="twice"):
+        Protocol().override(["epochs=1", "epochs=2"])
+
+
+def test_protocol_misspelt() -> None:
+    with pytest.raises(ValueError, match="Did you mean 'classic'"):
+        grid.protocol("clasic")
+
+
+@pytest.mark.parametrize(("contrasts", "seeds"), [(1, 6), (2, 7), (6, 8), (8, 9), (9, 9), (10, 9), (0, 6)])
+def test_seeds_needed(contrasts: int, seeds: int) -> None:
+    """The least n with contrasts * 2 / 2^n <= 0.05, counted by hand."""
+    assert grid.seeds_needed(contrasts) == seeds
+    assert max(contrasts, 1) * 2 / 2**seeds <= 0.05 < max(contrasts, 1) * 2 / 2 ** (seeds - 1)
+
+
+def test_contrasts() -> None:
+    assert grid.contrasts(grid.ABLATE) == 8
+    assert grid.contrasts(grid.BENCH) == 6
+    assert grid.contrasts(["rnn", "lstm"]) == 0

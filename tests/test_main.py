@@ -1,0 +1,397 @@
+"""The command line: what it runs, what it keeps, and what it says, in one line, to a tired person."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from harness import __main__ as command
+from harness import corpus, execute, measure, record, report
+from harness.grid import Run
+from harness.train import Outcome, Point
+
+ROOT = Path(__file__).parent.parent
+TINY = [
+    "--set",
+    "train_characters=300",
+    "heldout_characters=100",
+    "batch_size=4",
+    "num_steps=5",
+    "hidden=4",
+    "epochs=2",
+]
+ONE_RNN = ["bench", "--corpus", "embedded", "--device", "cpu", "--variants", "rnn", "--seeds", "1", *TINY]
+REPORT_WRITE = report.write
+HIDE_TORCH = """
+import sys
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "torch":
+            raise ImportError("torch is hidden")
+sys.meta_path.insert(0, Hidden())
+import runpy
+sys.argv = ["harness", *sys.argv[1:]]
+runpy.run_module("harness", run_name="__main__")
+"""
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
+    """Trainings and timings that take no time, and give away their seed. What was trained, in order."""
+    trained: list[Run] = []
+
+    def train(runs: Sequence[Run], *rest: object) -> Iterator[execute.Finished]:
+        for run in runs:
+            trained.append(run)
+            ppl = 7 + run.seed / 100 + len(run.variant) / 10
+            outcome = Outcome(1.5, ppl, 10, 100, 1.0, "time traveller", "", (Point(1, 100, 1.5, ppl),))
+            yield execute.Finished(run, outcome, 1.0, 1, 0.1, measure.now(), {"torch": "fake", "device": "cpu"})
+
+    def sample(run: Run, vocabulary: int, threads: int) -> measure.Answer:
+        block = {
+            "block": 0,
+            "steps": 1,
+            "tokens_per_sec": 1000.0 * len(run.variant),
+            "step_ms": 1.0,
+            "disturbed": False,
+        }
+        return {"blocks": [block], "environment": {"torch": "fake"}, "peak_memory_mib": 1.0}
+
+    def write(results: record.Results, folder: Path) -> Path:  # drawing is slow, and tested elsewhere
+        record.write(folder / report.NAME, "a report")
+        return folder / report.NAME
+
+    monkeypatch.setattr(execute, "execute", train)
+    monkeypatch.setattr(measure, "sample", sample)
+    monkeypatch.setattr(report, "write", write)
+    return trained
+
+
+def ask(*words: str, hidden_torch: bool = False) -> subprocess.CompletedProcess[str]:
+    start = ["-c", HIDE_TORCH] if hidden_torch else ["-m", "harness"]
+    return subprocess.run([sys.executable, *start, *words], capture_output=True, text=True, cwd=ROOT)
+
+
+# ---- the whole of it, for real -----------------------------------------------------------------
+
+
+def test_bench_for_real_then_report_without_torch(tmp_path: Path, monkeypatch, capfd) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(measure, "ROUNDS", 1)
+    monkeypatch.setattr("harness.__main__.SEEDS", 1)
+    folder = tmp_path / "results"
+    assert command.main([*ONE_RNN, "--results", str(folder)]) == 0
+    said = capfd.readouterr().out
+    assert "[1/1] rnn seed 0: held-out perplexity" in said
+    assert f"report: {folder / 'report.html'}" in said
+    (row,) = pd.read_csv(folder / "bench.csv").to_dict("records")
+    (run,) = pd.read_csv(folder / "runs.csv").to_dict("records")
+    speed = pd.read_csv(folder / "speed.csv")
+    assert (row["variant"], row["seeds"], row["failed"]) == ("rnn", 1, 0)
+    assert row["heldout_perplexity"] == pytest.approx(run["heldout_perplexity"])
+    assert row["protocol"].startswith("quick,train_characters=300")
+    assert row["parameters"] == run["parameters"] > 0
+    assert set(speed["label"]) == {"rnn", "rnn#2"}
+    assert speed["tokens_per_sec"].gt(0).all()
+    assert row["peak_memory_mib"] > 0
+    environments = pd.read_csv(folder / "environments.csv").set_index("environment")
+    assert environments.loc[run["environment"], "threads"] == 1
+    assert environments.loc[speed["environment"].iloc[0], "torch"] == environments.loc[run["environment"], "torch"]
+    anchors = pd.read_csv(folder / "anchors.csv").set_index("model")["heldout_perplexity"]
+    assert set(anchors.index) == {"1-gram", "2-gram", "3-gram", "4-gram", "5-gram", "floor"}
+
+    page = (folder / "report.html").read_bytes()
+    for path in [*folder.glob("*.csv"), folder / "report.html"]:
+        path.unlink()
+    done = ask("report", "--results", str(folder), hidden_torch=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (folder / "report.html").read_bytes() == page
+
+
+# ---- what is done is not done again -------------------------------------------------------------
+
+
+def test_resume(fake: list[Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*ONE_RNN, "--results", str(tmp_path)]
+    words[words.index("rnn")] = "gru:R=1.0"
+    words[words.index("--seeds") + 1] = "2"
+    assert command.main(words) == 0
+    assert [(r.variant, r.seed) for r in fake] == [("gru:R=1", 0), ("gru:R=1", 1)]
+    assert command.main(words) == 0
+    assert len(fake) == 2
+    samples = len(list((tmp_path / "speed").glob("*/*.json")))
+    assert samples == 2 * measure.ROUNDS
+    words[words.index("--seeds") + 1] = "3"
+    assert command.main(words) == 0  # one seed more is one training more
+    assert [r.seed for r in fake] == [0, 1, 2]
+    assert pd.read_csv(tmp_path / "bench.csv")["seeds"].tolist() == [3]
+    assert command.main([*words, "--set", "lr=9"]) == 0  # another protocol: everything anew
+    assert len(fake) == 6
+    assert "3 done already" not in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_a_failed_run_is_a_row_out_of_every_mean_and_tried_again(
+    fake: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    well = execute.execute
+    broken = Outcome(error="diverged: the loss is not a number by epoch 1", parameters=10)
+
+    def first_seed_fails(runs: Sequence[Run], *rest: object) -> Iterator[execute.Finished]:
+        for finished in well(runs, *rest):  # type: ignore[arg-type]
+            outcome = broken if finished.run.seed == 0 else finished.outcome
+            yield execute.Finished(finished.run, outcome, 1.0, 1, 0.1, measure.now(), finished.environment)
+
+    words = [*ONE_RNN, "--results", str(tmp_path)]
+    words[words.index("--seeds") + 1] = "3"
+    monkeypatch.setattr(execute, "execute", first_seed_fails)
+    assert command.main(words) == 1
+    (row,) = pd.read_csv(tmp_path / "bench.csv").to_dict("records")
+    assert (row["seeds"], row["failed"]) == (2, 1)
+    assert row["heldout_perplexity"] == pytest.approx((7.31 * 7.32) ** 0.5)
+    assert row["error"].startswith("1 of 3 runs: diverged")
+    assert "failed: rnn seed 0: diverged" in capsys.readouterr().err
+    fake.clear()
+    monkeypatch.setattr(execute, "execute", well)
+    assert command.main(words) == 0
+    assert [r.seed for r in fake] == [0]
+    assert pd.read_csv(tmp_path / "bench.csv")["failed"].tolist() == [0]
+
+
+def test_a_failed_timing_is_status_1_and_tried_again(
+    fake: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    well = measure.sample
+    monkeypatch.setattr(measure, "sample", lambda *a: {"error": "timeout: no answer within 600 s"})
+    words = [*ONE_RNN, "--results", str(tmp_path)]
+    assert command.main(words) == 1
+    assert "failed: timing rnn" in capsys.readouterr().err
+    assert pd.read_csv(tmp_path / "bench.csv")["tokens_per_sec"].isna().all()
+    monkeypatch.setattr(measure, "sample", well)
+    assert command.main(words) == 0
+
+
+def test_ctrl_c_keeps_what_is_finished(
+    fake: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    well = execute.execute
+
+    def stopped(runs: Sequence[Run], *rest: object) -> Iterator[execute.Finished]:
+        yield from well(runs[:1], *rest)  # type: ignore[arg-type]
+        raise KeyboardInterrupt
+
+    words = [*ONE_RNN, "--results", str(tmp_path)]
+    words[words.index("--seeds") + 1] = "3"
+    monkeypatch.setattr(execute, "execute", stopped)
+    monkeypatch.setattr(sys, "argv", ["harness", *words])
+    assert command.main(words) == 130
+    said = capsys.readouterr().err
+    assert "stopped; 1 of 3 trainings are kept. To go on: " in said
+    assert said.strip().endswith(" ".join(words))
+    assert pd.read_csv(tmp_path / "bench.csv")["seeds"].tolist() == [1]
+    assert (tmp_path / "report.html").exists()
+    monkeypatch.setattr(execute, "execute", well)
+    assert command.main(words) == 0
+    assert [r.seed for r in fake] == [0, 1, 2]
+
+
+def test_ctrl_c_for_real_leaves_no_child(tmp_path: Path) -> None:
+    words = [*ONE_RNN, "epochs=100000", "--results", str(tmp_path)]
+    words.remove("epochs=2")
+    driver = subprocess.Popen(
+        [sys.executable, "-m", "harness", *words],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        start_new_session=True,
+    )
+    grid = tmp_path / "grids" / "bench.json"
+    until = time.monotonic() + 60
+    while not grid.exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    time.sleep(1)
+    os.killpg(driver.pid, signal.SIGINT)  # as a terminal does: to the workers too
+    _, said = driver.communicate(timeout=60)
+    assert driver.returncode == 130
+    assert "stopped; 0 of 1 trainings are kept" in said
+    assert "Traceback" not in said
+    assert _empty_within(5, driver.pid)
+
+
+def _empty_within(seconds: float, group: int) -> bool:
+    """Whether a process group has nobody left in it: Python's own helper process goes a moment after the others."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_both_verbs_keep_their_own_speed_baseline(fake: list[Run], tmp_path: Path) -> None:
+    common = ["--corpus", "embedded", "--device", "cpu", "--seeds", "2", "--results", str(tmp_path), *TINY]
+    assert command.main(["bench", "--variants", "gru", "nn.gru", *common]) == 0
+    assert command.main(["ablate", "--variants", "gru", "gru:R=1", "rnn", *common]) == 0
+    bench, ablate = (pd.read_csv(tmp_path / f"{verb}.csv").set_index("variant") for verb in ("bench", "ablate"))
+    assert bench["speed_baseline"].tolist() == ["nn.gru"] * 2
+    assert ablate["speed_baseline"].tolist() == ["gru"] * 3
+    assert bench.loc["gru", "speed_ratio"] == pytest.approx(0.5)
+    assert ablate.loc["gru:R=1", "speed_ratio"] == pytest.approx(7 / 3)
+    assert len([r for r in fake if r.variant == "gru"]) == 2  # shared between the verbs
+    assert set(ablate["baseline"].dropna()) == {"gru"}
+
+
+# ---- what it says -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["bnech"], "Did you mean 'bench'"),
+        ([], "required: verb"),
+        (["bench", "--variants", "ltsm"], "Did you mean 'lstm'"),
+        (["bench", "--variants", "gru:Q=1"], "no gate 'Q'"),
+        (["ablate", "--variants", "gru:R=2"], "from 0 to 1"),
+        (["bench", "--protocol", "clasic"], "Did you mean 'classic'"),
+        (["bench", "--device", "gpu"], "no device 'gpu'"),
+        (["bench", "--seeds", "0"], "seeds is a whole number"),
+        (["bench", "--seeds", "many"], "seeds is a whole number"),
+        (["bench", "--set", "epoch=1"], "Did you mean 'epochs'"),
+        (["bench", "--sed", "1"], "unrecognized arguments: --sed"),
+        (["bench", "--corpus", "/no/such/file"], "/no/such/file"),
+        (["bench", "--corpus", "embedded", "--set", "train_characters=1000000"], "has 100,000 characters"),
+        (["bench", "--corpus", "embedded", "--set", "batch_size=100000"], "too few for one batch"),
+        (["list", "--variants", "ltsm"], "Did you mean 'lstm'"),
+        (["report", "--results", "/no/such/folder"], "/no/such/folder"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(
+    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = [] if "--results" in words else ["--results", str(tmp_path / "none")]
+    assert command.main([*words, *folder]) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith("error: ")
+    assert shown.err.count("\n") == 1
+    assert said in shown.err
+    assert shown.out == ""
+    assert not (tmp_path / "none").exists()  # nothing is made for a request that cannot be served
+
+
+def test_cuda_where_there_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    assert command.main(["bench", "--device", "cuda", "--results", str(tmp_path)]) == 2
+    assert "no device 'cuda'" in capsys.readouterr().err
+
+
+def test_report_on_an_empty_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["report", "--results", str(tmp_path)]) == 2
+    assert "run bench or ablate first" in capsys.readouterr().err
+
+
+def test_help_needs_nothing_slow() -> None:
+    done = ask("--help", hidden_torch=True)
+    assert done.returncode == 0
+    assert "epochs" in done.stdout
+    code = """
+import runpy, sys
+sys.argv = ["harness", "--help"]
+try:
+    runpy.run_module("harness", run_name="__main__")
+except SystemExit:
+    print(*[m for m in ("torch", "pandas", "numpy", "scipy", "matplotlib") if m in sys.modules])
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT).stdout
+    assert said.splitlines()[-1] == ""
+
+
+def test_list_says_what_is_done(fake: list[Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*ONE_RNN, "--results", str(tmp_path)]
+    assert command.main(words) == 0
+    key = record.gather(tmp_path).runs["run"].iloc[0]
+    capsys.readouterr()
+    words[0] = "list"
+    words[words.index("--seeds") + 1] = "2"
+    assert command.main(words) == 0
+    shown = capsys.readouterr().out
+    assert f"done    {key}" in shown
+    assert "to do   rnn-1-" in shown
+    for name in ("gru_after", "nn.lstm"):
+        assert f"\n  {name} " in shown
+
+
+def test_list_of_everything_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["list", "--corpus", "embedded", "--device", "cpu", "--results", str(tmp_path / "none")]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("to do ") == (7 + 9) * command.SEEDS
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(("seeds", "warned"), [(7, True), (8, False)])
+def test_warns_of_a_grid_that_cannot_answer(
+    seeds: int, warned: bool, fake: list[Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        "bench",
+        "--corpus",
+        "embedded",
+        "--device",
+        "cpu",
+        "--seeds",
+        str(seeds),
+        "--results",
+        str(tmp_path),
+        *TINY,
+    ]
+    assert command.main(words) == 0
+    assert ("needs 8 (SEEDS=8)" in capsys.readouterr().err) == warned
+
+
+def test_fallback_to_the_embedded_text_is_said_everywhere(
+    fake: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def none(*_: object) -> tuple[bytes, str]:
+        raise ValueError("the address cannot be reached")
+
+    monkeypatch.setattr(corpus, "time_machine", none)
+    monkeypatch.setattr(report, "write", REPORT_WRITE)
+    words = [w for w in ONE_RNN if w not in ("--corpus", "embedded")]
+    assert command.main([*words, "--results", str(tmp_path)]) == 0
+    shown = capsys.readouterr()
+    assert "note: the address cannot be reached: fell back to the embedded text" in shown.err
+    assert "embedded (fallback)" in shown.out
+    for table in ("bench", "runs"):
+        assert set(pd.read_csv(tmp_path / f"{table}.csv")["corpus"]) == {"embedded (fallback)"}
+    assert "fallback" in (tmp_path / "report.html").read_text().partition("<table")[0]
+    assert command.main([*words, "--corpus", "time-machine", "--results", str(tmp_path / "other")]) == 2
+    assert "CORPUS=path" in capsys.readouterr().err
+
+
+def test_a_results_folder_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("x")
+    assert command.main([*ONE_RNN, "--results", str(tmp_path / "file")]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert str(tmp_path / "file") in said
+
+
+def test_options_serve_ablate_too(fake: list[Run], tmp_path: Path) -> None:
+    common = ["--corpus", "embedded", "--device", "cpu", "--seeds", "1", "--results", str(tmp_path)]
+    assert (
+        command.main(["ablate", "--variants", "gru", "gru:Z=.5", "--set", "hidden=5", "--set", "init=book", *common])
+        == 0
+    )
+    assert {r.variant for r in fake} == {"gru", "gru:Z=0.5"}
+    assert {(r.protocol.hidden, r.protocol.init, r.protocol.name) for r in fake} == {(5, "book", "quick")}

@@ -1,0 +1,74 @@
+"""The clock: a fresh process a sample, whole steps, and what went wrong is an answer too."""
+
+from __future__ import annotations
+
+import collections
+import math
+import statistics
+from pathlib import Path
+
+import pytest
+
+from harness import measure
+from harness.grid import Protocol, Run
+
+RUN = Run("rnn", 0, Protocol(hidden=8, batch_size=4, num_steps=5), "sha", "cpu")
+
+
+@pytest.fixture(scope="module")
+def answer() -> measure.Answer:
+    return measure.sample(RUN, vocabulary=28, threads=1)
+
+
+def test_a_sample_is_a_fresh_process_with_blocks(answer: measure.Answer) -> None:
+    assert "error" not in answer
+    blocks = answer["blocks"]
+    assert len(blocks) >= measure.BLOCKS
+    for block in blocks:
+        rate = 4 * 5 / (block["step_ms"] / 1000)  # a step is batch_size x num_steps characters
+        assert math.isclose(block["tokens_per_sec"], rate, rel_tol=1e-9)
+        assert block["cpu_per_wall"] > 0
+        assert isinstance(block["disturbed"], bool)
+    assert answer["first_step_ms"] > statistics.median(b["step_ms"] for b in blocks)
+    assert answer["environment"]["threads"] == 1
+    assert answer["environment"]["flush_denormal"] is True
+    assert answer["environment"]["device"] == "cpu"
+    assert "mm" in answer["kernels"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="no high-water mark to reset on this system")
+def test_memory_is_what_the_steps_took(answer: measure.Answer) -> None:
+    """More than its weights, and not what importing torch takes, which is hundreds of MiB."""
+    assert 0 < answer["peak_memory_mib"] < 100
+
+
+@pytest.mark.parametrize(
+    ("run", "patience", "said"),
+    [
+        (Run("rnn", 0, Protocol(), "sha", "cpu"), 0.01, "timeout: no answer within 0.01 s"),
+        (Run("nonsense", 0, Protocol(), "sha", "cpu"), 60.0, "crashed: ValueError: no variant 'nonsense'"),
+    ],
+)
+def test_what_goes_wrong_is_an_answer(run: Run, patience: float, said: str) -> None:
+    answer = measure.sample(run, vocabulary=28, threads=1, patience_s=patience)
+    assert answer["error"].startswith(said)
+    assert "\n" not in answer["error"]
+
+
+def test_every_contender_once_a_round_in_changing_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "sample", lambda run, vocabulary, threads: {"seed": run.seed})
+    contenders = [measure.Contender(f"c{k}", Run("rnn", k, Protocol(), "sha", "cpu")) for k in range(5)]
+    seen = [(number, c.label, a["seed"]) for number, c, a in measure.compare(contenders, 28, 1, [0, 1, 4])]
+    assert collections.Counter(number for number, _, _ in seen) == {0: 5, 1: 5, 4: 5}
+    orders = [[label for n, label, _ in seen if n == number] for number in (0, 1, 4)]
+    assert all(sorted(order) == ["c0", "c1", "c2", "c3", "c4"] for order in orders)
+    assert orders[0] != orders[1] != orders[2]
+    assert all(label == f"c{seed}" for _, label, seed in seen)
+
+
+def test_errors_are_typed() -> None:
+    assert measure.describe(MemoryError()).startswith("oom: ")
+    assert (
+        measure.describe(RuntimeError("CUDA out of memory.\nTried")) == "oom: RuntimeError: CUDA out of memory. Tried"
+    )
+    assert measure.describe(ValueError("a\nb")) == "crashed: ValueError: a b"

@@ -1,0 +1,170 @@
+"""What is on file: whole or not at all, done or to do, and tables that can always be made again."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from harness import record
+from harness.grid import Protocol, Run
+
+RUN = Run("gru", 0, Protocol(), "sha", "cpu", source="a")
+
+
+def fact(**outcome: object) -> dict[str, object]:
+    """A training that ended well, with `outcome` changed."""
+    whole = {
+        "train_perplexity": 1.1, "heldout_perplexity": 7.25, "parameters": 10, "tokens": 100, "train_s": 2.0,
+        "sample": "time traveller", "error": "",
+        "curve": [{"epoch": 1, "tokens": 100, "train_perplexity": 1.1, "heldout_perplexity": 7.25}],
+    }  # fmt: skip
+    return {
+        "corpus": "time-machine", "outcome": whole | outcome, "environment": {"torch": "2", "device": "cpu"},
+        "started": "2026-01-01T00:00:00+00:00", "wall_s": 3.0, "together": 2, "load": 0.5,
+    }  # fmt: skip
+
+
+def grid_of(*runs: Run, session: str = "s") -> dict[str, object]:
+    protocol = {**dataclasses.asdict(RUN.protocol), "label": RUN.protocol.label}
+    return {
+        "protocol": protocol, "variants": ["gru"], "runs": [r.key for r in runs], "device": "cpu", "corpus": "text",
+        "corpus_sha256": "sha", "anchors": {"1-gram": 16.5}, "session": session, "speed_baseline": "gru",
+    }  # fmt: skip
+
+
+def test_done_reads_the_error(tmp_path: Path) -> None:
+    assert not record.done(tmp_path, RUN)
+    assert record.failed(tmp_path, RUN) == ""
+    record.write_run(tmp_path, RUN, fact(error="diverged: x", heldout_perplexity=None))
+    assert not record.done(tmp_path, RUN)
+    assert record.failed(tmp_path, RUN) == "diverged: x"
+    record.write_run(tmp_path, RUN, fact())
+    assert record.done(tmp_path, RUN)
+    assert not record.done(tmp_path, dataclasses.replace(RUN, seed=1))
+
+
+def test_gathered_is_what_was_written(tmp_path: Path) -> None:
+    record.write_run(tmp_path, RUN, fact())
+    record.write_run(
+        tmp_path, dataclasses.replace(RUN, seed=1), fact(error="oom: x", heldout_perplexity=None, curve=[])
+    )
+    record.write_grid(tmp_path, "bench", grid_of(RUN))
+    record.write_tables(record.gather(tmp_path), tmp_path)
+    results = record.read(tmp_path)
+    assert results.runs["run"].tolist() == [RUN.key, dataclasses.replace(RUN, seed=1).key]
+    assert results.runs["heldout_perplexity"].iloc[0] == 7.25
+    assert math.isnan(results.runs["heldout_perplexity"].iloc[1])  # missing, not 0
+    assert results.runs["error"].iloc[1] == "oom: x"
+    assert results.curves[["epoch", "heldout_perplexity"]].to_numpy().tolist() == [[1, 7.25]]
+    assert results.anchors.to_dict("records") == [
+        {"protocol": "classic", "corpus": "text", "corpus_sha256": "sha", "model": "1-gram", "heldout_perplexity": 16.5}
+    ]
+    assert results.protocols["epochs"].tolist() == [500]
+    assert results.runs["environment"].iloc[0] == results.environments["environment"].iloc[0]
+    assert not len(results.speed)
+    text = (tmp_path / "runs.csv").read_text()
+    assert "nan" not in text.lower()
+    assert text.splitlines()[0] == ",".join(record.COLUMNS["runs"])
+
+
+def test_the_run_a_grid_names_stands_for_its_edited_selves(tmp_path: Path) -> None:
+    later = dataclasses.replace(RUN, source="b")
+    record.write_run(tmp_path, RUN, fact())
+    record.write_run(tmp_path, later, fact() | {"started": "2026-02-01T00:00:00+00:00"})
+    record.write_grid(tmp_path, "bench", grid_of())
+    assert record.gather(tmp_path).runs["run"].tolist() == [later.key]
+    record.write_grid(tmp_path, "bench", grid_of(RUN))
+    assert record.gather(tmp_path).runs["run"].tolist() == [RUN.key]
+    assert len(record.gather(tmp_path).curves) == 1
+
+
+def test_speed_samples_of_the_sessions_a_grid_names(tmp_path: Path) -> None:
+    answer = {"blocks": [{"block": 0, "tokens_per_sec": 5.0}, {"block": 1, "tokens_per_sec": 6.0}], "load": 0.1,
+              "environment": {"torch": "2"}}  # fmt: skip
+    for session in ("s", "old"):
+        for label in ("gru", "gru#2"):
+            record.write_sample(tmp_path, session, 0, label, RUN, answer)
+    record.write_sample(tmp_path, "s", 1, "gru", RUN, {"error": "timeout: x"})
+    record.write_grid(tmp_path, "bench", grid_of())
+    speed = record.gather(tmp_path).speed
+    assert set(speed["session"]) == {"s"}
+    assert sorted(speed["tokens_per_sec"].dropna()) == [5, 5, 6, 6]
+    assert speed[speed["error"].notna()]["round"].tolist() == [1]
+    assert record.round_done(tmp_path, "s", 0, ["gru", "gru#2"])
+    assert not record.round_done(tmp_path, "s", 0, ["gru", "gru#2", "rnn"])
+    assert not record.round_done(tmp_path, "s", 1, ["gru"])  # it failed: to be tried again
+
+
+@pytest.mark.parametrize("torn", ["", "{", '{"version": 0}', "[]", "\udcff"])
+def test_a_torn_file_is_named_and_not_done(torn: str, tmp_path: Path) -> None:
+    record.write_run(tmp_path, RUN, fact())
+    path = next((tmp_path / "runs").glob("*.json"))
+    path.write_text(torn, errors="surrogateescape")
+    assert not record.done(tmp_path, RUN)
+    with pytest.raises(ValueError, match=path.name):
+        record.gather(tmp_path)
+
+
+@pytest.mark.parametrize("fail", ["fsync", "replace"])
+def test_written_whole_or_not_at_all(fail: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record.write(tmp_path / "x", "before")
+
+    def no(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, fail, no)
+    with pytest.raises(OSError, match="No space"):
+        record.write(tmp_path / "x", "after")
+    assert (tmp_path / "x").read_text() == "before"
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
+def test_one_writer(tmp_path: Path) -> None:
+    code = "import sys, pathlib; from harness import record\nwith record.writing(pathlib.Path(sys.argv[1])): pass"
+    run = [sys.executable, "-c", code, str(tmp_path)]
+    with record.writing(tmp_path):
+        second = subprocess.run(run, capture_output=True, text=True)
+        assert f"is being written by process {os.getpid()}" in second.stderr
+    assert subprocess.run(run, capture_output=True, text=True).returncode == 0
+
+
+def test_missing_tables_are_frames_without_rows(tmp_path: Path) -> None:
+    results = record.read(tmp_path)
+    for name, columns in record.COLUMNS.items():
+        frame = getattr(results, name)
+        assert isinstance(frame, pd.DataFrame)
+        assert not len(frame)
+        assert tuple(frame.columns) == columns
+
+
+@pytest.mark.parametrize(
+    "break_it",
+    [
+        lambda p: p.write_text(""),
+        lambda p: p.write_text("a,b\n1,2\n"),
+        lambda p: p.write_bytes(b"\xff\xfe\x00"),
+        lambda p: p.write_text('"' + p.read_text()),
+    ],
+)
+def test_a_table_of_another_kind_is_refused(break_it: Callable[[Path], object], tmp_path: Path) -> None:
+    record.write_tables(record.gather(tmp_path), tmp_path)
+    break_it(tmp_path / "runs.csv")
+    with pytest.raises(ValueError, match=r"runs\.csv") as error:
+        record.read(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_json_holds_the_whole_run(tmp_path: Path) -> None:
+    record.write_run(tmp_path, RUN, fact())
+    whole = json.loads(next((tmp_path / "runs").glob("*.json")).read_text())
+    assert whole["run"] == dataclasses.asdict(RUN)
+    assert record._as_run(whole["run"]).key == RUN.key
