@@ -62,11 +62,13 @@ class Cell(nn.Module):
 
     weights: names, from which the shapes follow: `W_x*` (S, d, h), `W_h*` (S, h, h), `b_*` (S, 1, h).
     states:  how many tensors (S, n, h) are carried from step to step; the first is the output H.
+    fixed, absent: the gates held at a constant, and the weights that are dead for it; `fix` fills them.
     """
 
     weights: ClassVar[str] = ""
     states: ClassVar[int] = 1
     absent: ClassVar[frozenset[str]] = frozenset()
+    fixed: ClassVar[dict[str, float]] = {}
     step: Callable[..., Tensor | State]  # the equations: X (S, n, d) and the state before -> the state after
 
     def __init__(self, d: int, h: int, seeds: int = 1) -> None:
@@ -113,4 +115,4 @@ def fix(cell: type[Cell], values: tuple[tuple[str, float], ...]) -> type[Cell]:
     if total.requires_grad:
         total.backward()
     dead = [name for name, weight in probe.named_parameters() if weight.grad is None or not weight.grad.any()]
-    return type(cell.__name__, (fixed,), {"absent": frozenset(dead)})
+    return type(cell.__name__, (fixed,), {"absent": frozenset(dead), "fixed": dict(values)})
