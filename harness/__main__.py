@@ -188,8 +188,8 @@ def announce(plan: Plan, todo: int, workers: int) -> None:
     if contrasts and plan.seeds < need:
         print(
             f"warning: {plan.seeds} seed{'s' * (plan.seeds > 1)} cannot tell a difference from {grid.BASELINE} from "
-            f"chance: an exact paired test of {contrasts} comparisons needs {need} (SEEDS={need}). "
-            "Intervals are shown, no verdict but 'undecided' or 'equivalent' can be had",
+            f"chance: an exact paired test of {contrasts} comparison{'s' * (contrasts > 1)} needs {need} "
+            f"(SEEDS={need}). Intervals are shown, no verdict but 'undecided' or 'equivalent' can be had",
             file=sys.stderr,
         )
 
