@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -207,3 +208,169 @@ def scratch_names(variant: str, params: list[Tensor]) -> dict[str, Tensor]:
         names = [f"cell.{n}" for k in "zrh" for n in (f"W_x{k}", f"W_h{k}", f"b_{k}")]
         values = params
     return dict(zip([*names, "W_hq", "b_q"], (v.detach() for v in values), strict=True))
+
+
+# ---- what a training is, beside its numbers ---------------------------------------------------------------------
+
+
+def many(seeds: Sequence[int], **changes: object) -> list[Run]:
+    protocol = dataclasses.replace(SMALL, **changes)  # type: ignore[arg-type]
+    return [run(seed=seed, protocol=protocol) for seed in seeds]
+
+
+@pytest.mark.usefixtures("watched")
+@pytest.mark.parametrize("num_steps", [5, 3])
+def test_the_data_of_a_seed_is_its_own(num_steps: int) -> None:
+    """The same windows alone and among others, shifted by one for the targets, all from the part to learn from."""
+    alone: Batches = []
+    beside: Batches = []
+    for seeds, kept in (([1], alone), ([0, 1, 2], beside)):
+        train(many(seeds, num_steps=num_steps), book())
+        kept += Watched.last.saw
+    assert len(alone) == len(beside)
+    for (X, Y), (XX, YY) in zip(alone, beside, strict=True):
+        assert torch.equal(X[:, 0], XX[:, 1])
+        assert torch.equal(Y[:, 0], YY[:, 1])
+        assert X.shape == (num_steps, 1, SMALL.batch_size)
+    learn, _ = text.split(book(), SMALL.train_characters, SMALL.heldout_characters)
+    string = "".join(map(chr, learn.astype(int)))
+    starts = set()
+    for X, Y in alone:
+        for k in range(SMALL.batch_size):
+            window = "".join(map(chr, [*X[:, 0, k].tolist(), int(Y[-1, 0, k])]))
+            assert window in string
+            assert "".join(map(chr, Y[:, 0, k].tolist())) == window[1:]
+        starts.add(string.index("".join(map(chr, X[:, 0, 0].tolist()))))
+    assert len(starts) > len(alone) // SMALL.epochs  # another offset each epoch
+
+
+def test_offsets_are_the_books_and_do_not_change_the_number_of_windows() -> None:
+    protocol = dataclasses.replace(SMALL, num_steps=5)
+    characters = torch.arange(SMALL.train_characters)
+    windows = text.windows(len(characters), protocol.batch_size, protocol.num_steps)
+    for offset in range(protocol.num_steps + 1):
+        streams = training.sequential(characters, protocol, [offset])
+        assert streams[0, 0, 0] == offset
+        length = (len(characters) - offset - 1) // protocol.batch_size
+        assert streams[0, 0].tolist() == [offset + k * length for k in range(protocol.batch_size)]
+        assert len(streams) > windows * protocol.num_steps  # the last target is there too
+        assert streams.max() < len(characters)
+    drawn = {random.Random(seed).randint(0, protocol.num_steps) for seed in range(50)}
+    assert drawn == set(range(protocol.num_steps + 1))
+
+
+def test_a_training_twice_is_the_same_and_another_seed_is_another() -> None:
+    one, two = (train([run()], book())[0] for _ in range(2))
+    assert dataclasses.replace(one, train_s=0) == dataclasses.replace(two, train_s=0)
+    other = train([run(seed=1)], book())[0]
+    assert other.heldout_perplexity != one.heldout_perplexity
+
+
+def test_seeds_alone_are_the_seeds_together() -> None:
+    """In float32 the products of a batch are summed in another order: 1e-4 of a perplexity is 100 roundings of 1e-6."""
+    together = train(many([0, 1, 2]), book())
+    for seed, beside in enumerate(together):
+        alone = train(many([seed]), book())[0]
+        assert alone.heldout_perplexity == pytest.approx(beside.heldout_perplexity, rel=1e-4)
+        assert alone.train_perplexity == pytest.approx(beside.train_perplexity, rel=1e-4)
+        assert [p.epoch for p in alone.curve] == [p.epoch for p in beside.curve]
+
+
+def test_heldout_perplexity_is_the_text_that_follows_read_once_with_its_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once more, stream by stream and character by character."""
+    made: list[Model] = []
+    real = Model
+    monkeypatch.setattr(training, "Model", lambda *a, **k: made.append(real(*a, **k)) or made[-1])  # type: ignore[func-returns-value]
+    outcome = train([run()], book())[0]
+    held = book().tokens[SMALL.train_characters : SMALL.train_characters + SMALL.heldout_characters].astype(int)
+    length = len(held) // SMALL.batch_size
+    nats = []
+    with torch.no_grad():
+        for k in range(SMALL.batch_size):
+            stream = held[k * length : (k + 1) * length].tolist()
+            state = made[0].cell.begin(1)
+            for now, after in itertools.pairwise(stream):
+                logits, state = made[0](torch.tensor([[[now]]]), state)
+                nats.append(-logits.log_softmax(-1).flatten()[after].item())
+    assert outcome.heldout_perplexity == pytest.approx(math.exp(sum(nats) / len(nats)), rel=1e-5)
+
+
+@pytest.mark.parametrize(("epochs", "points"), [(500, 20), (20, 20), (7, 7), (30, 20), (1, 1)])
+def test_looks_about_twenty_times_and_at_the_end(epochs: int, points: int) -> None:
+    looks = training.evaluation_epochs(dataclasses.replace(SMALL, epochs=epochs))
+    assert len(looks) == points
+    assert max(looks) == epochs
+    assert min(looks) >= 1
+
+
+def test_perplexity() -> None:
+    assert training.perplexity(math.log(7.5)) == pytest.approx(7.5)
+    assert [training.perplexity(x) for x in (math.nan, math.inf, 1e4)] == [None] * 3
+
+
+@pytest.mark.parametrize("poison", ["loss", "gradient"])
+def test_a_seed_that_diverges_between_two_looks_is_its_own_row(poison: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One number that is none, once, in the first of three epochs of which only the last is looked at."""
+    well = train(many([0, 1, 2], evaluations=1), book())
+
+    class Poisoned(Model):
+        steps = 0
+
+        def losses(self, X: Tensor, Y: Tensor, state: Params) -> tuple[Tensor, Params]:
+            losses, state = super().losses(X, Y, state)
+            self.steps += torch.is_grad_enabled()
+            if self.steps == 2 and torch.is_grad_enabled():
+                bad = torch.zeros_like(losses)
+                bad[1] = math.nan if poison == "loss" else 0
+                losses = losses + bad
+                if poison == "gradient":
+                    losses = losses + 0 * (self.b_q[1].sum() - self.b_q[1].detach().sum() + 0).sqrt()
+            return losses, state
+
+    monkeypatch.setattr(training, "Model", Poisoned)
+    ill = train(many([0, 1, 2], evaluations=1), book())
+    assert ill[1].error == "diverged: the loss is not a number by epoch 3"
+    assert ill[1].heldout_perplexity is ill[1].train_perplexity is None
+    assert ill[1].curve[-1].heldout_perplexity is None
+    assert ill[1].sample == ""
+    for k in (0, 2):
+        assert dataclasses.replace(ill[k], train_s=0) == dataclasses.replace(well[k], train_s=0)
+
+
+def test_a_learning_rate_that_explodes_is_a_row() -> None:
+    (outcome,) = train(many([0], lr=1e30, clip=1e30), book())
+    assert outcome.error.startswith("diverged: ")
+    assert outcome.heldout_perplexity is None
+    assert outcome.parameters
+
+
+def test_the_sample_is_the_likeliest_text() -> None:
+    model = Model("gru", len(book().vocabulary), 6, [0, 1], init="torch")
+    said = training.generate(model, book(), prompt="time", characters=9)
+    for seed, sample in enumerate(said):
+        assert len(sample.replace("<unk>", "?")) == 4 + 9
+        tokens = text.encode(book(), "time").astype(int).tolist()
+        for _ in range(9):
+            logits, _ = model(torch.tensor(tokens)[:, None, None].expand(-1, 2, 1), model.cell.begin(1))
+            tokens.append(int(logits[-1, seed, 0].argmax()))
+        assert sample == "time" + text.decode(book(), tokens[4:])
+    assert len(train([run()], book())[0].sample.replace("<unk>", "?")) == len(training.PROMPT) + 50
+
+
+def test_a_state_that_never_changes_learns_the_frequencies_of_characters() -> None:
+    protocol = dataclasses.replace(
+        SMALL, epochs=30, lr=2.0, train_characters=2000, batch_size=20, heldout_characters=500
+    )
+    outcome = train([run("gru:Z=1", protocol=protocol)], book())[0]
+    learn, held = text.split(book(), 2000, 500)
+    unigram = text.anchors(book(), learn, held)["1-gram"]
+    assert outcome.heldout_perplexity == pytest.approx(unigram, rel=0.02)
+
+
+def test_who_trains_beside_whom() -> None:
+    cuda = [dataclasses.replace(r, device="cuda") for r in many([0, 1])]
+    captured = [dataclasses.replace(r, capture=True) for r in cuda]
+    library = [dataclasses.replace(run("nn.gru", seed=s), device="cuda") for s in (0, 1)]
+    assert list(training.packs(many([0, 1]))) == [[r] for r in many([0, 1])]
+    assert list(training.packs([*cuda, *captured])) == [cuda, captured]
+    assert list(training.packs(library)) == [[r] for r in library]
