@@ -321,6 +321,6 @@ def test_a_seed_that_is_not_a_number_leaves_the_others_to_the_last_bit(name: str
     sick, sick_lost = trained(name, [3, 7, 11], poison=7)
     for (key, a), (_, b) in zip(healthy.named_parameters(), sick.named_parameters(), strict=True):
         assert torch.equal(a[[0, 2]], b[[0, 2]]), key
-    for a, b in zip(lost, sick_lost, strict=True):
-        assert torch.equal(a[[0, 2]], b[[0, 2]])
-        assert b[1].isnan()
+    for before, after in zip(lost, sick_lost, strict=True):
+        assert torch.equal(before[[0, 2]], after[[0, 2]])
+        assert after[1].isnan()
