@@ -199,13 +199,12 @@ def _session(plan: Plan) -> tuple[str, list[str]]:
     import hashlib
     import json
 
-    from harness.execute import cores
-    from harness.measure import AGAIN, environment, settle
+    from harness.measure import AGAIN, SETTLED, environment
 
-    settle(cores(), "ieee")
     labels = [*plan.variants, plan.speed_baseline + AGAIN]
     keys = [plan.run(label.removesuffix(AGAIN), 0).key for label in labels]
-    whole = json.dumps([keys, environment(plan.device)], sort_keys=True)
+    machine = {fact: value for fact, value in environment(plan.device).items() if fact not in SETTLED}
+    whole = json.dumps([keys, machine], sort_keys=True)
     return f"{plan.verb}-{hashlib.sha256(whole.encode()).hexdigest()[:12]}", labels
 
 

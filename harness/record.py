@@ -43,7 +43,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "speed": (
         "session", "round", "label", "variant", "engine", "capture", "precision", "device", "protocol",
         "hidden", "seeds", "block", "steps", "tokens_per_sec", "step_ms", "first_step_ms",
-        "peak_memory_mib", "peak_reserved_mib", "context_switches", "cpu_per_wall", "load", "disturbed",
+        "peak_memory_mib", "peak_reserved_mib", "context_switches", "cpu_per_wall", "others_cpu", "load", "disturbed",
         "kernels", "environment", "started", "error",
     ),
     # one row an order: what counting characters achieves on the same split; `floor` is the exact
