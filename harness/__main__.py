@@ -226,14 +226,14 @@ def _time(plan: Plan, folder: Path, session: str, labels: list[str]) -> None:
 
 def refresh(folder: Path) -> Results:
     """Every table and the report again, from the files of single runs and samples."""
-    from harness import record, report, stats
+    from harness import record, report, table
 
     results = record.gather(folder)
     answers = {}
     for verb, asked in record.grids(folder).items():
         runs = results.runs[results.runs["run"].isin(asked["runs"])]
         speed = results.speed[results.speed["session"] == asked["session"]]
-        answers[verb] = stats.table(
+        answers[verb] = table.build(
             runs, speed, asked["variants"], asked["protocol"]["label"], asked["corpus_sha256"], asked["device"],
             speed_baseline=asked["speed_baseline"],
         )  # fmt: skip

@@ -25,6 +25,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from harness import stats
+from harness.evidence import best_ngram, over_seeds
+from harness.spell import bracket, compact, count, mib, nats, ppl, rate
 
 WIDE, NARROW = 7.6, 3.7  # inches: a page, and a phone
 MOST = 24  # rows or panels a figure can hold and be read; the tables have them all
@@ -286,16 +288,6 @@ def perplexity_speed_alt(table: pd.DataFrame, anchors: pd.DataFrame) -> str:
     return text + "".join(f" Reference line: {name} at {ppl(value)}." for name, value in _references(anchors))
 
 
-def over_seeds(data: pd.DataFrame, column: str) -> pd.DataFrame:
-    """By tokens: mean over seeds of log-perplexity and its 95 % t interval, as perplexities."""
-    rows = {}
-    for tokens, values in data[data[column] > 0].groupby("tokens")[column]:
-        logs = np.log(values.to_numpy(dtype=float))
-        bounds = stats.interval(logs)
-        rows[float(str(tokens))] = np.exp([logs.mean(), bounds.low, bounds.high])
-    return pd.DataFrame.from_dict(rows, orient="index", columns=["mean", "low", "high"]).sort_index()
-
-
 def svg(figure: Figure) -> str:
     """The figure as SVG text: no date, fixed ids, a transparent ground, letters as letters."""
     out = io.StringIO()
@@ -310,52 +302,6 @@ def svg(figure: Figure) -> str:
 def darken(drawn: str) -> str:
     """The same SVG for a dark page: drawing twice would cost another half a second a figure."""
     return re.sub("|".join(LIGHT.values()), lambda hit: SWAP[hit[0]], drawn)
-
-
-def best_ngram(anchors: pd.DataFrame) -> tuple[str, float] | None:
-    """The n-gram with the lowest held-out perplexity, and that perplexity."""
-    data = anchors[anchors.model.astype(str).str.fullmatch(r"\d+-gram")].dropna(subset=["heldout_perplexity"])
-    if data.empty:
-        return None
-    row = data.loc[data.heldout_perplexity.idxmin()]
-    return str(row.model), float(row.heldout_perplexity)
-
-
-def ppl(x: float) -> str:
-    return "" if not math.isfinite(x) else f"{x:.2f}" if x < 1000 else f"{x:.3g}"
-
-
-def nats(x: float, sign: bool = False) -> str:
-    return "" if not math.isfinite(x) else f"{x:{'+' if sign else ''}.3f}".replace("-", "\u2212")
-
-
-def rate(x: float) -> str:
-    """Three significant digits: more would be noise."""
-    if not math.isfinite(x):
-        return ""
-    return f"{float(f'{x:.3g}'):,.0f}" if abs(x) >= 100 else f"{x:.3g}"
-
-
-def mib(x: float) -> str:
-    return "" if not math.isfinite(x) else f"{x:,.1f}" if abs(x) < 100 else f"{x:,.0f}"
-
-
-def compact(x: float) -> str:
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(x) >= size:
-            return f"{x / size:.3g}{unit}"
-    return f"{x:.3g}"
-
-
-def count(x: float) -> str:
-    return f"{x:,.0f}" if math.isfinite(x) else ""
-
-
-def bracket(low: float, high: float, spell: Callable[[float], str]) -> str:
-    """`[low, high]`, or nothing where either end is missing."""
-    if not (math.isfinite(low) and math.isfinite(high)):
-        return ""
-    return f"[{spell(low)}, {spell(high)}]"
 
 
 def _ranked(

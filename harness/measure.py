@@ -173,7 +173,7 @@ def time_steps(run: Run, vocabulary: int) -> Answer:
         others = None
         if busy_before is not None and busy_after is not None:
             others = max(0.0, busy_after - busy_before - own_s) / seconds
-        free = (os.cpu_count() or 1) - torch.get_num_threads()
+        free = max(0, (os.cpu_count() or 1) - torch.get_num_threads())
         blocks.append(
             {
                 "block": attempt,

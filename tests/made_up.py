@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from harness import grid, record, stats
+from harness import grid, record, table
 
 HELDOUT = {  # perplexities to scatter around
     "rnn": 7.30, "gru": 6.83, "gru_after": 6.78, "lstm": 7.20,
@@ -89,7 +89,7 @@ def write(
         for row in timed(verb, variants, random, own, rounds, failures)
     ])  # fmt: skip
     tables = {
-        verb: stats.table(run_frame, speed_frame[speed_frame.session == f"{verb}-s1"], variants, own.label, SHA, "cpu")
+        verb: table.build(run_frame, speed_frame[speed_frame.session == f"{verb}-s1"], variants, own.label, SHA, "cpu")
         for verb, variants in (("bench", bench), ("ablate", ablate))
     }
     out = {

@@ -87,12 +87,14 @@ def test_work_done_anywhere_is_seen() -> None:
     assert after - before >= 0.2  # counted in hundredths
 
 
-def test_a_block_beside_others_is_disturbed(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_block_beside_others_is_disturbed(monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
     """All processors are ours here, so one second of others' work in each block is too much; none is none."""
     monkeypatch.setattr(measure, "BLOCK_S", 0.01)
     monkeypatch.setattr(measure, "WARM_S", 0.0)
     monkeypatch.setattr(measure, "SWITCHES_PER_S", math.inf)
     monkeypatch.setattr("os.cpu_count", lambda: 1)
+    monkeypatch.setattr("torch.get_num_threads", lambda: threads)  # more than processors: none is free, not minus one
     for each, disturbed in ((1.0, True), (0.0, False)):
         clock = itertools.count(0.0, each)
         monkeypatch.setattr(measure, "_busy_s", lambda clock=clock: next(clock))

@@ -1,0 +1,163 @@
+"""The rows that count: every table made safe, and the trainings, pairs and samples behind a row of one.
+
+Rule: frames in, rows of them out. Beside a row of bench.csv or ablate.csv stand only points that give its own
+numbers; a word that its own number contradicts is not repeated.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+
+import numpy as np
+import pandas as pd
+
+from harness import grid, rates, record, stats
+
+VERDICTS = {"worse": "\u25b2", "better": "\u25bc", "equivalent": "=", "undecided": "?"}
+ROW = ["variant", "engine", "capture", "precision", "device", "protocol"]
+TEXTS = {
+    "run", "variant", "engine", "precision", "device", "protocol", "corpus", "corpus_sha256", "baseline", "verdict",
+    "speed_baseline", "error", "sample", "environment", "started", "session", "label", "model", "name", "init",
+    "kernels",
+}  # fmt: skip
+
+
+def typed(results: record.Results) -> record.Results:
+    """Every column there, texts as text ('' for missing), numbers finite or NaN: pandas guesses from what it sees."""
+    frames = {}
+    for name, columns in record.COLUMNS.items():
+        frame = getattr(results, name).reindex(columns=list(columns))
+        for column in columns:
+            values = frame[column]
+            if column in {"capture", "disturbed"}:
+                frame[column] = values.astype(str).str.lower().isin(["true", "1", "1.0"])
+            elif column in TEXTS or name == "environments":
+                frame[column] = values.astype(object).where(values.notna(), "").astype(str)
+            else:
+                numbers = pd.to_numeric(values.astype(object), errors="coerce").astype(np.float64)
+                frame[column] = numbers.where(np.isfinite(numbers))
+        for column in {"train_perplexity", "heldout_perplexity", "tokens_per_sec", "peak_memory_mib"} & set(columns):
+            frame[column] = frame[column].where(frame[column] > 0)  # all are drawn or divided by
+        frames[name] = frame.reset_index(drop=True)
+    return record.Results(**frames)
+
+
+def finished(data: record.Results, table: pd.DataFrame) -> pd.DataFrame:
+    """Trainings behind the rows of a table that ended well, one a row and seed, with that row's `label`."""
+    keys = [*ROW, "corpus_sha256"]
+    names = table.assign(label=[label(row, table) for _, row in table.iterrows()])[[*keys, "label"]]
+    runs = data.runs[(data.runs.error == "") & (data.runs.heldout_perplexity > 0)].merge(names, on=keys)
+    return runs.sort_values(["started", "run"], kind="stable").drop_duplicates(["label", "seed"], keep="last")
+
+
+def differences(data: record.Results, table: pd.DataFrame) -> pd.DataFrame:
+    """label, seed, delta_nats: each pair behind a row of the table.
+
+    Only where their mean is the table's: points of other runs beside a mean would be worse than none.
+    """
+    own = finished(data, table)
+    own = own.assign(logs=np.log(own.heldout_perplexity.to_numpy(dtype=float)))
+    found = []
+    for _, row in table.dropna(subset=["delta_nats"]).iterrows():
+        mine = own[own.label == label(row, table)].set_index("seed").logs
+        for _, group in own[own.variant == row.baseline].groupby("label"):
+            pairs = (mine - group.set_index("seed").logs).dropna()
+            if len(pairs) == row.pairs and abs(float(pairs.mean()) - row.delta_nats) < 1e-6:
+                found.append(
+                    pd.DataFrame({"label": label(row, table), "seed": pairs.index, "delta_nats": pairs.values})
+                )
+                break
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=["label", "seed", "delta_nats"])
+
+
+def speed_samples(data: record.Results, table: pd.DataFrame) -> pd.DataFrame:
+    """label, round, tokens_per_sec, peak_memory_mib: a row a fresh process, of the session the table was made from."""
+    speed = data.speed[(data.speed.error == "") & ~data.speed.label.str.contains("#") & ~(data.speed.seeds > 1)]
+    found = []
+    for _, row in table.dropna(subset=["tokens_per_sec"]).iterrows():
+        mine = speed[np.logical_and.reduce([speed[c] == row[c] for c in ROW])]
+        for _, session in mine.groupby(["session", "environment", "label"]):
+            clean = session.groupby("round").disturbed.transform(lambda d: d.all() | ~d)
+            each = session[clean].groupby("round").agg(
+                tokens_per_sec=("tokens_per_sec", "median"), peak_memory_mib=("peak_memory_mib", "max")
+            )  # fmt: skip
+            if math.isclose(each.tokens_per_sec.median(), row.tokens_per_sec, rel_tol=1e-6):
+                found.append(each.reset_index().assign(label=label(row, table)))
+                break
+    columns = ["label", "round", "tokens_per_sec", "peak_memory_mib"]
+    return pd.concat(found, ignore_index=True)[columns] if found else pd.DataFrame(columns=columns, dtype=float)
+
+
+def speed_ratio(data: record.Results, table: pd.DataFrame, one: str, other: str) -> rates.SpeedRatio | None:
+    """Of two variants of a table with one row each, in one precision, in a session that holds both."""
+    rows = table[table.variant.isin([one, other])].dropna(subset=["tokens_per_sec"])
+    if sorted(rows.variant) != sorted([one, other]) or rows.precision.nunique() > 1:
+        return None
+    speed = data.speed[data.speed.protocol.isin(rows.protocol) & data.speed.device.isin(rows.device)]
+    if not {one, other} <= set(speed.label):
+        return None
+    ratio = rates.speed_ratio(speed[~(speed.seeds > 1)], one, other)
+    return ratio if ratio.rounds else None
+
+
+def anchors(data: record.Results, table: pd.DataFrame) -> pd.DataFrame:
+    """What counting characters achieves on the split of this table."""
+    if table.empty:
+        return data.anchors.iloc[:0]
+    first = table.iloc[0]
+    return data.anchors[(data.anchors.protocol == first.protocol) & (data.anchors.corpus_sha256 == first.corpus_sha256)]
+
+
+def best_ngram(anchors: pd.DataFrame) -> tuple[str, float] | None:
+    """The n-gram with the lowest held-out perplexity, and that perplexity."""
+    data = anchors[anchors.model.astype(str).str.fullmatch(r"\d+-gram")].dropna(subset=["heldout_perplexity"])
+    if data.empty:
+        return None
+    row = data.loc[data.heldout_perplexity.idxmin()]
+    return str(row.model), float(row.heldout_perplexity)
+
+
+def over_seeds(data: pd.DataFrame, column: str) -> pd.DataFrame:
+    """By tokens: mean over seeds of log-perplexity and its 95 % t interval, as perplexities."""
+    rows = {}
+    for tokens, values in data[data[column] > 0].groupby("tokens")[column]:
+        logs = np.log(values.to_numpy(dtype=float))
+        bounds = stats.interval(logs)
+        rows[float(str(tokens))] = np.exp([logs.mean(), bounds.low, bounds.high])
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["mean", "low", "high"]).sort_index()
+
+
+def family(table: pd.DataFrame) -> int:
+    """How many comparisons Holm counted: read off the smallest p where it can be, else every other variant."""
+    both = table.dropna(subset=["p_holm", "p_signflip"])
+    if len(both):
+        least = both.loc[both.p_signflip.idxmin()]
+        if least.p_signflip > 0 and least.p_holm < 1:
+            return round(float(least.p_holm) / float(least.p_signflip))
+    return max(len(set(table.variant) - {grid.BASELINE}), len(both))
+
+
+def verdict(row: pd.Series) -> str:
+    """The table's word, if it is one, and if the sign of its own difference agrees."""
+    word, d = str(row.verdict), float(row.delta_nats)
+    if word not in VERDICTS or not math.isfinite(d) or (word == "worse" and d <= 0) or (word == "better" and d >= 0):
+        return ""
+    return word
+
+
+def fixed(variant: object) -> tuple[str, list[tuple[str, str]]]:
+    """`gru:R=1,Z=0` -> ("gru", [("R", "1"), ("Z", "0")])."""
+    cell, _, rest = str(variant).partition(":")
+    return cell, re.findall(r"(\w+)=([^,]+)", rest)
+
+
+def label(row: pd.Series, table: pd.DataFrame) -> str:
+    """The variant, and how it was run where the table has it more than once."""
+    return str(row.variant) if (table.variant == row.variant).sum() == 1 else f"{row.variant} {how(row)}"
+
+
+def how(row: pd.Series) -> str:
+    """How a row was run, where it is not the usual way: engine, capture, precision."""
+    parts = [str(row.engine), "captured" if row.capture else "", str(row.precision) if row.precision != "ieee" else ""]
+    return ", ".join(p for p in parts if p)

@@ -1,0 +1,489 @@
+"""What the page says in words: findings, answers, caveats, methods, limits, noise.
+
+Rule: every sentence is computed from rows that are shown below it, or left out; a number carries its n, its
+interval and its unit. What is `Markup` here is safe: every value went in through `format`, which escapes it.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from markupsafe import Markup
+
+from harness import evidence, grid, rates, record, stats
+from harness.spell import (
+    bracket,
+    count,
+    either,
+    mib,
+    nats,
+    p_value,
+    pct,
+    percent,
+    plain,
+    ppl,
+    rate,
+    several,
+    span,
+    times,
+    unique,
+)
+
+
+class Gate(NamedTuple):
+    """What its equations say of a gate, not what was found. At `gone` they simply lose it."""
+
+    name: str
+    role: str
+    gone: str
+
+
+GATES = {  # of the baseline; another's are called by their letter
+    "R": Gate("the reset gate", "R decides how much of the old state the new candidate may see.", "1"),
+    "Z": Gate("the update gate", "Z decides how much of the old state is kept; Z = 1 keeps all of it.", "0"),
+}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A question of the first screen: the finding in a sentence, then what supports it."""
+
+    question: str
+    role: str
+    finding: str
+    points: Sequence[Markup]
+    cost: Sequence[Markup]
+
+
+def effect(row: pd.Series, family: int) -> Markup:
+    """One row's difference to its baseline in words; nothing where there is none."""
+    d, low, high = float(row.delta_nats), float(row.delta_low), float(row.delta_high)
+    if not math.isfinite(d):
+        return Markup("")
+    bounded = math.isfinite(low) and math.isfinite(high)
+    base, word = str(row.baseline) or grid.BASELINE, evidence.verdict(row)
+    cell, fixed = evidence.fixed(row.variant)
+    named = bool(fixed) and cell == base
+    subject = Markup("<code>{}</code> against <code>{}</code>:").format(row.variant, base)
+    if named:
+        gates = " and ".join(f"{gate_name(cell, gate)} at {value}" for gate, value in fixed)
+        subject = Markup("Fixing {} (<code>{}</code>)").format(gates, row.variant)
+    if word in ("worse", "better"):
+        sign = 1 if word == "worse" else -1
+        ends = sorted((sign * percent(low), sign * percent(high)))
+        said = Markup("makes held-out perplexity" if named else "held-out perplexity is") + Markup(
+            " <strong>{} by {}</strong> {}"
+        ).format(word, pct(sign * percent(d)), bracket(ends[0], ends[1], pct))
+    else:
+        size = f"{pct(percent(d), True)} {bracket(percent(low), percent(high), lambda x: pct(x, True))}".strip()
+        said = Markup("changes held-out perplexity by {}" if named else "held-out perplexity differs by {}").format(
+            size
+        )
+        if word:
+            said += Markup(": <strong>{}</strong>").format(word)
+        if word == "equivalent":
+            said += f", inside \u00b1{stats.MARGIN_NATS} nats/char"
+    parts = [f"{nats(d, sign=True)} nats/char", f"n = {several(row.pairs, 'pair')}"]
+    if math.isfinite(row.p_holm):
+        parts.append(f"p {p_value(row.p_holm)} Holm over {family}")
+    if not bounded:
+        parts.append("no interval")
+    return subject + " " + said + Markup(" <span>({})</span>.").format(", ".join(parts))
+
+
+def gate_answers(data: record.Results) -> list[Answer]:
+    """For each gate of the baseline that was fixed: what that did, and what the gate costs."""
+    table = data.ablate
+    answers = []
+    asked = dict.fromkeys([*GATES, *(g for v in table.variant for g, _ in evidence.fixed(v)[1])])
+    for gate in asked:
+        name = gate_name(grid.BASELINE, gate)
+        rows = [r for _, r in table.iterrows() if evidence.fixed(r.variant)[0] == grid.BASELINE
+                and [g for g, _ in evidence.fixed(r.variant)[1]] == [gate]]  # fmt: skip
+        if not rows and gate not in GATES:
+            continue
+        answers.append(
+            Answer(
+                question=f"What is {name} for?",
+                role=GATES[gate].role if gate in GATES else "",
+                finding=needed(rows) if rows else "Not measured yet: make ablate runs it.",
+                points=[s for r in rows if (s := effect(r, evidence.family(table)))],
+                cost=gate_cost(data, rows, gate, name),
+            )
+        )
+    return answers
+
+
+def needed(rows: Sequence[pd.Series]) -> str:
+    """What the verdicts on a gate's fixed values say together, and no more than they say."""
+    by: dict[str, list[str]] = {}
+    for row in rows:
+        by.setdefault(evidence.verdict(row), []).append(evidence.fixed(row.variant)[1][0][1])
+    tried = sum(len(v) for v in by.values())
+    worse = f" Fixed at {either(by['worse'])} it does worse." if "worse" in by else ""
+    if "better" in by:
+        return f"Not needed here: fixed at {either(by['better'])} the network does better.{worse}"
+    if "equivalent" in by:
+        return f"Not needed here: fixed at {either(by['equivalent'])} the network does as well.{worse}"
+    if len(by.get("worse", [])) == tried:
+        return f"Needed here: {'the one fixed value' if tried == 1 else f'each of the {tried} fixed values'} is worse."
+    if "undecided" in by:
+        return f"Undecided: fixed at {either(by['undecided'])}, these seeds cannot tell.{worse}"
+    return f"Nothing can be said yet: too few seeds have finished.{worse}"
+
+
+def gate_cost(data: record.Results, rows: Sequence[pd.Series], gate: str, name: str) -> list[Markup]:
+    """What having the gate costs: parameters, speed and memory of the baseline beside the row without it."""
+    own = data.ablate[data.ablate.variant == grid.BASELINE]
+    usual = GATES[gate].gone if gate in GATES else None
+    rows = sorted(rows, key=lambda r: evidence.fixed(r.variant)[1][0][1] != usual)
+    if own.empty or not rows:
+        return []
+    base, row = own.iloc[0], rows[0]
+    said = []
+    if base.parameters > 0 and row.parameters > 0:
+        said.append(
+            Markup("Parameters: {} with {}, {} without (<code>{}</code>), {} as many.").format(
+                count(base.parameters),
+                name,
+                count(row.parameters),
+                row.variant,
+                times(base.parameters / row.parameters),
+            )
+        )
+    ratio = evidence.speed_ratio(data, data.ablate, str(row.variant), grid.BASELINE)
+    if ratio:
+        said.append(
+            Markup("Speed: <code>{}</code> trains at <strong>{}</strong> the rate of <code>{}</code>{}.").format(
+                row.variant, _times(ratio), grid.BASELINE, _rounds(ratio)
+            )
+        )
+    if base.peak_memory_mib > 0 and row.peak_memory_mib > 0:
+        n = f" (n = {span(pd.Series([base.speed_samples, row.speed_samples]).dropna())} samples each)"
+        said.append(
+            Markup("Peak memory: {} MiB with, {} MiB without{}.").format(
+                mib(base.peak_memory_mib), mib(row.peak_memory_mib), n if base.speed_samples > 0 else ""
+            )
+        )
+    return said
+
+
+def loop_answer(data: record.Results) -> list[Answer]:
+    """How much of nn.gru's speed is the cell and how much the way it is run."""
+    table = data.bench
+    if table.empty:
+        return []
+    fast, slow, twin = grid.SPEED_BASELINE, grid.BASELINE, "gru_after"
+    rows = {str(r.variant): r for _, r in table.iterrows()}
+    whole = evidence.speed_ratio(data, table, fast, slow)
+    if not whole:
+        return []
+    engine = str(rows[slow].engine) or "loop"
+    speed = f"{rate(rows[fast].tokens_per_sec)} tokens/s, " if rows[fast].tokens_per_sec > 0 else ""
+    points = [
+        Markup(
+            "<code>{}</code> reaches {}<strong>{}</strong> the scratch <code>{}</code>{}. It is another GRU: it resets "
+            "after the product and has a second bias."
+        ).format(fast, speed, _times(whole), slow, _rounds(whole))
+    ]
+    cell, loop = evidence.speed_ratio(data, table, twin, slow), evidence.speed_ratio(data, table, fast, twin)
+    finding = f"It trains at {times(whole.ratio)} the speed of the scratch {slow}."
+    if cell and loop:
+        shares = f"the cell makes {times(cell.ratio)} and the way it is run {times(loop.ratio)}"
+        finding = f"Of its {times(whole.ratio)}, {shares}."
+        points += [
+            Markup(
+                "The cell: <code>{}</code>, the same equations as <code>{}</code> run like <code>{}</code> "
+                "(engine {}), reaches {} the rate of <code>{}</code>{}."
+            ).format(twin, fast, slow, engine, _times(cell), slow, _rounds(cell)),
+            Markup("The way it is run: <code>{}</code> reaches {} the rate of <code>{}</code>{}.").format(
+                fast, _times(loop), twin, _rounds(loop)
+            ),
+        ]
+    quality = effect(rows[fast], evidence.family(table)) if str(rows[fast].baseline) == slow else Markup("")
+    return [
+        Answer(
+            question=f"Why is {fast} faster?" if whole.low > 1 else f"How fast is {fast}?",
+            role="Torch\u2019s own GRU beside the one written from its equations.",
+            finding=finding, points=[*points, *([quality] if quality else [])], cost=[],
+        )
+    ]  # fmt: skip
+
+
+def findings(data: record.Results, table: pd.DataFrame) -> list[Markup]:
+    """Every comparison of a table, after its best variant and what counting characters achieves."""
+    said = []
+    known = table.dropna(subset=["heldout_perplexity"])
+    if len(known):
+        best = known.loc[known.heldout_perplexity.idxmin()]
+        said.append(
+            Markup("Lowest held-out perplexity: <code>{}</code>, <strong>{}</strong> {} (n = {}).").format(
+                best.variant, ppl(best.heldout_perplexity), bracket(best.heldout_low, best.heldout_high, ppl),
+                several(best.seeds, "seed"),
+            )
+        )  # fmt: skip
+    if anchor := anchor_sentence(data, table):
+        said.append(anchor)
+    said += [s for _, row in table.iterrows() if (s := effect(row, evidence.family(table)))]
+    return said
+
+
+def anchor_sentence(data: record.Results, table: pd.DataFrame) -> Markup:
+    """What an n-gram reaches on the split of this table, and how many variants are below it."""
+    anchors = evidence.anchors(data, table)
+    best = evidence.best_ngram(anchors)
+    if not best:
+        return Markup("")
+    known = table.heldout_perplexity.dropna()
+    below = int((known < best[1]).sum())
+    said = Markup("On the same split a {}, which only counts characters, reaches <strong>{}</strong>").format(
+        best[0], ppl(best[1])
+    )
+    if len(known) and not below:
+        said += Markup(": every network here is worse than it")
+    elif len(known):
+        said += Markup(": {} of {} networks are below it").format(below, len(known))
+    floor = anchors.loc[anchors.model == "floor", "heldout_perplexity"].dropna()
+    if len(floor):
+        said += Markup(". The source\u2019s floor is {}: no model can go lower").format(ppl(float(floor.iloc[0])))
+    return said + Markup(".")
+
+
+def command(verb: str, row: pd.Series) -> str:
+    """What makes this row again, its baseline included, to be typed at a shell."""
+    total = np.nan_to_num(row.seeds) + np.nan_to_num(row.failed)
+    words = _ask(verb, row, int(total))
+    return shlex.join([*words, "--variants", *dict.fromkeys([*([row.baseline] if row.baseline else []), row.variant])])
+
+
+def _ask(verb: str, row: pd.Series, seeds: int) -> list[str]:
+    """The command line of a row's protocol, text and device."""
+    name, *changes = str(row.protocol).split(",")
+    words = ["python", "-m", "harness", verb]
+    words += ["--protocol", name] if name else []
+    for change in changes:
+        words += ["--set", change]
+    words += ["--corpus", str(row.corpus).split(" ")[0] if str(row.corpus).startswith("embedded") else str(row.corpus)]
+    words += ["--device", str(row.device)] if row.device else []
+    return words + (["--seeds", str(seeds)] if seeds else [])
+
+
+def brief(table: pd.DataFrame) -> str:
+    """The setting in a line."""
+    parts = [
+        f"protocol {' and '.join(unique(table.protocol))}",
+        *unique(table.corpus),
+        *unique(table.device),
+    ]
+    return ", ".join([*parts, seeds(table)])
+
+
+def setting(data: record.Results, table: pd.DataFrame) -> str:
+    """What was run: protocol, text, device, seeds."""
+    parts = []
+    for label in unique(table.protocol):
+        known = data.protocols[data.protocols.protocol == label]
+        text = f"Protocol {label}"
+        if len(known):
+            p = known.iloc[0]
+            text += (
+                f": {count(p.train_characters)} characters to learn from, the next {count(p.heldout_characters)} held "
+                f"out; {count(p.hidden)} hidden units, {count(p.epochs)} epochs, batch {count(p.batch_size)}, "
+                f"{count(p.num_steps)} steps, SGD at learning rate {plain(p.lr)}, gradient norm at most "
+                f"{plain(p['clip'])}, initial values \u201c{p.init}\u201d"
+            )
+        parts.append(text)
+    shas = unique(table.corpus_sha256)
+    parts.append("Text: " + ", ".join(unique(table.corpus)) + (f" (SHA-256 {shas[0][:12]})" if len(shas) == 1 else ""))
+    parts.append("Device: " + ", ".join(unique(table.device)))
+    parts.append(seeds(table))
+    return ". ".join(p for p in parts if not p.endswith(": ")) + "."
+
+
+def seeds(table: pd.DataFrame) -> str:
+    text = f"{span(table.seeds[table.seeds > 0])} finished seeds a variant"
+    failed = int(table.failed.fillna(0).sum())
+    return text + (f", {several(failed, 'training')} failed" if failed else "")
+
+
+def caveats(data: record.Results) -> list[Markup]:
+    """What a reader must know before believing the above; one line for both tables where both share it."""
+    found: dict[Markup, list[str]] = {}
+    for verb, title, table in (("bench", "Bench", data.bench), ("ablate", "Ablation", data.ablate)):
+        for text in _caveats(data, verb, table):
+            found.setdefault(text, []).append(title)
+    said = [Markup("<b>{}.</b> {}").format(" and ".join(titles).capitalize(), text) for text, titles in found.items()]
+    both = [t for t in (data.bench, data.ablate) if len(t)]
+    if len(both) == 2 and any(set(both[0][c]) != set(both[1][c]) for c in ("protocol", "corpus_sha256", "device")):
+        said.append(Markup("Bench and ablation differ in protocol, text or device: compare only within a table."))
+    if "true" in set(data.environments.dirty.str.lower()):
+        said.append(Markup("The code had changes that were not committed: the commit does not say all that ran."))
+    blocks = data.speed[data.speed.error == ""]
+    if blocks.disturbed.any():
+        said.append(
+            Markup(
+                "{} of {} timed blocks were disturbed by other processes; left out where a clean one exists."
+            ).format(int(blocks.disturbed.sum()), len(blocks))
+        )
+    return said
+
+
+def _caveats(data: record.Results, verb: str, table: pd.DataFrame) -> list[Markup]:
+    """Those of one table."""
+    if table.empty:
+        return [Markup("Not run, or its table is missing: <code>make {}</code> makes it.").format(verb)]
+    said = []
+    for label in unique(table.protocol):
+        if label.split(",")[0] == "quick":
+            said.append(
+                Markup(
+                    "The <strong>quick</strong> protocol, sized for minutes on two CPU cores: it shows which way "
+                    "things lean. It is not the chapter\u2019s protocol (classic)."
+                )
+            )
+        if "," in label:
+            said.append(Markup("A changed protocol: <code>{}</code>.").format(label))
+    if len(unique(table.protocol)) > 1 or len(unique(table.corpus_sha256)) > 1:
+        said.append(Markup("Protocols or texts are mixed: compare only rows that agree in both."))
+    if any(c.startswith("embedded") for c in unique(table.corpus)):
+        said.append(
+            Markup(
+                "<strong>Not The Time Machine</strong> but the embedded text, which the package generates: it was "
+                "asked for, or the book was neither in the cache nor to be had from the network."
+            )
+        )
+    many, pairs = evidence.family(table), table.pairs.dropna()
+    least = grid.seeds_needed(many)
+    if many and len(pairs) and pairs.max() < least:
+        said.append(
+            Markup(
+                "<strong>Too few seeds</strong>: {} give no p below {}, and Holm over {} needs {} before any "
+                "difference can count. <code>{}</code> adds what is missing."
+            ).format(several(pairs.max(), "pair"), f"{min(1.0, 2 / 2 ** pairs.max()):.3g}", several(many, "comparison"),
+                     least, shlex.join(_ask(verb, table.iloc[0], least)))
+        )  # fmt: skip
+    names, points = [], evidence.differences(data, table)
+    for _, row in table.iterrows():
+        if evidence.verdict(row) == "undecided":
+            own = points.loc[points.label == evidence.label(row, table), "delta_nats"]
+            more = stats.seeds_to_decide(own.to_numpy(), family=many) if len(own) > 1 else None
+            names.append(f"{row.variant}{f' (about {more:,} more seeds would decide)' if more else ''}")
+    if names:
+        said.append(Markup("Undecided, which is not \u201cno difference\u201d: {}.").format("; ".join(names)))
+    counted = evidence.anchors(data, table).query("model == '1-gram'").heldout_perplexity
+    worse = table[(table.heldout_perplexity > counted.max()) & (table.train_perplexity < counted.max())]
+    if len(worse):
+        said.append(
+            Markup(
+                "<strong>Learned by heart</strong>: {} of {} variants do worse on held-out text than counting single "
+                "characters (1-gram, {}), with a mean training perplexity of {}. Their held-out differences are about "
+                "what was memorised, more than about what a gate is for."
+            ).format(len(worse), int(table.heldout_perplexity.notna().sum()), ppl(float(counted.max())),
+                     " to ".join(dict.fromkeys(map(ppl, (worse.train_perplexity.min(), worse.train_perplexity.max())))))
+        )  # fmt: skip
+    if failed := int(table.failed.fillna(0).sum()):
+        text = Markup("{} failed. Failures are counted, <a href='#failures'>listed</a>, and in no mean.")
+        said.append(text.format(several(failed, "training")))
+    return said
+
+
+def noise(data: record.Results) -> list[Markup]:
+    """What two equal things differ by here: the same model timed twice, and one model with other seeds."""
+    said = []
+    for session in unique(data.speed.session):
+        here = data.speed[data.speed.session == session]
+        for twin in [label for label in unique(here.label) if "#" in label]:
+            base = twin.rpartition("#")[0]
+            ratio = rates.speed_ratio(here, twin, base)
+            if not ratio.rounds:
+                continue
+            text = Markup(
+                "<code>{}</code> was timed under two names in one session ({}): the second is {} the first{}."
+            ).format(base, session, _times(ratio), _rounds(ratio))
+            if math.isfinite(ratio.low):
+                widest = max(abs(math.log(ratio.low)), abs(math.log(ratio.high)))
+                text += Markup(
+                    " Two identical models can differ by {} here: a smaller difference of speed is no finding."
+                ).format(pct(100 * math.expm1(widest)))
+            said.append(text)
+    for title, table in (("bench", data.bench), ("ablation", data.ablate)):
+        own = evidence.finished(data, table)
+        logs = np.log(own.loc[own.variant == grid.BASELINE, "heldout_perplexity"].to_numpy(dtype=float))
+        if len(logs) > 1:
+            said.append(
+                Markup(
+                    "Between seeds, the log of the held-out perplexity of <code>{}</code> has a standard deviation "
+                    "of {} nats/char (n = {} seeds, {})."
+                ).format(grid.BASELINE, nats(float(logs.std(ddof=1))), len(logs), title)
+            )
+    return said
+
+
+def methods(data: record.Results) -> list[str]:
+    """The paragraph to cite: what was done, with the n of this report."""
+    said = []
+    for title, table in (("bench", data.bench), ("ablation", data.ablate)):
+        if table.empty:
+            continue
+        said.append(f"The {title}. {setting(data, table)}")
+        text = (
+            "A perplexity is exp of the mean loss a character; over seeds it is the geometric mean, with the 95 % "
+            "Student t interval of the mean log-perplexity."
+        )
+        if table.delta_nats.notna().any():
+            base = next(iter(unique(table.baseline)), grid.BASELINE)
+            n, many = span(table.pairs.dropna()), several(evidence.family(table), "comparison")
+            text += (
+                f" Differences to {base} are of log-perplexity, paired by seed (n = {n}), with a 95 % t interval; p "
+                f"is the exact paired sign-flip test (sampled above {stats.EXACT_UP_TO} pairs), adjusted by Holm over "
+                f"{many}. Equivalent means that the whole interval lies inside \u00b1{stats.MARGIN_NATS} nats/char, a "
+                f"margin stated before running; worse and better need p under {stats.ALPHA} after Holm and an interval "
+                "that excludes 0; everything else is undecided."
+            )
+        rounds = table.speed_samples.dropna()
+        if len(rounds):
+            text += (
+                f" Speed is of one seed alone, whole training steps, {span(rounds)} samples a variant, each a fresh "
+                "process, every contender once a round in random order; median and quartiles, ratios paired by round "
+                "(geometric mean, 95 % t interval)."
+            )
+        said.append(text)
+    return said
+
+
+def limits(data: record.Results) -> list[str]:
+    """What the report does not show."""
+    said = []
+    names = unique(pd.concat([data.bench.corpus, data.ablate.corpus]))
+    if len(names) == 1:
+        said.append(
+            f"One text ({names[0]}), read character by character. Other texts and tasks may order variants otherwise."
+        )
+    for label in unique(pd.concat([data.bench.protocol, data.ablate.protocol])):
+        known = data.protocols[data.protocols.protocol == label]
+        if len(known):
+            p = known.iloc[0]
+            said.append(
+                f"{label}: one learning rate ({plain(p.lr)}) and one size ({count(p.hidden)} hidden units) for every "
+                "variant. One that another rate would suit better is shown at a disadvantage, and variants differ in "
+                "parameters."
+            )
+    return said
+
+
+def gate_name(cell: str, gate: str) -> str:
+    return GATES[gate].name if cell == grid.BASELINE and gate in GATES else f"gate {gate}"
+
+
+def _times(ratio: rates.SpeedRatio) -> str:
+    return f"{times(ratio.ratio)} {bracket(ratio.low, ratio.high, lambda x: f'{x:.2f}')}".strip()
+
+
+def _rounds(ratio: rates.SpeedRatio) -> str:
+    return f" (n = {several(ratio.rounds, 'round')})"

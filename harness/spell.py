@@ -1,0 +1,100 @@
+"""How a number is spelt: once, for the page, its figures and the screen.
+
+Rule: numbers in, text out, '' for one that is not finite; a missing number never becomes a 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+import pandas as pd
+
+
+def ppl(x: float) -> str:
+    return "" if not math.isfinite(x) else f"{x:.2f}" if x < 1000 else f"{x:.3g}"
+
+
+def nats(x: float, sign: bool = False) -> str:
+    return "" if not math.isfinite(x) else f"{x:{'+' if sign else ''}.3f}".replace("-", "\u2212")
+
+
+def rate(x: float) -> str:
+    """Three significant digits: more would be noise."""
+    if not math.isfinite(x):
+        return ""
+    return f"{float(f'{x:.3g}'):,.0f}" if abs(x) >= 100 else f"{x:.3g}"
+
+
+def mib(x: float) -> str:
+    return "" if not math.isfinite(x) else f"{x:,.1f}" if abs(x) < 100 else f"{x:,.0f}"
+
+
+def compact(x: float) -> str:
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(x) >= size:
+            return f"{x / size:.3g}{unit}"
+    return f"{x:.3g}"
+
+
+def count(x: float) -> str:
+    return f"{x:,.0f}" if math.isfinite(x) else ""
+
+
+def bracket(low: float, high: float, spell: Callable[[float], str]) -> str:
+    """`[low, high]`, or nothing where either end is missing."""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return ""
+    return f"[{spell(low)}, {spell(high)}]"
+
+
+def pct(x: float, sign: bool = False) -> str:
+    if not math.isfinite(x):
+        return ""
+    digits = 1 if abs(x) < 99.95 else 0
+    text = f"{x:{'+' if sign else ''},.{digits}f}".replace("-", "\u2212")
+    return f"{text}\u00a0%"
+
+
+def p_value(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"= {p:.3f}" if p < 0.1 else f"= {p:.2f}"
+
+
+def times(x: float) -> str:
+    return f"{x:.2f}\u00d7" if x < 99.5 else f"{x:,.0f}\u00d7"
+
+
+def percent(delta: float) -> float:
+    """A difference in nats/char as percent of perplexity."""
+    return 100 * math.expm1(min(delta, 50.0))
+
+
+def plain(x: float) -> str:
+    """What a program reads: no thousands separator, ten digits."""
+    return f"{x:.10g}" if math.isfinite(x) else ""
+
+
+def sd(x: float) -> str:
+    return f"{x:.2f}" if x >= 0.1 or x == 0 else f"{x:.1g}"
+
+
+def several(n: float, noun: str) -> str:
+    """`1 seed`, `3 seeds`."""
+    return f"{count(n)} {noun}{'' if n == 1 else 's'}"
+
+
+def span(values: pd.Series) -> str:
+    """`10`, or `9 to 10` where they differ."""
+    if values.empty:
+        return "0"
+    low, high = count(values.min()), count(values.max())
+    return low if low == high else f"{low} to {high}"
+
+
+def either(values: Sequence[str]) -> str:
+    return values[0] if len(values) == 1 else ", ".join(values[:-1]) + " or " + values[-1]
+
+
+def unique(values: Iterable[object]) -> list[str]:
+    """Each text once, in order, without the empty one."""
+    return [text for text in dict.fromkeys(str(v) for v in values) if text]

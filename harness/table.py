@@ -1,0 +1,197 @@
+"""TABLE: bench.csv and ablate.csv, a row a variant, from trainings and timed blocks. Frames in, a frame out.
+
+Rule: as stats.py, whose numbers it puts side by side: no disk, no clock, no device; what cannot be computed
+is missing, never 0; a failed run is counted and enters no mean; the order of the rows never matters.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+
+from harness import rates
+from harness.grid import BASELINE, SPEED_BASELINE
+from harness.record import TABLE
+from harness.stats import holm, interval, p_better, sign_flip, verdict
+
+_ROW = ("variant", "engine", "capture", "precision")
+_COUNTS = ("hidden", "parameters", "pairs", "speed_samples")
+_TEXTS = (
+    "variant", "engine", "precision", "device", "protocol", "corpus", "corpus_sha256", "baseline",
+    "verdict", "speed_baseline", "error",
+)  # fmt: skip
+
+
+def build(
+    runs: pd.DataFrame,
+    speed: pd.DataFrame,
+    variants: Sequence[str],
+    protocol: str,
+    corpus_sha256: str,
+    device: str,
+    baseline: str = BASELINE,
+    speed_baseline: str = SPEED_BASELINE,
+    seeds: Iterable[int] | None = None,
+) -> pd.DataFrame:
+    """bench.csv or ablate.csv: columns record.TABLE, a row a variant x engine (x capture x precision).
+
+    Only runs of this protocol label, corpus, device and (if given) these seeds count; of two runs of one
+    row and seed, the one started last. A run is failed if it has an error or a perplexity that is not
+    finite; `seeds` are those that finished, and all else is of them: perplexities are geometric means over
+    seeds, `train_sd` is the ordinary sd. A variant that loses seeds is judged on the rest: read `failed` too.
+
+    Differences are paired by seed with the baseline (its run in the same engine, else in the engine with
+    most pairs) if `variants` names it. Holm's family is every other variant asked for. The speed baseline
+    is looked for in the row's own session: `speed_baseline`, else `baseline`, of the same precision.
+    """
+    runs = _quality(runs, variants, protocol, corpus_sha256, device, seeds)
+    speed = rates.blocks(speed)
+    speed = speed[(speed["protocol"] == protocol) & (speed["device"] == device) & ~(speed["seeds"] > 1)]
+    trained = {key: group for key, group in runs.groupby(list(_ROW))}
+    timed = {key: group for key, group in speed[speed["variant"].isin(variants)].groupby(list(_ROW))}
+    references = [_log_perplexity(group) for key, group in trained.items() if key[0] == baseline]
+    corpora = sorted(set(runs["corpus"].dropna()))
+    rows: list[dict[str, object]] = []
+    for key in sorted({*trained, *timed}, key=lambda k: (variants.index(k[0]), k not in trained, k)):
+        mine, clocked = trained.get(key), timed.get(key)
+        row: dict[str, object] = dict(zip(_ROW, key, strict=True))
+        row |= {"device": device, "protocol": protocol, "corpus_sha256": corpus_sha256, "seeds": 0, "failed": 0}
+        row |= {"corpus": corpora[0] if corpora else "", "hidden": _first(mine, clocked, column="hidden")}
+        row["parameters"] = _first(mine, runs[runs["variant"] == key[0]], column="parameters")
+        errors = []
+        if mine is not None:
+            row |= _perplexities(mine)
+            errors.append(_short(mine["error"], "run"))
+            if key[0] != baseline and references:
+                same = _log_perplexity(trained[baseline, *key[1:]]) if (baseline, *key[1:]) in trained else None
+                row |= {"baseline": baseline} | _difference(_log_perplexity(mine), same, references)
+        if clocked is not None:
+            clocked = rates.latest(clocked, ())
+            row |= _speeds(speed, clocked, (speed_baseline, baseline))
+            errors.append(_short(clocked["error"], "timed block"))
+        rows.append(row | {"error": "; ".join(filter(None, errors))})
+    frame = pd.DataFrame(rows, columns=list(TABLE))
+    for column in TABLE:
+        if column in _TEXTS:
+            frame[column] = frame[column].astype(object).where(frame[column].notna(), "")
+        elif column in _COUNTS:  # whole numbers that may be missing
+            frame[column] = pd.to_numeric(frame[column]).astype("Int64")
+        elif column in ("seeds", "failed"):  # how many, which may truly be 0
+            frame[column] = frame[column].astype(np.int64)
+        else:
+            frame[column] = frame[column].astype(bool if column == "capture" else np.float64)
+    ps = frame["p_signflip"].to_numpy()
+    family = max(len(set(variants) - {baseline}), int(np.sum(~np.isnan(ps))))  # two engines of one variant are two
+    frame["p_holm"] = holm(ps, family)
+    numbers = zip(*(frame[c] for c in ("delta_nats", "delta_low", "delta_high", "p_holm")), strict=True)
+    frame["verdict"] = [verdict(*four) for four in numbers]
+    return frame
+
+
+def _quality(
+    runs: pd.DataFrame,
+    variants: Sequence[str],
+    protocol: str,
+    corpus_sha256: str,
+    device: str,
+    seeds: Iterable[int] | None,
+) -> pd.DataFrame:
+    """The runs that count, one a row and seed, by seed; `error` set wherever a perplexity is not finite."""
+    numbers = (
+        "seed", "hidden", "parameters", "train_perplexity", "heldout_perplexity", "tokens", "train_s", "together",
+    )  # fmt: skip
+    runs = rates.typed(runs, "runs", numbers, ("run", "variant", "protocol", "corpus_sha256", "device"))
+    wanted = (runs["protocol"] == protocol) & (runs["corpus_sha256"] == corpus_sha256) & (runs["device"] == device)
+    wanted &= runs["variant"].isin(variants)
+    if seeds is not None:
+        wanted &= runs["seed"].isin(list(seeds))
+    runs = runs[wanted].sort_values([*_ROW, "seed", "started", "run"])
+    runs = runs.drop_duplicates([*_ROW, "seed"], keep="last")
+    perplexities = runs[["train_perplexity", "heldout_perplexity"]]
+    lost = (runs["error"] == "") & ~(np.isfinite(perplexities) & (perplexities > 0)).all(axis=1)
+    return runs.assign(error=runs["error"].mask(lost, "perplexity is not a finite number"))
+
+
+def _log_perplexity(runs: pd.DataFrame) -> pd.Series:
+    """Held-out nats a character of the runs that finished, by seed."""
+    done = runs[runs["error"] == ""]
+    return pd.Series(np.log(done["heldout_perplexity"].to_numpy()), index=done["seed"].to_numpy())
+
+
+def _perplexities(runs: pd.DataFrame) -> dict[str, object]:
+    done = runs[runs["error"] == ""]
+    row: dict[str, object] = {"seeds": len(done), "failed": len(runs) - len(done)}
+    if not len(done):
+        return row
+    heldout = _log_perplexity(runs).to_numpy()
+    low, high, _, _ = interval(heldout)
+    row |= {"heldout_perplexity": np.exp(heldout.mean()), "heldout_low": np.exp(low), "heldout_high": np.exp(high)}
+    row |= {"train_perplexity": np.exp(np.log(done["train_perplexity"]).mean())}
+    row |= {"train_sd": done["train_perplexity"].std(ddof=1)}
+    # a speed: of the machine used last, never of two machines together
+    done = done[done["environment"] == done.sort_values(["started", "run"])["environment"].iloc[-1]]
+    rate = done["tokens"] / done["train_s"].where(done["train_s"] > 0) * done["together"]
+    return row | {"tokens_per_sec_all_seeds": rate.median()}
+
+
+def _difference(mine: pd.Series, same: pd.Series | None, references: Sequence[pd.Series]) -> dict[str, object]:
+    """Paired by seed with the baseline: `same` engine where it finished any, else the one with most pairs."""
+    pairs = [] if same is None else [(mine - same).dropna()]  # aligned on seed
+    if not pairs or pairs[0].empty:
+        pairs = [(mine - other).dropna() for other in references]
+    d = max(pairs, key=len).sort_index().to_numpy(dtype=np.float64)
+    if not len(d):
+        return {"pairs": 0}
+    low, high, _, _ = interval(d)
+    return {
+        "pairs": len(d), "delta_nats": d.mean(), "delta_low": low, "delta_high": high,
+        "p_signflip": sign_flip(d), "p_better": p_better(d)[0],
+    }  # fmt: skip
+
+
+def _speeds(speed: pd.DataFrame, mine: pd.DataFrame, baselines: Sequence[str]) -> dict[str, object]:
+    """Speed cells of one row, whose blocks of its last session are `mine`; the baseline from that session too."""
+    mine = _plain(mine)
+    each = rates.summary(mine)
+    row: dict[str, object] = {
+        "tokens_per_sec": each.median, "tokens_per_sec_q1": each.q1, "tokens_per_sec_q3": each.q3,
+        "speed_samples": each.samples, "step_ms": each.step_ms, "peak_memory_mib": each.peak_memory_mib,
+        "peak_reserved_mib": each.peak_reserved_mib,
+    }  # fmt: skip
+    same = ["session", "environment", "precision"]
+    here = speed[(speed[same] == mine[same].iloc[0]).all(axis=1)]
+    present = [name for name in baselines if (here["variant"] == name).any()]
+    if present:
+        other = _plain(here[here["variant"] == present[0]])
+        row["speed_baseline"] = other["label"].iloc[0]
+        if not other.index.equals(mine.index):  # its own ratio is 1 by definition, not by measurement
+            ratio = rates.ratio(mine, other)
+            row |= {"speed_ratio": ratio.ratio, "speed_ratio_low": ratio.low, "speed_ratio_high": ratio.high}
+    return row
+
+
+def _plain(speed: pd.DataFrame) -> pd.DataFrame:
+    """The rows of one contender, the plainest: not captured, and not one run again to show the noise."""
+    who = ["label", "engine", "capture"]
+    named = set(speed["variant"])
+    contenders = [(key, group) for key, group in speed.groupby(who)]
+    return min(contenders, key=lambda c: (c[0][2], c[0][0] not in named, len(c[0][0]), c[0]))[1]
+
+
+def _first(*frames: pd.DataFrame | None, column: str) -> float:
+    """The first value present, frame by frame."""
+    found = itertools.chain.from_iterable(f[column].dropna() for f in frames if f is not None)
+    return float(next(found, math.nan))
+
+
+def _short(errors: pd.Series, noun: str) -> str:
+    """`3 of 10 runs: what the first one said`; '' where none failed."""
+    said = errors[errors != ""]
+    if said.empty:
+        return ""
+    message = " ".join(str(said.iloc[0]).split())  # on one line
+    return f"{len(said)} of {len(errors)} {noun}{'s' * (len(errors) > 1)}: {message[:160]}"

@@ -1,0 +1,200 @@
+"""The tables of the page and their cells (bench.csv and ablate.csv themselves are built in table.py).
+
+Rule: a cell says its n and its interval, and sorts by a plain number; what is missing is an empty cell.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from harness import evidence, grid, record
+from harness.sentences import seeds
+from harness.spell import bracket, count, mib, nats, p_value, pct, percent, plain, ppl, rate, sd, times, unique
+
+Numbers = tuple[str, Sequence[tuple[str, str, bool]], Sequence[Sequence["Cell"]]]  # caption, heads, rows
+
+
+@dataclass(frozen=True)
+class Cell:
+    """`text` is read, `note` stands small under it, `key` sorts (a plain number where it is one)."""
+
+    text: str = ""
+    note: str = ""
+    key: str = ""
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """`heads` are (name, unit, numeric). The first cell of a row names it."""
+
+    id: str
+    caption: str
+    heads: Sequence[tuple[str, str, bool]]
+    rows: Sequence[Sequence[Cell]]
+    foot: Sequence[Sequence[Cell]] = ()
+    cards: bool = False
+
+
+def main_table(data: record.Results, verb: str, table: pd.DataFrame) -> Table:
+    """The table that answers; a column that no row fills and that is not of its core is left out."""
+    word = "bench" if verb == "bench" else "ablation"
+    base = next(iter(unique(table.baseline)), grid.BASELINE)
+    fast = next(iter(unique(table.speed_baseline)), grid.SPEED_BASELINE)
+    columns: list[tuple[str, str, bool, bool, Callable[[pd.Series], Cell]]] = [
+        ("variant", "engine", False, True, _name),
+        ("held-out perplexity", "mean [95 %]", True, True, _heldout),
+        (f"difference to {base}", "% [95 %], nats/char", True, True, _delta),
+        ("verdict", "p after Holm", False, True, _verdict_cell),
+        ("training perplexity", "mean, sd", True, True, _train),
+        ("parameters", "", True, True, lambda r: _plain(r.parameters, count)),
+        ("tokens/s", "median [quartiles]", True, True, _rate),
+        (f"speed vs {fast}", "ratio [95 %]", True, False, _ratio),
+        ("step (ms)", "median", True, True, lambda r: _plain(r.step_ms, lambda x: f"{x:.2f}" if x < 10 else mib(x))),
+        ("peak memory (MiB)", "one seed", True, True, _memory),
+        ("all seeds, tokens/s", "sum of all trained together", True, False,
+         lambda r: _plain(r.tokens_per_sec_all_seeds, rate)),
+        ("failed", "of those started", True, False, _failed),
+    ]  # fmt: skip
+    built = [[make(row) for *_, make in columns] for _, row in table.iterrows()]
+    keep = [i for i, (*_, core, _make) in enumerate(columns) if core or any(row[i].text for row in built)]
+    anchors = evidence.anchors(data, table)
+    best, foot = evidence.best_ngram(anchors), []
+    if best:
+        foot.append((best[0], "counting, no network", best[1]))
+    foot += [("floor", "no model can go lower", float(v)) for v in
+             anchors.loc[anchors.model == "floor", "heldout_perplexity"].dropna()]  # fmt: skip
+    return Table(
+        id=verb, cards=True, heads=[(columns[i][0], columns[i][1], columns[i][2]) for i in keep],
+        caption=f"The {word}, a row a variant: {seeds(table)}.", rows=[[row[i] for i in keep] for row in built],
+        foot=[[Cell(name, note), Cell(ppl(v), "same split"), *[Cell()] * (len(keep) - 2)] for name, note, v in foot],
+    )  # fmt: skip
+
+
+def _name(r: pd.Series) -> Cell:
+    return Cell(r.variant, evidence.how(r), f"{r.variant} {evidence.how(r)}")
+
+
+def _heldout(r: pd.Series) -> Cell:
+    if not math.isfinite(r.heldout_perplexity):
+        return Cell("failed" if r.failed > 0 else "", f"{count(r.failed)} of {count(r.failed)}" if r.failed > 0 else "")
+    bounds = bracket(r.heldout_low, r.heldout_high, ppl) or "no interval"
+    return Cell(ppl(r.heldout_perplexity), f"{bounds}\nn = {count(r.seeds)}", plain(r.heldout_perplexity))
+
+
+def _delta(r: pd.Series) -> Cell:
+    if not math.isfinite(r.delta_nats):
+        return Cell()
+    bounds = bracket(percent(r.delta_low), percent(r.delta_high), lambda x: pct(x, True)) or "no interval"
+    note = f"{bounds}\n{nats(r.delta_nats, sign=True)} nats, n = {count(r.pairs)}"
+    return Cell(pct(percent(r.delta_nats), True), note, plain(r.delta_nats))
+
+
+def _verdict_cell(r: pd.Series) -> Cell:
+    word = evidence.verdict(r)
+    p = f"p {p_value(r.p_holm)}" if math.isfinite(r.p_holm) else ""
+    return Cell(f"{evidence.VERDICTS[word]} {word}" if word else "", p, word, word)
+
+
+def _train(r: pd.Series) -> Cell:
+    if not math.isfinite(r.train_perplexity):
+        return Cell()
+    spread = f"sd {sd(r.train_sd)}\n" if math.isfinite(r.train_sd) else ""
+    return Cell(ppl(r.train_perplexity), f"{spread}n = {count(r.seeds)}", plain(r.train_perplexity))
+
+
+def _rate(r: pd.Series) -> Cell:
+    if not math.isfinite(r.tokens_per_sec):
+        return Cell()
+    bounds = bracket(r.tokens_per_sec_q1, r.tokens_per_sec_q3, rate) or "no quartiles"
+    n = f"\nn = {count(r.speed_samples)}" if math.isfinite(r.speed_samples) else ""
+    return Cell(rate(r.tokens_per_sec), bounds + n, plain(r.tokens_per_sec))
+
+
+def _ratio(r: pd.Series) -> Cell:
+    if not math.isfinite(r.speed_ratio):
+        return Cell()
+    bounds = bracket(r.speed_ratio_low, r.speed_ratio_high, lambda x: f"{x:.2f}") or "no interval"
+    return Cell(times(r.speed_ratio), bounds, plain(r.speed_ratio))
+
+
+def _memory(r: pd.Series) -> Cell:
+    note = f"reserved {mib(r.peak_reserved_mib)}" if math.isfinite(r.peak_reserved_mib) else ""
+    return Cell(mib(r.peak_memory_mib), note, plain(r.peak_memory_mib))
+
+
+def _failed(r: pd.Series) -> Cell:
+    if not r.failed > 0:
+        return Cell("", "", "0")
+    return Cell(f"{count(r.failed)} of {count(r.failed + np.nan_to_num(r.seeds))}", "", plain(r.failed))
+
+
+def _plain(value: float, spell: Callable[[float], str]) -> Cell:
+    return Cell(spell(value), "", plain(value)) if math.isfinite(value) else Cell()
+
+
+def anchor_line(data: record.Results, table: pd.DataFrame) -> str:
+    """Every anchor of the split of this table."""
+    rows = evidence.anchors(data, table).dropna(subset=["heldout_perplexity"])
+    return ", ".join(f"{r.model} {ppl(float(r.heldout_perplexity))}" for _, r in rows.iterrows())
+
+
+def machine(data: record.Results) -> Table | None:
+    """environments.csv on its side: a line a fact, a column a machine."""
+    rows = data.environments
+    if rows.empty:
+        return None
+    facts = [c for c in rows if c != "environment" and (rows[c].astype(str) != "").any()]
+    heads = [("", "", False), *[(str(e) or "unnamed", "", False) for e in rows.environment]]
+    return Table("machine", "Where it ran", heads, [[Cell(c), *[Cell(str(v)) for v in rows[c]]] for c in facts])
+
+
+def effects_table(table: pd.DataFrame, points: pd.DataFrame) -> Numbers:
+    rows = []
+    for _, r in table.dropna(subset=["delta_nats"]).iterrows():
+        own = points[points.label == r.label].sort_values("seed")
+        each = ", ".join(f"{count(s)}: {nats(d, sign=True)}" for s, d in zip(own.seed, own.delta_nats, strict=True))
+        bounds = bracket(r.delta_low, r.delta_high, nats)
+        rows.append([Cell(r.label), Cell(nats(r.delta_nats, sign=True)), Cell(bounds), Cell(count(r.pairs)),
+                     Cell(evidence.verdict(r)), Cell(each)])  # fmt: skip
+    heads = [("variant", "", False), ("difference", "nats/char", True), ("95 % interval", "", True),
+             ("pairs", "", True), ("verdict", "", False), ("each seed", "seed: nats/char", False)]  # fmt: skip
+    return "Difference to the baseline", heads, rows
+
+
+def curves_table(curves: pd.DataFrame) -> Numbers:
+    rows = []
+    for label, own in curves.dropna(subset=["heldout_perplexity"]).groupby("label", sort=False):
+        held, train = evidence.over_seeds(own, "heldout_perplexity"), evidence.over_seeds(own, "train_perplexity")
+        n = own.groupby("tokens").seed.nunique()
+        for tokens, r in held.iterrows():
+            seen = float(str(tokens))
+            rows.append([Cell(str(label)), Cell(count(seen)), Cell(ppl(r["mean"])), Cell(bracket(r.low, r.high, ppl)),
+                         Cell(ppl(train["mean"].get(seen, math.nan))), Cell(count(n[seen]))])  # fmt: skip
+    heads = [("variant", "", False), ("characters seen", "", True), ("held-out perplexity", "", True),
+             ("95 % interval", "", True), ("training perplexity", "", True), ("seeds", "", True)]  # fmt: skip
+    return "Perplexity at each evaluation, mean over seeds", heads, rows
+
+
+def trade_table(table: pd.DataFrame) -> Numbers:
+    rows = [
+        [Cell(r.label), Cell(ppl(r.heldout_perplexity)), Cell(bracket(r.heldout_low, r.heldout_high, ppl)),
+         Cell(rate(r.tokens_per_sec)), Cell(bracket(r.tokens_per_sec_q1, r.tokens_per_sec_q3, rate))]
+        for _, r in table.dropna(subset=["heldout_perplexity", "tokens_per_sec"]).iterrows()
+    ]  # fmt: skip
+    heads = [("variant", "", False), ("held-out perplexity", "", True), ("95 % interval", "", True),
+             ("tokens/s", "median", True), ("quartiles", "", True)]  # fmt: skip
+    return "Perplexity and speed", heads, rows
+
+
+def samples_table(timed: pd.DataFrame, column: str, spell: Callable[[float], str]) -> Numbers:
+    rows, unit = [], {"tokens_per_sec": "tokens/s", "peak_memory_mib": "MiB"}[column]
+    for label, own in timed.dropna(subset=[column]).groupby("label", sort=False):
+        each = ", ".join(spell(float(v)) for v in own.sort_values("round")[column])
+        rows.append([Cell(str(label)), Cell(str(len(own))), Cell(each)])
+    return f"Every sample, {unit}", [("variant", "", False), ("n", "", True), ("each sample", unit, False)], rows
