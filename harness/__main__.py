@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from harness.record import Results
 
 SEEDS = 10
+DEVICES = ("auto", "cpu", "cuda")
 GRIDS = {"bench": grid.BENCH, "ablate": grid.ABLATE}
 VERBS = {
     "bench": "train and time the cells written here and torch's: bench.csv and the report",
@@ -43,17 +44,20 @@ class Parser(argparse.ArgumentParser):
 
 def parser() -> Parser:
     """Every option of every verb."""
-    top = Parser(prog="python -m harness", description="Recurrent networks, measured: what each gate buys, and costs.")
-    top.add_argument(
-        "verb", choices=VERBS, metavar="verb", help="; ".join(f"{v}: {about}" for v, about in VERBS.items())
+    top = Parser(
+        prog="python -m harness",
+        description="Recurrent networks, measured: what each gate buys, and costs.",
+        allow_abbrev=False,
     )
+    top.add_argument("verb", metavar="verb", help="; ".join(f"{v}: {about}" for v, about in VERBS.items()))
     top.add_argument("--protocol", metavar="NAME", help=f"{' or '.join(grid.PROTOCOLS)}; on a GPU classic, else quick")
     top.add_argument("--corpus", metavar="NAME", help="time-machine, embedded, or the path of a UTF-8 file")
-    top.add_argument("--device", choices=("cpu", "cuda", "auto"), default="auto", help="auto: cuda where there is one")
+    top.add_argument("--device", metavar="NAME", default="auto", help="auto: cuda where there is one")
     top.add_argument("--seeds", metavar="N", help=f"how many trainings a variant, {SEEDS} if not given")
     top.add_argument("--variants", nargs="+", metavar="V", help="like rnn gru:R=1 nn.gru (`list` names them all)")
-    top.add_argument("--set", nargs="+", action="extend", default=[], metavar="FIELD=VALUE", dest="settings",
-                     help="fields of the protocol: " + ", ".join(f.name for f in dataclasses.fields(Protocol)[1:]))  # fmt: skip
+    fields = ", ".join(f.name for f in dataclasses.fields(Protocol)[1:])
+    top.add_argument("--set", nargs="+", action="extend", default=[], dest="settings", metavar="FIELD=VALUE",
+                     help=f"fields of the protocol: {fields}")  # fmt: skip
     top.add_argument("--results", metavar="DIR", default="results", help="where everything is written")
     return top
 
@@ -132,7 +136,7 @@ def go(plan: Plan, folder: Path) -> int:
             "corpus": plan.corpus_name, "corpus_sha256": plan.corpus.sha256, "anchors": anchors, "session": session,
             "speed_baseline": plan.speed_baseline,
         })  # fmt: skip
-        stopped = ""
+        stopped = False
         try:
             with screen.Bar(len(todo), "training", "run") as bar:
                 for finished in execute(todo, plan.corpus, workers, bar.underway):
@@ -147,7 +151,7 @@ def go(plan: Plan, folder: Path) -> int:
                     bar.finished(line, outcome.error, finished.run)
             _time(plan, folder, session, labels)
         except KeyboardInterrupt:
-            stopped = "stopped"
+            stopped = True
         results = refresh(folder)
         screen.print_table(getattr(results, plan.verb))
         print(f"\nreport: {folder / 'report.html'}")
@@ -158,11 +162,13 @@ def go(plan: Plan, folder: Path) -> int:
             f"stopped; {len(plan.runs) - left} of {len(plan.runs)} trainings are kept. To go on: {ask}", file=sys.stderr
         )
         return 130
-    failed = [(run, record.failed(folder, run)) for run in plan.runs if not record.done(folder, run)]
-    for run, error in failed[:5]:
-        print(f"failed: {run.variant} seed {run.seed}: {error}", file=sys.stderr)
+    failed = [f"{run.variant} seed {run.seed}: {why}" for run in plan.runs if (why := record.failed(folder, run))]
+    mine = results.speed[(results.speed["session"] == session) & results.speed["error"].fillna("").astype(bool)]
+    failed += [f"timing {r['label']}, round {r['round'] + 1}: {r['error']}" for r in mine.to_dict("records")]
+    for line in failed[:5]:
+        print(f"failed: {line}", file=sys.stderr)
     if failed:
-        print(f"{len(failed)} of {len(plan.runs)} trainings failed; the same command tries them again", file=sys.stderr)
+        print(f"{len(failed)} failed, each a row of the tables; the same command tries them again", file=sys.stderr)
     return 1 if failed else 0
 
 
@@ -171,17 +177,19 @@ def announce(plan: Plan, todo: int, workers: int) -> None:
     if plan.corpus.note:
         print(f"note: {plan.corpus.note}", file=sys.stderr)
     runs = len(plan.variants) * plan.seeds
-    where = f"{workers} worker process{'es' * (workers > 1)}" if plan.device == "cpu" else "the GPU"
+    where = "the GPU" if plan.device == "cuda" else f"{workers} worker process{'es' * (workers != 1)}"
     print(
-        f"{plan.verb}: {len(plan.variants)} variants x {plan.seeds} seeds = {runs} trainings, {runs - todo} done already; "
+        f"{plan.verb}: {len(plan.variants)} variants x {plan.seeds} seeds = {runs} trainings"
+        f"{f', {runs - todo} done already' * (todo < runs)}; "
         f"protocol {plan.protocol.label}, text {plan.corpus_name}, {where}"
     )
     contrasts = grid.contrasts(plan.variants)
     need = grid.seeds_needed(contrasts)
     if contrasts and plan.seeds < need:
         print(
-            f"warning: with {plan.seeds} seeds no difference from {grid.BASELINE} can be told from chance: an exact paired "
-            f"test of {contrasts} comparisons needs {need} (SEEDS={need}). Intervals are shown, verdicts are not to be had",
+            f"warning: {plan.seeds} seed{'s' * (plan.seeds > 1)} cannot tell a difference from {grid.BASELINE} from "
+            f"chance: an exact paired test of {contrasts} comparison{'s' * (contrasts > 1)} needs {need} "
+            f"(SEEDS={need}). Intervals are shown, no verdict but 'undecided' or 'equivalent' can be had",
             file=sys.stderr,
         )
 
@@ -191,13 +199,12 @@ def _session(plan: Plan) -> tuple[str, list[str]]:
     import hashlib
     import json
 
-    from harness.execute import cores
-    from harness.measure import AGAIN, environment, settle
+    from harness.measure import AGAIN, SETTLED, environment
 
-    settle(cores(), "ieee")
     labels = [*plan.variants, plan.speed_baseline + AGAIN]
     keys = [plan.run(label.removesuffix(AGAIN), 0).key for label in labels]
-    whole = json.dumps([keys, environment(plan.device)], sort_keys=True)
+    machine = {fact: value for fact, value in environment(plan.device).items() if fact not in SETTLED}
+    whole = json.dumps([keys, machine], sort_keys=True)
     return f"{plan.verb}-{hashlib.sha256(whole.encode()).hexdigest()[:12]}", labels
 
 
@@ -257,17 +264,15 @@ def _list(options: argparse.Namespace, folder: Path) -> int:
     import variants
     from harness import record
 
+    plans = [plan(verb, options) for verb in GRIDS][: 1 if options.variants else None]  # the same for both then
     print("variants, with the gates that can be fixed (like gru:R=1 or gru:Z=0,R=1):")
     for name, entry in variants.found().items():
         print(f"  {name:<10} {' '.join(entry.gates):<6} {entry.about}")
-    for verb in GRIDS:
-        asked = plan(verb, options)
-        print(f"\n{verb}: protocol {asked.protocol.label}, text {asked.corpus_name}, device {asked.device}")
+    for asked in plans:
+        print(f"\n{asked.verb}: protocol {asked.protocol.label}, text {asked.corpus_name}, device {asked.device}")
         for run in asked.runs:
             state = "done" if record.done(folder, run) else "failed" if record.failed(folder, run) else "to do"
             print(f"  {state:<7} {run.key}")
-        if options.variants:  # the same for both
-            break
     return 0
 
 
@@ -285,6 +290,8 @@ def _device(asked: str) -> str:
     """`auto` made cuda or cpu. ValueError where cuda is asked for and cannot be had."""
     import torch
 
+    if asked not in DEVICES:
+        raise ValueError(grid.unknown("device", asked, DEVICES))
     have = torch.cuda.is_available()
     if asked == "cuda" and not have:
         raise ValueError(f"no device 'cuda': torch {torch.__version__} sees no GPU; give cpu or auto")
@@ -295,6 +302,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """One verb. Its exit status."""
     try:
         options = parser().parse_args(arguments)
+        if options.verb not in VERBS:
+            raise ValueError(grid.unknown("verb", options.verb, VERBS))
         folder = Path(options.results)
         if options.verb == "list":
             return _list(options, folder)

@@ -249,10 +249,13 @@ def perplexity_speed(table: pd.DataFrame, anchors: pd.DataFrame, width: float = 
         ax.set_yscale("log")
         ax.margins(0.12)
         ax.autoscale_view()
+        ax.set_xlim(_at_least(1.2, *ax.get_xlim()))
+        ax.set_ylim(_at_least(1.2, *ax.get_ylim()))
         bottom, top = ax.get_ylim()
         shown = [(n, v) for n, v in _references(anchors) if v > bottom / 1.5]
         if shown:
-            ax.set_ylim(min(bottom, *(v / 1.06 for _, v in shown)), top)
+            values = [v for _, v in shown]
+            ax.set_ylim(min(bottom, min(values) / 1.06), max(top, max(values) * 1.06))
         for name, value in shown:
             ax.axhline(value, color=ink["ink"], lw=0.9, ls=":")
             ax.annotate(f"{name} {ppl(value)}", (0.99, value), xycoords=("axes fraction", "data"), ha="right",
@@ -448,6 +451,12 @@ def _name_points(
         leader = {"arrowstyle": "-", "lw": 0.6, "color": colour, "shrinkA": 0, "shrinkB": 4}
         ax.annotate(text, (point_x, point_y), xytext=(best[1], best[2]), textcoords="offset points", va="center",
                     fontsize=8, arrowprops=leader if far else None)  # fmt: skip
+
+
+def _at_least(ratio: float, low: float, high: float) -> tuple[float, float]:
+    """Ends of a log axis, that far apart: equal values would make labels of seven digits, and no room for the chart."""
+    wider = max(1.0, math.sqrt(ratio * low / high))
+    return low / wider, high * wider
 
 
 def _plain(ax: Axes, which: str) -> None:

@@ -12,6 +12,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 
 from harness.corpus import Corpus
@@ -73,7 +74,7 @@ def _one(pack: Sequence[Run], corpus: Corpus, workers: int, tell: Tell) -> list[
     except Exception as error:
         outcomes = [Outcome(error=describe(error))] * len(pack)
     wall_s = time.perf_counter() - begun
-    facts, load = environment(pack[0].device, workers), os.getloadavg()[0]
+    facts, load = environment(pack[0].device), os.getloadavg()[0]
     return [
         Finished(run, outcome, wall_s, len(pack) * workers, load, started, facts)
         for run, outcome in zip(pack, outcomes, strict=True)
@@ -81,8 +82,7 @@ def _one(pack: Sequence[Run], corpus: Corpus, workers: int, tell: Tell) -> list[
 
 
 def _serve(pipe: Connection, corpus: Corpus, workers: int, precision: str) -> None:
-    """A worker: packs in, events out, until the pipe closes. Ctrl-C is the parent's to handle."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """A worker: packs in, events out, until the pipe closes."""
     settle(1, precision)
     while True:
         try:
@@ -103,7 +103,12 @@ def _workers(todo: list[list[Run]], corpus: Corpus, count: int, tell: Tell) -> I
         ours, theirs = context.Pipe()
         args = (theirs, corpus, count, queue[-1][0].precision)
         process = context.Process(target=_serve, args=args, daemon=True)
+        # Ctrl-C reaches every process of a terminal, but is the parent's to handle: the child is born with it blocked,
+        # and one that comes meanwhile waits. Python's own helper process would lift the block, so it comes first.
+        resource_tracker.ensure_running()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         process.start()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
         working[ours] = (process, [])
         return ours
@@ -133,7 +138,7 @@ def _workers(todo: list[list[Run]], corpus: Corpus, count: int, tell: Tell) -> I
                     del working[pipe]
                     reason = f"crashed: its worker process ended with status {process.exitcode}"
                     for run in left:
-                        facts = environment("cpu", count)
+                        facts = environment("cpu")
                         yield Finished(run, Outcome(error=reason), 0.0, count, os.getloadavg()[0], now(), facts)
                     if queue:
                         give(start())

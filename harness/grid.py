@@ -134,8 +134,9 @@ def seeds_needed(contrasts: int, alpha: float = 0.05) -> int:
 def unknown(kind: str, name: str, choices: Iterable[str]) -> str:
     """One line for a name that is not there: what was asked, the nearest, all there are."""
     known = list(choices)
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    folded = {choice.lower(): choice for choice in known}
+    near = difflib.get_close_matches(name.lower(), folded, n=1)
+    hint = f" Did you mean {folded[near[0]]!r}?" if near else ""
     return f"no {kind} {name!r}.{hint} There are: {', '.join(known)}"
 
 

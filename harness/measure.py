@@ -29,6 +29,8 @@ WARM_S, BLOCK_S = 0.5, 0.25  # before the clock; and the least a block lasts
 SWITCHES_PER_S = 300.0  # involuntary context switches: quiet blocks have tens a second, disturbed ones hundreds
 LONGEST_S = 10.0  # of all blocks together, where neighbours disturb every one
 PATIENCE_S = 600.0  # a sample that takes longer is an error row
+OTHERS = 0.3  # processors' worth of work by others, beyond what our threads leave free
+SETTLED = ("threads", "matmul_precision", "cudnn_rnn_tf32", "flush_denormal")  # facts that `settle` decides
 AGAIN = "#2"  # the label of the baseline's second self (A/A)
 
 Fact = str | int | float | bool | None
@@ -43,7 +45,7 @@ class Contender:
     run: Run
 
 
-def environment(device: str, workers: int = 1) -> dict[str, Fact]:
+def environment(device: str) -> dict[str, Fact]:
     """Everything about machine and software that a number may depend on; '' or None where not to be had."""
     import torch
 
@@ -57,7 +59,6 @@ def environment(device: str, workers: int = 1) -> dict[str, Fact]:
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "workers": workers,
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "matmul_precision": torch.get_float32_matmul_precision(),
         "cudnn_rnn_tf32": torch.backends.cudnn.allow_tf32 if cuda else None,
@@ -164,10 +165,15 @@ def time_steps(run: Run, vocabulary: int) -> Answer:
     blocks: list[dict[str, Fact]] = []
     end = clock(device) + LONGEST_S
     for attempt in range(2 * BLOCKS):
-        before = resource.getrusage(resource.RUSAGE_SELF)
+        before, busy_before = resource.getrusage(resource.RUSAGE_SELF), _busy_s()
         seconds = timed(count)
-        after = resource.getrusage(resource.RUSAGE_SELF)
+        after, busy_after = resource.getrusage(resource.RUSAGE_SELF), _busy_s()
         switches = after.ru_nivcsw - before.ru_nivcsw
+        own_s = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+        others = None
+        if busy_before is not None and busy_after is not None:
+            others = max(0.0, busy_after - busy_before - own_s) / seconds
+        free = (os.cpu_count() or 1) - torch.get_num_threads()
         blocks.append(
             {
                 "block": attempt,
@@ -175,8 +181,9 @@ def time_steps(run: Run, vocabulary: int) -> Answer:
                 "tokens_per_sec": count * n * steps / seconds,
                 "step_ms": 1000 * seconds / count,
                 "context_switches": switches,
-                "cpu_per_wall": (after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime) / seconds,
-                "disturbed": switches / seconds > SWITCHES_PER_S,
+                "cpu_per_wall": own_s / seconds,
+                "others_cpu": others,
+                "disturbed": switches / seconds > SWITCHES_PER_S or (others is not None and others > free + OTHERS),
             }
         )
         clean = sum(not b["disturbed"] for b in blocks)
@@ -215,6 +222,15 @@ def _status_mib(key: str) -> float | None:
     except OSError:
         return None
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(key + ":")), None)
+
+
+def _busy_s() -> float | None:
+    """Processor seconds that all processes together have used since the start; None where that is not to be had."""
+    try:
+        ticks = [int(x) for x in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    except (OSError, ValueError):
+        return None
+    return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")  # but idle and waiting for a disk
 
 
 def _reset_high_water() -> bool:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import json
 import os
@@ -26,11 +27,6 @@ import pandas as pd
 
 from harness.grid import Protocol, Run
 from harness.measure import now
-
-try:
-    import fcntl
-except ImportError:  # Windows: nothing stops a second writer there
-    fcntl = None  # type: ignore[assignment]
 
 VERSION = 1  # of the JSON files
 COLUMNS: dict[str, tuple[str, ...]] = {
@@ -47,7 +43,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "speed": (
         "session", "round", "label", "variant", "engine", "capture", "precision", "device", "protocol",
         "hidden", "seeds", "block", "steps", "tokens_per_sec", "step_ms", "first_step_ms",
-        "peak_memory_mib", "peak_reserved_mib", "context_switches", "cpu_per_wall", "load", "disturbed",
+        "peak_memory_mib", "peak_reserved_mib", "context_switches", "cpu_per_wall", "others_cpu", "load", "disturbed",
         "kernels", "environment", "started", "error",
     ),
     # one row an order: what counting characters achieves on the same split; `floor` is the exact
@@ -61,7 +57,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     # one row a machine and software state
     "environments": (
         "environment", "torch", "cuda", "driver", "device", "device_name", "cpu", "cores", "threads",
-        "workers", "memory_gib", "matmul_precision", "cudnn_rnn_tf32", "cublas_workspace", "flush_denormal",
+        "memory_gib", "matmul_precision", "cudnn_rnn_tf32", "cublas_workspace", "flush_denormal",
         "python", "platform", "package", "commit", "dirty",
     ),
 }  # fmt: skip
@@ -109,9 +105,6 @@ def write(path: Path, text: str) -> None:
 def writing(folder: Path) -> Iterator[None]:
     """Be the folder's one writer. ValueError says who is; a lock falls with the process that held it."""
     folder.mkdir(parents=True, exist_ok=True)
-    if fcntl is None:
-        yield
-        return
     with (folder / ".lock").open("a+", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -219,7 +212,8 @@ def gather(folder: Path) -> Results:
         rows[same] = row
         points[same] = [{**row, **point} for point in outcome["curve"]]
     blocks = []
-    for path in sorted((folder / "speed").glob("*/[!.]*.json")):
+    sessions = sorted({grid["session"] for grid in asked.values()})  # earlier ones stay on file, untold
+    for path in (p for s in sessions for p in sorted((folder / "speed" / s).glob("[!.]*.json"))):
         whole = _load(path)
         run, answer = _as_run(whole["run"]), whole["answer"]
         protocols[run.protocol.label] = dataclasses.asdict(run.protocol)
@@ -232,11 +226,12 @@ def gather(folder: Path) -> Results:
         for g in asked.values()
         for model, perplexity in g["anchors"].items()
     }
+    trained = sorted(rows, key=lambda r: (r.protocol.label, r.variant, r.engine, r.seed, rows[r]["run"]))
     empty = {name: frame(name, []) for name in ("bench", "ablate")}
     return Results(
         **empty,
-        runs=frame("runs", sorted(rows.values(), key=lambda r: (r["protocol"], r["variant"], r["engine"], r["seed"]))),
-        curves=frame("curves", [p for k in sorted(points, key=lambda k: (k.variant, k.seed, k.key)) for p in points[k]]),
+        runs=frame("runs", [rows[r] for r in trained]),
+        curves=frame("curves", [point for r in trained for point in points[r]]),
         speed=frame("speed", blocks),
         anchors=frame("anchors", [
             dict(zip(COLUMNS["anchors"], (*key, perplexity), strict=True)) for key, perplexity in anchors.items()

@@ -69,12 +69,13 @@ def print_table(table: pd.DataFrame) -> None:
     """The answer on the screen; the files and the report have more columns."""
     from harness.draw import bracket, count, mib, nats, ppl, rate  # here: it is slow to import, and last to be needed
 
-    heads = ("variant", "parameters", "seeds", "held-out perplexity [95%]", "nats/char vs gru [95%]", "p (Holm)", "verdict",
-             "tokens/sec", "ratio", "MiB")  # fmt: skip
+    heads = ("variant", "parameters", "seeds", "held-out perplexity [95%]", "nats/char vs gru [95%]", "p (Holm)",
+             "verdict", "tokens/sec", "ratio", "MiB")  # fmt: skip
     rows = [heads]
     for r in table.to_dict("records"):
         rows.append((
-            str(r["variant"]), _some(r["parameters"], count), f"{r['seeds']}" + f" ({r['failed']} failed)" * bool(r["failed"]),
+            str(r["variant"]), _some(r["parameters"], count),
+            f"{r['seeds']}" + f" ({r['failed']} failed)" * bool(r["failed"]),
             f"{ppl(r['heldout_perplexity'])} {bracket(r['heldout_low'], r['heldout_high'], ppl)}".strip(),
             f"{nats(r['delta_nats'], sign=True)} {bracket(r['delta_low'], r['delta_high'], nats)}".strip(),
             _some(r["p_holm"], lambda p: f"{p:.3f}"), str(r["verdict"]), rate(r["tokens_per_sec"]),
@@ -88,13 +89,11 @@ def print_table(table: pd.DataFrame) -> None:
         print("  ".join(cells).rstrip())
     timed = sorted({str(b) for b in table["speed_baseline"] if b and b == b})
     print(
-        "\nperplexity: geometric mean over seeds, on text never trained on. nats/char: paired by seed, negative is better."
+        "\nperplexity: geometric mean over seeds, on text never trained on. nats/char: paired by seed, less is better."
     )
     if timed:
-        samples = table["speed_samples"].dropna()
-        print(
-            f"tokens/sec: one seed, median of {_span(samples)} fresh processes. ratio: to {', '.join(timed)}, paired by round."
-        )
+        samples, base = _span(table["speed_samples"].dropna()), ", ".join(timed)
+        print(f"tokens/sec: one seed, median of {samples} fresh processes. ratio: to {base}, paired by round.")
 
 
 def _some(value: float, spell: Callable[[float], str]) -> str:
