@@ -22,6 +22,7 @@ from harness.grid import Protocol, Run
 
 if TYPE_CHECKING:
     from harness.corpus import Corpus
+    from harness.measure import Contender
     from harness.record import Results
 
 SEEDS = 10
@@ -53,6 +54,10 @@ def parser() -> Parser:
     top.add_argument("--protocol", metavar="NAME", help=f"{' or '.join(grid.PROTOCOLS)}; on a GPU classic, else quick")
     top.add_argument("--corpus", metavar="NAME", help="time-machine, embedded, or the path of a UTF-8 file")
     top.add_argument("--device", metavar="NAME", default="auto", help="auto: cuda where there is one")
+    top.add_argument(
+        "--engine", metavar="NAME", default="auto",
+        help="what trains: auto (the fastest that can), library, native, fused or loop; all that can are timed",
+    )  # fmt: skip
     top.add_argument("--seeds", metavar="N", help=f"how many trainings a variant, {SEEDS} if not given")
     top.add_argument("--variants", nargs="+", metavar="V", help="like rnn gru:R=1 nn.gru (`list` names them all)")
     fields = ", ".join(f.name for f in dataclasses.fields(Protocol)[1:])
@@ -72,18 +77,44 @@ class Plan:
     seeds: int
     corpus: Corpus
     device: str
+    engine: str = "auto"
 
     @property
     def runs(self) -> list[Run]:
         """Seed by seed, so that a grid that was stopped has the same seeds of every variant."""
         return [self.run(variant, seed) for seed in range(self.seeds) for variant in self.variants]
 
-    def run(self, variant: str, seed: int) -> Run:
+    def run(self, variant: str, seed: int, engine: str = "", capture: bool = False) -> Run:
         import variants
 
-        source = variants.fingerprint(variant, also=[Path(__file__).with_name("train.py")])
-        engine = variants.engine(variant)
-        return Run(variant, seed, self.protocol, self.corpus.sha256, self.device, engine=engine, source=source)
+        engine = engine or self.engines(variant)[0]
+        also = [Path(__file__).with_name(f"{name}.py") for name in ["train"] + ["capture"] * capture]
+        source = variants.fingerprint(variant, engine, also)
+        sha256 = self.corpus.sha256
+        return Run(variant, seed, self.protocol, sha256, self.device, engine=engine, capture=capture, source=source)
+
+    def engines(self, variant: str) -> list[str]:
+        """Those that can run it: the one it is trained with, then the others, the fastest first."""
+        import variants
+
+        can = [engine for engine, refusal in variants.refusals(variant, self.device).items() if not refusal]
+        return sorted(can, key=lambda engine: engine != self.engine)
+
+    @property
+    def contenders(self) -> list[Contender]:
+        """All that is timed, one of them twice (A/A). bench: in every engine that can, on CUDA also captured."""
+        from harness.measure import AGAIN, Contender
+
+        every = self.verb == "bench"
+        timed = [
+            Contender(variant + f" ({', '.join(how)})" * bool(how), self.run(variant, 0, engine, capture))
+            for variant in self.variants
+            for k, engine in enumerate(self.engines(variant)[: None if every else 1])
+            for capture in (False, True)[: 1 + (every and self.device == "cuda")]
+            for how in [[engine] * bool(k) + ["captured"] * capture]
+        ]
+        base = next(c for c in timed if c.label == self.speed_baseline)
+        return [*timed, Contender(base.label + AGAIN, base.run)]
 
     @property
     def corpus_name(self) -> str:
@@ -102,6 +133,8 @@ def plan(verb: str, options: argparse.Namespace) -> Plan:
     from harness import corpus
 
     names = tuple(dict.fromkeys(variants.canonical(v) for v in options.variants or GRIDS[verb]))
+    if options.engine not in ("auto", *variants.ENGINES):
+        raise ValueError(grid.unknown("engine", options.engine, ("auto", *variants.ENGINES)))
     seeds = SEEDS if options.seeds is None else _count("seeds", options.seeds)
     if options.protocol is not None:
         grid.protocol(options.protocol)  # a misspelt name is said before anything slow
@@ -111,7 +144,7 @@ def plan(verb: str, options: argparse.Namespace) -> Plan:
     text = corpus.load(options.corpus)
     train_part, _ = corpus.split(text, protocol.train_characters, protocol.heldout_characters)
     corpus.windows(len(train_part), protocol.batch_size, protocol.num_steps)
-    return Plan(verb, names, protocol, seeds, text, device)
+    return Plan(verb, names, protocol, seeds, text, device, options.engine)
 
 
 def go(plan: Plan, folder: Path) -> int:
@@ -129,7 +162,7 @@ def go(plan: Plan, folder: Path) -> int:
         anchors = corpus.anchors(plan.corpus, train_part, heldout)
         if plan.corpus.floor is not None:
             anchors["floor"] = plan.corpus.floor
-        session, labels = _session(plan)
+        session = _session(plan)
         record.write_grid(folder, plan.verb, {
             "protocol": {**dataclasses.asdict(plan.protocol), "label": plan.protocol.label},
             "variants": plan.variants, "runs": [run.key for run in plan.runs], "device": plan.device,
@@ -149,7 +182,7 @@ def go(plan: Plan, folder: Path) -> int:
                     said = outcome.error or f"held-out perplexity {outcome.heldout_perplexity:.2f}"
                     line = f"{finished.run.variant} seed {finished.run.seed}: {said} ({finished.wall_s:.1f} s)"
                     bar.finished(line, outcome.error, finished.run)
-            _time(plan, folder, session, labels)
+            _time(plan, folder, session)
         except KeyboardInterrupt:
             stopped = True
         results = refresh(folder)
@@ -174,6 +207,8 @@ def go(plan: Plan, folder: Path) -> int:
 
 def announce(plan: Plan, todo: int, workers: int) -> None:
     """Before anything runs: what, on what, and what this grid cannot answer."""
+    import variants
+
     if plan.corpus.note:
         print(f"note: {plan.corpus.note}", file=sys.stderr)
     runs = len(plan.variants) * plan.seeds
@@ -183,6 +218,10 @@ def announce(plan: Plan, todo: int, workers: int) -> None:
         f"{f', {runs - todo} done already' * (todo < runs)}; "
         f"protocol {plan.protocol.label}, text {plan.corpus_name}, {where}"
     )
+    for variant in plan.variants:
+        if plan.engine not in ("auto", plan.engines(variant)[0]):
+            print(f"note: {variant} is trained by {plan.engines(variant)[0]}: {plan.engine} cannot run it, "
+                  f"{variants.refusals(variant, plan.device)[plan.engine]}", file=sys.stderr)  # fmt: skip
     contrasts = grid.contrasts(plan.variants)
     need = grid.seeds_needed(contrasts)
     if contrasts and plan.seeds < need:
@@ -194,26 +233,26 @@ def announce(plan: Plan, todo: int, workers: int) -> None:
         )
 
 
-def _session(plan: Plan) -> tuple[str, list[str]]:
-    """The name of this speed comparison, of the same contenders on the same machine, and its labels."""
+def _session(plan: Plan) -> str:
+    """The name of this speed comparison: the same contenders on the same machine."""
     import hashlib
     import json
 
-    from harness.measure import AGAIN, SETTLED, environment
+    from harness.measure import SETTLED, environment
 
-    labels = [*plan.variants, plan.speed_baseline + AGAIN]
-    keys = [plan.run(label.removesuffix(AGAIN), 0).key for label in labels]
+    keys = [(contender.label, contender.run.key) for contender in plan.contenders]
     machine = {fact: value for fact, value in environment(plan.device).items() if fact not in SETTLED}
     whole = json.dumps([keys, machine], sort_keys=True)
-    return f"{plan.verb}-{hashlib.sha256(whole.encode()).hexdigest()[:12]}", labels
+    return f"{plan.verb}-{hashlib.sha256(whole.encode()).hexdigest()[:12]}"
 
 
-def _time(plan: Plan, folder: Path, session: str, labels: list[str]) -> None:
+def _time(plan: Plan, folder: Path, session: str) -> None:
     """Every round of the speed session that is not on file."""
     from harness import measure, record, screen
     from harness.execute import cores
 
-    contenders = [measure.Contender(label, plan.run(label.removesuffix(measure.AGAIN), 0)) for label in labels]
+    contenders = plan.contenders
+    labels = [contender.label for contender in contenders]
     rounds = [n for n in range(measure.ROUNDS) if not record.round_done(folder, session, n, labels)]
     with screen.Bar(len(rounds) * len(labels), "timing", "sample") as bar:
         for number, contender, answer in measure.compare(contenders, len(plan.corpus.vocabulary), cores(), rounds):

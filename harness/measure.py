@@ -7,6 +7,8 @@ everything asked of the device done at both ends, and whatever disturbed it is w
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import json
 import os
 import platform
@@ -24,13 +26,22 @@ from typing import Any
 
 from harness.grid import Protocol, Run
 
-ROUNDS, BLOCKS = 5, 5
-WARM_S, BLOCK_S = 0.5, 0.25  # before the clock; and the least a block lasts
+ROUNDS, BLOCKS = 5, 3
+WINDOWS = 4  # training steps between two looks at the clock
+WARM_S, BLOCK_S = 0.3, 0.25  # before the clock; and the least a block lasts
 SWITCHES_PER_S = 300.0  # involuntary context switches: quiet blocks have tens a second, disturbed ones hundreds
 LONGEST_S = 10.0  # of all blocks together, where neighbours disturb every one
 PATIENCE_S = 600.0  # a sample that takes longer is an error row
 OTHERS = 0.3  # processors' worth of work by others, beyond what our threads leave free
-SETTLED = ("threads", "matmul_precision", "cudnn_rnn_tf32", "flush_denormal")  # facts that `settle` decides
+AGREE = 1e-10  # the most an engine may differ from the loop, in float64, before it is timed
+SETTLED = (
+    "threads",
+    "matmul_precision",
+    "cudnn_rnn_tf32",
+    "flush_denormal",
+    "keeps_pages",
+)  # facts that `settle` decides
+_keeps_pages = False
 AGAIN = "#2"  # the label of the baseline's second self (A/A)
 
 Fact = str | int | float | bool | None
@@ -63,6 +74,7 @@ def environment(device: str) -> dict[str, Fact]:
         "matmul_precision": torch.get_float32_matmul_precision(),
         "cudnn_rnn_tf32": torch.backends.cudnn.allow_tf32 if cuda else None,
         "cublas_workspace": os.environ.get("CUBLAS_WORKSPACE_CONFIG", ""),
+        "keeps_pages": _keeps_pages,
         "flush_denormal": bool((torch.tensor([1e-40]) * 1 == 0).item()),
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -81,6 +93,21 @@ def settle(threads: int, precision: str) -> None:
     tf32 = precision == "tf32"
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
     torch.backends.cudnn.allow_tf32 = tf32  # cudnn.rnn runs TF32 unless told not to, a written cell does not
+    _keep_pages()
+
+
+def _keep_pages() -> None:
+    """Have glibc keep the memory that is freed: else each step asks the system for the same pages again.
+
+    That is a fifth of a step of some variants and nothing of others, so it would be a bias and not only a cost.
+    """
+    global _keeps_pages
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return  # another allocator
+    trim, pad, mapped = -1, -2, -3  # from malloc.h: M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD
+    _keeps_pages = all([mallopt(trim, 2**30), mallopt(pad, 2**26), mallopt(mapped, 2**25)])
 
 
 def compare(
@@ -125,7 +152,8 @@ def time_steps(run: Run, vocabulary: int) -> Answer:
     """Blocks of whole training steps (forward, loss, backward, clip, update) on data that is on the device."""
     import torch
 
-    from harness.train import clock
+    from harness.capture import Epoch, captured
+    from harness.train import clock, epoch_of
     from variants.model import Model
 
     protocol, device = run.protocol, run.device
@@ -134,29 +162,24 @@ def time_steps(run: Run, vocabulary: int) -> Answer:
     if device == "cuda":
         torch.cuda.init()
         torch.cuda.reset_peak_memory_stats()
-    model = Model(run.variant, vocabulary, protocol.hidden, [run.seed], protocol.init, device=device)
+    model = Model(run.variant, vocabulary, protocol.hidden, [run.seed], protocol.init, device=device, engine=run.engine)
     rng = torch.Generator().manual_seed(run.seed)
     steps, n = protocol.num_steps, protocol.batch_size
-    data = torch.randint(vocabulary, (8, steps + 1, 1, n), generator=rng).to(device)
-    state = model.cell.begin(n)
-    done = 0
-
-    def step() -> None:
-        nonlocal state, done
-        window = data[done % len(data)]
-        losses, state = model.losses(window[:-1], window[1:], state)
-        losses.sum().backward()
-        model.update(protocol.lr, protocol.clip)
-        state = tuple(s.detach() for s in state)
-        done += 1
+    streams = torch.randint(vocabulary, (WINDOWS * steps + 1, 1, n), generator=rng).to(device)
+    epoch: Epoch = functools.partial(epoch_of, model, windows=WINDOWS, protocol=protocol)
 
     def timed(count: int) -> float:
         begun = clock(device)
         for _ in range(count):
-            step()
+            epoch(streams)
         return clock(device) - begun
 
-    first_s = timed(1)
+    begun = clock(device)
+    if run.capture:
+        epoch = captured(epoch, streams, list(model.parameters()))
+    else:
+        epoch_of(model, streams[: steps + 1], windows=1, protocol=protocol)
+    first_s = clock(device) - begun
     warm_until = clock(device) + WARM_S
     while clock(device) < warm_until:
         timed(1)
@@ -177,9 +200,9 @@ def time_steps(run: Run, vocabulary: int) -> Answer:
         blocks.append(
             {
                 "block": attempt,
-                "steps": count,
-                "tokens_per_sec": count * n * steps / seconds,
-                "step_ms": 1000 * seconds / count,
+                "steps": count * WINDOWS,
+                "tokens_per_sec": count * WINDOWS * n * steps / seconds,
+                "step_ms": 1000 * seconds / (count * WINDOWS),
                 "context_switches": switches,
                 "cpu_per_wall": own_s / seconds,
                 "others_cpu": others,
@@ -193,18 +216,53 @@ def time_steps(run: Run, vocabulary: int) -> Answer:
     high = _status_mib("VmHWM") if resettable else None
     peak = torch.cuda.max_memory_allocated() / 2**20 if allocated else high - base if high and base else None
     reserved = torch.cuda.max_memory_reserved() / 2**20 if allocated else None
+    apart = disagreement(run, vocabulary)  # last, for its own memory would be counted
+    if not apart <= AGREE:
+        return {"error": f"disagrees: {run.engine} differs from the plainest engine by {apart:.2g}, over {AGREE:g}"}
     return {
         "blocks": blocks,
         "first_step_ms": 1000 * first_s,
         "peak_memory_mib": peak,
         "peak_reserved_mib": reserved,
-        "kernels": _kernels(step),
+        "kernels": _kernels(lambda: timed(1)),
+        "disagreement": apart,
         "load": os.getloadavg()[0],
         "environment": environment(device),
     }
 
 
-def _kernels(step: Callable[[], None]) -> str:
+def disagreement(run: Run, vocabulary: int) -> float:
+    """The largest difference from the plainest engine in float64: of the losses, the last state, every gradient.
+
+    At the size that is to be timed, from a state that is not zero, every weight random. 0 for the plainest itself.
+    """
+    import torch
+
+    import variants
+    from variants.model import Model
+
+    plain = variants.plainest(run.variant)
+    if run.engine == plain:
+        return 0.0
+    size, device = run.protocol, run.device
+    found = []
+    for engine in (plain, run.engine):
+        rng = torch.Generator().manual_seed(0)
+        model = Model(
+            run.variant, vocabulary, size.hidden, [0], "torch", dtype=torch.float64, device=device, engine=engine
+        )
+        X = torch.randint(vocabulary, (size.num_steps + 1, 1, size.batch_size), generator=rng).to(device)
+        state = tuple(
+            torch.randn(s.shape, generator=rng, dtype=torch.float64).to(device)
+            for s in model.cell.begin(size.batch_size)
+        )
+        losses, after = model.losses(X[:-1], X[1:], state)
+        torch.autograd.backward([losses, *after], [torch.ones_like(losses), *(torch.ones_like(s) for s in after)])
+        found.append([losses, *after, *(w.grad for w in model.parameters() if w.grad is not None)])
+    return float(max((a - b).abs().max() for a, b in zip(*found, strict=True)))
+
+
+def _kernels(step: Callable[[], object]) -> str:
     """The recurrence that really ran, by the profiler's names: one untimed step."""
     import torch
 

@@ -44,7 +44,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         "session", "round", "label", "variant", "engine", "capture", "precision", "device", "protocol",
         "hidden", "seeds", "block", "steps", "tokens_per_sec", "step_ms", "first_step_ms",
         "peak_memory_mib", "peak_reserved_mib", "context_switches", "cpu_per_wall", "others_cpu", "load", "disturbed",
-        "kernels", "environment", "started", "error",
+        "kernels", "disagreement", "environment", "started", "error",
     ),
     # one row an order: what counting characters achieves on the same split; `floor` is the exact
     # perplexity of the source, where it is known (embedded text only)

@@ -67,7 +67,7 @@ class Bar:
 
 def print_table(table: pd.DataFrame) -> None:
     """The answer on the screen; the files and the report have more columns."""
-    from harness.draw import bracket, count, mib, nats, ppl, rate  # here: it is slow to import, and last to be needed
+    from harness.spell import bracket, count, mib, nats, ppl, rate  # here: it is slow to import, and last to be needed
 
     heads = ("variant", "parameters", "seeds", "held-out perplexity [95%]", "nats/char vs gru [95%]", "p (Holm)",
              "verdict", "tokens/sec", "ratio", "MiB")  # fmt: skip

@@ -6,6 +6,7 @@ a character); evaluation happens off the clock.
 
 from __future__ import annotations
 
+import functools
 import math
 import random
 import time
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from harness import corpus as text
+from harness.capture import Epoch, captured
 from harness.grid import Protocol, Run
 from variants.model import Model
 
@@ -57,20 +59,26 @@ def train(
     protocol, device = runs[0].protocol, runs[0].device
     train_part, heldout_part = text.split(corpus, protocol.train_characters, protocol.heldout_characters)
     windows = text.windows(len(train_part), protocol.batch_size, protocol.num_steps)
+    seeds = [run.seed for run in runs]
     model = Model(
-        runs[0].variant, len(corpus.vocabulary), protocol.hidden, [r.seed for r in runs], protocol.init, device=device
-    )
+        runs[0].variant, len(corpus.vocabulary), protocol.hidden, seeds, protocol.init, device=device,
+        engine=runs[0].engine,
+    )  # fmt: skip
     characters = torch.from_numpy(train_part.astype(np.int64)).to(device)
     heldout = streams(torch.from_numpy(heldout_part.astype(np.int64)).to(device), protocol.batch_size, len(runs))
     offsets = [random.Random(run.seed) for run in runs]
     looks = evaluation_epochs(protocol)
     curves: list[list[Point]] = [[] for _ in runs]
+    epoch_on: Epoch = functools.partial(epoch_of, model, windows=windows, protocol=protocol)
+    if runs[0].capture:
+        example = sequential(characters, protocol, [0] * len(runs))
+        epoch_on = captured(epoch_on, example, list(model.parameters()))
     lost = torch.zeros(len(runs), device=device, dtype=torch.bool)  # for good: its later epochs are not its own
     tokens, train_s = 0, 0.0
     for epoch in range(1, protocol.epochs + 1):
         begun = clock(device)
         drawn = [rng.randint(0, protocol.num_steps) for rng in offsets]
-        nats = epoch_of(model, sequential(characters, protocol, drawn), windows, protocol)
+        nats = epoch_on(sequential(characters, protocol, drawn))
         lost |= ~nats.isfinite()
         tokens += windows * protocol.num_steps * protocol.batch_size
         train_s += clock(device) - begun
@@ -115,7 +123,7 @@ def sequential(characters: Tensor, protocol: Protocol, offsets: Sequence[int]) -
     return characters[steps[:, None, None] + torch.stack(rows)]
 
 
-def epoch_of(model: Model, streams: Tensor, windows: int, protocol: Protocol) -> Tensor:
+def epoch_of(model: Model, streams: Tensor, *, windows: int, protocol: Protocol) -> Tensor:
     """Train over one epoch's streams (length, S, n), state carried and detached. Mean loss (S,) in nats.
 
     NaN for a seed that had a loss or a gradient that is not finite: the epoch's mean is not its either.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -11,8 +12,10 @@ from torch import Tensor
 
 import variants
 from variants.cell import Cell
-from variants.engines import fused, loop
+from variants.engines import fused, loop, native
 
+WITHOUT = native.refuses(variants.get("gru"))
+FAST = [fused, pytest.param(native, marks=pytest.mark.skipif(bool(WITHOUT), reason=WITHOUT or "it runs"))]
 VALUES = (None, 0, 0.3, 1)
 FAMILY = [
     "rnn",
@@ -26,14 +29,16 @@ FAMILY = [
 ]
 
 
-def results(variant: str, engine: ModuleType, seeds: int, dtype: torch.dtype) -> dict[str, Tensor]:
+def results(
+    variant: str, engine: ModuleType, seeds: int, dtype: torch.dtype, n: int = 3, h: int = 5
+) -> dict[str, Tensor]:
     """Outputs, last state and gradients of a random network with a random state, for random gradients of both."""
     rng = torch.Generator().manual_seed(1)
-    cell: Cell = variants.get(variant)(4, 5, seeds).to(dtype)
+    cell: Cell = variants.get(variant)(4, h, seeds).to(dtype)
     for weight in cell.parameters():
-        weight.data = 0.5 * torch.randn(weight.shape, generator=rng, dtype=dtype)
-    X = torch.nn.functional.one_hot(torch.randint(4, (6, seeds, 3), generator=rng), 4).to(dtype)
-    H0 = torch.randn(seeds, 3, 5, generator=rng, dtype=dtype).requires_grad_()
+        weight.data = torch.randn(weight.shape, generator=rng, dtype=dtype) / h**0.5
+    X = torch.randint(4, (6, seeds, n), generator=rng)
+    H0 = torch.randn(seeds, n, h, generator=rng, dtype=dtype).requires_grad_()
     H, (last,) = engine.unroll(cell, X, (H0,))
     weights = [torch.randn(t.shape, generator=rng, dtype=dtype) for t in (H, last)]
     torch.autograd.backward([H, last], weights)
@@ -41,30 +46,103 @@ def results(variant: str, engine: ModuleType, seeds: int, dtype: torch.dtype) ->
     return {"H": H, "last": last, "H0": H0.grad, **gradients}
 
 
+@pytest.mark.parametrize("engine", FAST)
 @pytest.mark.parametrize("seeds", [1, 3])
 @pytest.mark.parametrize("variant", FAMILY)
-def test_fused_is_the_loop(variant: str, seeds: int) -> None:
-    one, other = (results(variant, engine, seeds, torch.float64) for engine in (loop, fused))
+def test_a_fast_engine_is_the_loop(variant: str, seeds: int, engine: ModuleType) -> None:
+    one, other = (results(variant, e, seeds, torch.float64) for e in (loop, engine))
     assert one.keys() == other.keys()
     wrong = {name: (other[name] - one[name]).abs().max().item() for name in one}
     assert max(wrong.values()) <= 1e-10, wrong
 
 
+@pytest.mark.parametrize("engine", FAST)
+@pytest.mark.parametrize(("n", "h"), [(1, 1), (8, 48), (9, 49), (17, 25), (13, 96)])
+def test_sizes_beside_the_width_of_a_register(n: int, h: int, engine: ModuleType) -> None:
+    for variant in ("gru", "gru_after", "gru:R=0", "gru:Z=0.3", "rnn"):
+        one, other = (results(variant, e, 2, torch.float64, n, h) for e in (loop, engine))
+        wrong = {name: (other[name] - one[name]).abs().max().item() for name in one}
+        assert max(wrong.values()) <= 1e-10, (variant, wrong)
+
+
+@pytest.mark.parametrize("engine", FAST)
+@pytest.mark.parametrize("variant", ["rnn", "gru", "gru_after", "gru:Z=0.3,R=0", "gru_after:Z=0"])
+def test_float32_is_as_far_from_float64_as_the_loop_s(variant: str, engine: ModuleType) -> None:
+    """Both round at every step, in another order: an engine may be a few times as far as the loop, not more."""
+    exact = results(variant, loop, 2, torch.float64, 9, 49)
+    plain, fast = (results(variant, e, 2, torch.float32, 9, 49) for e in (loop, engine))
+    for name, value in exact.items():
+        allowed = 4 * (plain[name] - value).abs().max() + 1e-6 * value.abs().max()
+        assert (fast[name] - value).abs().max() <= allowed, name
+
+
+@pytest.mark.skipif(bool(WITHOUT), reason=WITHOUT or "it runs")
+def test_native_does_not_depend_on_seeds_or_threads() -> None:
+    """To the last bit: no row's arithmetic knows of another."""
+    threads = torch.get_num_threads()
+    try:
+        for variant in ("gru", "gru_after", "rnn"):
+            torch.set_num_threads(1)
+            one = results(variant, native, 3, torch.float32, 19, 20)
+            torch.set_num_threads(3)
+            other = results(variant, native, 3, torch.float32, 19, 20)
+            assert all(torch.equal(one[name], other[name]) for name in one)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.skipif(bool(WITHOUT), reason=WITHOUT or "it runs")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_native_activations_are_those_of_the_library(dtype: torch.dtype) -> None:
+    """Over all a gate can see, its ends and what is not a number: rnn of one step is tanh, a gate of it sigmoid."""
+    X = torch.cat([torch.linspace(-100, 100, 4001), torch.logspace(-8, 2, 500), torch.tensor([torch.inf, torch.nan])])
+    cell = variants.get("gru:R=1")(len(X), 1, 1).to(dtype)
+    for weight in cell.parameters():
+        weight.data.zero_()
+    cell.W_xz.data[0, :, 0] = X.to(dtype)
+    H0 = torch.ones(1, len(X), 1, dtype=dtype)  # with a candidate of 0 the state after is the gate
+    gate, _ = native.unroll(cell, torch.arange(len(X))[None, None], (H0,))
+    few = 4 * torch.finfo(dtype).eps
+    torch.testing.assert_close(gate.flatten(), X.to(dtype).sigmoid(), rtol=few, atol=1e-30, equal_nan=True)
+    rnn = variants.get("rnn")(len(X), 1, 1).to(dtype)
+    rnn.W_xh.data[0, :, 0] = X.to(dtype)
+    tanh, _ = native.unroll(rnn, torch.arange(len(X))[None, None], (0 * H0,))
+    torch.testing.assert_close(tanh.flatten(), X.to(dtype).tanh(), rtol=few, atol=0, equal_nan=True)
+
+
+def test_without_a_compiler_native_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    native.library.cache_clear()
+    try:
+        with monkeypatch.context() as patch:
+            patch.setenv("PATH", str(tmp_path))
+            assert "no C compiler here" in native.refuses(variants.get("gru"))
+        native.library.cache_clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(native, "cache", lambda: tmp_path)
+            patch.setattr(native, "SOURCE", tmp_path / "native.c")
+            (tmp_path / "native.c").write_text("this is not C")
+            assert "could not compile native.c: " in native.refuses(variants.get("gru"))
+        assert "it runs on the CPU" in native.refuses(variants.get("gru"), "cuda")
+    finally:
+        native.library.cache_clear()
+
+
+@pytest.mark.parametrize("engine", FAST)
 @pytest.mark.parametrize("variant", ["gru", "gru_after", "gru:R=1", "gru:Z=0", "rnn"])
-def test_fused_seed_alone_is_the_seed_among_many(variant: str) -> None:
+def test_a_seed_alone_is_the_seed_among_many(variant: str, engine: ModuleType) -> None:
     """And one that is not a number leaves the others as they are."""
-    X = torch.nn.functional.one_hot(torch.arange(24).view(4, 3, 2) % 5, 5).double()
+    X = torch.arange(24).view(4, 3, 2) % 5
     many: Cell = variants.get(variant)(5, 6, 3).double()
     for weight in many.parameters():
         torch.nn.init.normal_(weight, generator=torch.Generator().manual_seed(weight.numel()))
     state = torch.randn(3, 2, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    H, _ = fused.unroll(many, X, (state,))
+    H, _ = engine.unroll(many, X, (state,))
     alone: Cell = variants.get(variant)(5, 6, 1).double()
     for weight, whole in zip(alone.parameters(), many.parameters(), strict=True):
         weight.data = whole.data[1:2].clone()
-    torch.testing.assert_close(fused.unroll(alone, X[:, 1:2], (state[1:2],))[0], H[:, 1:2], rtol=0, atol=1e-12)
+    torch.testing.assert_close(engine.unroll(alone, X[:, 1:2], (state[1:2],))[0], H[:, 1:2], rtol=0, atol=1e-12)
     state[0] = torch.nan
-    broken, _ = fused.unroll(many, X, (state,))
+    broken, _ = engine.unroll(many, X, (state,))
     assert broken[:, 0].isnan().any()
     torch.testing.assert_close(broken[:, 1:], H[:, 1:], rtol=0, atol=0)
 
@@ -77,10 +155,10 @@ def test_fused_refuses_with_a_reason(variant: str, reason: str) -> None:
     cell = variants.get(variant)
     assert reason in fused.refuses(cell)
     with pytest.raises(ValueError, match=reason):
-        fused.unroll(cell(4, 5), torch.zeros(1, 1, 1, 4), (torch.zeros(1, 1, 5),))
+        fused.unroll(cell(4, 5), torch.zeros(1, 1, 1, dtype=torch.long), (torch.zeros(1, 1, 5),))
 
 
 def test_who_refuses_what() -> None:
     for name in variants.found():
-        engines = [e.__name__ for e in (loop, fused) if not e.refuses(variants.get(name))]
-        assert bool(engines) != (variants.engine(name) == "library"), name
+        engines = [e.__name__ for e in (loop, fused, native) if not e.refuses(variants.get(name))]
+        assert bool(engines) != (variants.plainest(name) == "library"), name

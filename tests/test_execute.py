@@ -19,7 +19,7 @@ RUNS = [Run("rnn", seed, TINY, "sha", "cpu") for seed in range(3)]
 def test_workers_give_what_one_process_gives_and_a_dead_one_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     """In one test, because starting processes that import torch is the slow part of it."""
     text = corpus.embedded()
-    deadly = dataclasses.replace(RUNS[0], variant="rnn", engine="library", seed=7)
+    deadly = dataclasses.replace(RUNS[0], seed=7)
     signs: list[execute.Underway] = []
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     monkeypatch.setattr(execute, "_serve", _serve_but_die_at_seed_7)

@@ -248,7 +248,7 @@ class Hidden:
             raise ImportError(name)
 sys.meta_path.insert(0, Hidden())
 import variants
-print(variants.canonical("gru:R=1.0,Z=0"), variants.engine("nn.gru"), len(variants.fingerprint("lstm")))
+print(variants.canonical("gru:R=1.0,Z=0"), variants.plainest("nn.gru"), len(variants.fingerprint("lstm")))
 print(*variants.found())
 """
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
@@ -278,7 +278,7 @@ def test_fingerprint_changes_with_the_equations_and_with_nothing_else(
 
     def prints() -> dict[str, str]:
         variants._tree.cache_clear()
-        return {name: variants.fingerprint(name, also=[ROOT / "harness" / "train.py"]) for name in names}
+        return {name: variants.fingerprint(name, "", also=[ROOT / "harness" / "train.py"]) for name in names}
 
     before = prints()
     text = (copy / file).read_text()
@@ -292,4 +292,4 @@ def test_fingerprint_changes_with_the_equations_and_with_nothing_else(
 def test_fingerprint_changes_with_the_loop_that_trains(tmp_path: Path) -> None:
     other = tmp_path / "train.py"
     other.write_text("lr = 1")
-    assert variants.fingerprint("gru", [other]) != variants.fingerprint("gru")
+    assert variants.fingerprint("gru", "", [other]) != variants.fingerprint("gru")

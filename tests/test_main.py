@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+import variants
 from harness import __main__ as command
 from harness import corpus, execute, measure, record, report
 from harness.grid import Run
@@ -91,14 +92,18 @@ def test_bench_for_real_then_report_without_torch(tmp_path: Path, monkeypatch, c
     said = capfd.readouterr().out
     assert "[1/1] rnn seed 0: held-out perplexity" in said
     assert f"report: {folder / 'report.html'}" in said
-    (row,) = pd.read_csv(folder / "bench.csv").to_dict("records")
+    row, *others = pd.read_csv(folder / "bench.csv").to_dict("records")
+    engines = [engine for engine, refusal in variants.refusals("rnn").items() if not refusal]
+    assert [row["engine"], *(r["engine"] for r in others)] == [engines[0], *sorted(engines[1:])]
+    assert all(r["tokens_per_sec"] > 0 and r["seeds"] == 0 for r in others)  # timed, not trained
     (run,) = pd.read_csv(folder / "runs.csv").to_dict("records")
     speed = pd.read_csv(folder / "speed.csv")
     assert (row["variant"], row["seeds"], row["failed"]) == ("rnn", 1, 0)
     assert row["heldout_perplexity"] == pytest.approx(run["heldout_perplexity"])
     assert row["protocol"].startswith("quick,train_characters=300")
     assert row["parameters"] == run["parameters"] > 0
-    assert set(speed["label"]) == {"rnn", "rnn#2"}
+    assert set(speed["label"]) == {"rnn", "rnn#2", *(f"rnn ({engine})" for engine in engines[1:])}
+    assert speed["disagreement"].between(0, 1e-10).all()
     assert speed["tokens_per_sec"].gt(0).all()
     assert row["peak_memory_mib"] > 0
     environments = pd.read_csv(folder / "environments.csv").set_index("environment")
@@ -127,11 +132,12 @@ def test_resume(fake: list[Run], tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert command.main(words) == 0
     assert len(fake) == 2
     samples = len(list((tmp_path / "speed").glob("*/*.json")))
-    assert samples == 2 * measure.ROUNDS
+    engines = [engine for engine, refusal in variants.refusals("gru:R=1").items() if not refusal]
+    assert samples == (len(engines) + 1) * measure.ROUNDS
     words[words.index("--seeds") + 1] = "3"
     assert command.main(words) == 0  # one seed more is one training more
     assert [r.seed for r in fake] == [0, 1, 2]
-    assert pd.read_csv(tmp_path / "bench.csv")["seeds"].tolist() == [3]
+    assert pd.read_csv(tmp_path / "bench.csv")["seeds"].tolist()[0] == 3
     assert command.main([*words, "--set", "lr=9"]) == 0  # another protocol: everything anew
     assert len(fake) == 6
     assert "3 done already" not in capsys.readouterr().out.splitlines()[-1]
@@ -152,7 +158,7 @@ def test_a_failed_run_is_a_row_out_of_every_mean_and_tried_again(
     words[words.index("--seeds") + 1] = "3"
     monkeypatch.setattr(execute, "execute", first_seed_fails)
     assert command.main(words) == 1
-    (row,) = pd.read_csv(tmp_path / "bench.csv").to_dict("records")
+    row, *_ = pd.read_csv(tmp_path / "bench.csv").to_dict("records")
     assert (row["seeds"], row["failed"]) == (2, 1)
     assert row["heldout_perplexity"] == pytest.approx((7.31 * 7.32) ** 0.5)
     assert row["error"].startswith("1 of 3 runs: diverged")
@@ -161,7 +167,7 @@ def test_a_failed_run_is_a_row_out_of_every_mean_and_tried_again(
     monkeypatch.setattr(execute, "execute", well)
     assert command.main(words) == 0
     assert [r.seed for r in fake] == [0]
-    assert pd.read_csv(tmp_path / "bench.csv")["failed"].tolist() == [0]
+    assert pd.read_csv(tmp_path / "bench.csv")["failed"].tolist()[0] == 0
 
 
 def test_a_failed_timing_is_status_1_and_tried_again(
@@ -241,7 +247,8 @@ def test_both_verbs_keep_their_own_speed_baseline(fake: list[Run], tmp_path: Pat
     common = ["--corpus", "embedded", "--device", "cpu", "--seeds", "2", "--results", str(tmp_path), *TINY]
     assert command.main(["bench", "--variants", "gru", "nn.gru", *common]) == 0
     assert command.main(["ablate", "--variants", "gru", "gru:R=1", "rnn", *common]) == 0
-    bench, ablate = (pd.read_csv(tmp_path / f"{verb}.csv").set_index("variant") for verb in ("bench", "ablate"))
+    tables = (pd.read_csv(tmp_path / f"{verb}.csv") for verb in ("bench", "ablate"))
+    bench, ablate = (table.drop_duplicates("variant").set_index("variant") for table in tables)
     assert bench["speed_baseline"].tolist() == ["nn.gru"] * 2
     assert ablate["speed_baseline"].tolist() == ["gru"] * 3
     assert bench.loc["gru", "speed_ratio"] == pytest.approx(0.5)

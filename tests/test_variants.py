@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from variants import engine, found, get, parse
+from variants import found, get, parse, plainest
 from variants.cell import Cell, State
 from variants.library import Library
 from variants.model import Model
@@ -65,7 +65,7 @@ def distinct(cell: Cell, seed: int = 0) -> dict[str, Tensor]:
 
 
 def unroll(name: str, cell: Cell, X: Tensor, state: State) -> tuple[Tensor, State]:
-    outputs, state = importlib.import_module(f"variants.engines.{engine(name)}").unroll(cell, X, state)
+    outputs, state = importlib.import_module(f"variants.engines.{plainest(name)}").unroll(cell, X, state)
     return outputs, state
 
 

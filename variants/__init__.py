@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .cell import Cell
 
 HERE = Path(__file__).parent
+ENGINES = ("library", "native", "fused", "loop")  # the fastest first
 
 
 @dataclass(frozen=True)
@@ -100,24 +101,42 @@ def get(name: str) -> type[Cell]:
     return fix(cell, tuple(values.items())) if values else cell  # type: ignore[arg-type]
 
 
-def engine(name: str) -> str:
-    """The engine a variant is trained with."""
+def plainest(name: str) -> str:
+    """The engine that every other must agree with: the loop, or torch's own for torch's own."""
     return "library" if found()[parse(name)[0]].file == "library" else "loop"
 
 
-def fingerprint(name: str, also: Iterable[Path] = ()) -> str:
-    """A hash of the code a variant's numbers follow from: its file, cell.py, model.py, its engine, `also`.
+def refusals(name: str, device: str = "cpu") -> dict[str, str]:
+    """engine -> why it cannot run this variant, '' where it can; the fastest first."""
+    cell = get(name)
+    return {e: importlib.import_module(f"{__name__}.engines.{e}").refuses(cell, device) for e in ENGINES}
+
+
+def fingerprint(name: str, engine: str = "", also: Iterable[Path] = ()) -> str:
+    """A hash of the code a variant's numbers follow from: its file, cell.py, model.py, the engine's files, `also`.
 
     Of the syntax tree without docstrings: a comment or a line break changes no number, and so no name.
     """
     files = [HERE / f"{found()[parse(name)[0]].file}.py", HERE / "cell.py", HERE / "model.py"]
-    files += [HERE / "engines" / f"{engine(name)}.py", *also]
+    files += [*_engine(engine or plainest(name)), *also]
     return hashlib.sha256("\n".join(_tree(f) for f in files).encode()).hexdigest()[:16]
+
+
+def _engine(name: str) -> list[Path]:
+    """The files of an engine, those beside it that it builds on included."""
+    own = sorted((HERE / "engines").glob(f"{name}.*"))
+    module = ast.parse((HERE / "engines" / f"{name}.py").read_text(encoding="utf-8"))
+    beside = [node for node in ast.walk(module) if isinstance(node, ast.ImportFrom) and node.level == 1]
+    names = [alias.name if node.module is None else node.module for node in beside for alias in node.names]
+    return [*own, *(file for other in dict.fromkeys(names) for file in _engine(other))]
 
 
 @functools.cache
 def _tree(path: Path) -> str:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    text = path.read_text(encoding="utf-8")
+    if path.suffix != ".py":
+        return text
+    tree = ast.parse(text)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if (

@@ -88,6 +88,10 @@ class Cell(nn.Module):
         """Symbols in order of definition, whether fixed or not."""
         return [k for c in reversed(cls.__mro__) for k, v in vars(c).items() if getattr(v, "is_gate", False)]
 
+    def one_hot(self, X: Tensor) -> Tensor:
+        """Characters as indices (T, S, n) -> (T, S, n, d); what is numbers already stays as it is."""
+        return X if X.is_floating_point() else nn.functional.one_hot(X, self.d).to(self.zero.dtype)
+
     def begin(self, n: int) -> State:
         """The state before the first character: zeros, for n sequences a seed."""
         zeros = self.zero.new_zeros(self.seeds, n, self.h)

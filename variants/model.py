@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from . import engine, get
+from . import get, plainest
 from .cell import Cell, State
 from .library import Library
 
@@ -22,7 +22,8 @@ class Model(nn.Module):
     """S networks of one variant, one a seed; seed k is the same network alone or among many.
 
     Initial values come from a generator per (seed, name of the tensor), so a tensor that two variants share
-    starts equal. All weights are float32 values, also in a float64 model.
+    starts equal. All weights are float32 values, also in a float64 model. `engine` executes the cell; '' is the
+    plainest that can.
     """
 
     def __init__(
@@ -34,12 +35,13 @@ class Model(nn.Module):
         init: str = "own",
         dtype: torch.dtype = torch.float32,
         device: str = "cpu",
+        engine: str = "",
     ) -> None:
         super().__init__()
         self.cell: Cell = get(variant)(vocabulary, hidden, len(seeds))
         self.W_hq = nn.Parameter(torch.zeros(len(seeds), hidden, vocabulary))
         self.b_q = nn.Parameter(torch.zeros(len(seeds), 1, vocabulary))
-        self.unroll = importlib.import_module(f"variants.engines.{engine(variant)}").unroll
+        self.unroll = importlib.import_module(f"variants.engines.{engine or plainest(variant)}").unroll
         library = isinstance(self.cell, Library)
         if init == "own":
             init = "torch" if library else "book"
@@ -59,15 +61,16 @@ class Model(nn.Module):
 
     def forward(self, X: Tensor, state: State) -> tuple[Tensor, State]:
         """Characters X (T, S, n) as indices, state -> logits (T, S, n, vocabulary), state."""
-        one_hot = nn.functional.one_hot(X, self.b_q.shape[-1]).to(self.b_q.dtype)
-        H, state = self.unroll(self.cell, one_hot, state)
-        return H @ self.W_hq + self.b_q, state
+        H, state = self.unroll(self.cell, X, state)
+        T, S, n, h = H.shape
+        logits = torch.baddbmm(self.b_q, H.transpose(0, 1).reshape(S, T * n, h), self.W_hq)  # one product, not T
+        return logits.view(S, T, n, -1).transpose(0, 1), state
 
     def losses(self, X: Tensor, Y: Tensor, state: State) -> tuple[Tensor, State]:
         """Mean cross-entropy (S,) in nats a character of predicting Y (T, S, n) from X, and the state after."""
         logits, state = self(X, state)
-        nats = nn.functional.cross_entropy(logits.flatten(0, 2), Y.flatten(), reduction="none")
-        return nats.view(Y.shape).mean((0, 2)), state
+        S, each, answers = Y.shape[1], logits.transpose(0, 1).flatten(0, 2), Y.transpose(0, 1).flatten()
+        return nn.functional.cross_entropy(each, answers, reduction="none").view(S, -1).mean(1), state
 
     def update(self, lr: float, clip: float) -> Tensor:
         """Gradients clipped to norm `clip` per seed over all its weights, one SGD step, gradients back to zero.

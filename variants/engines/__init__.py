@@ -2,6 +2,6 @@
 
 Each file has
 
-    refuses(variant) -> str         why it cannot run that cell, '' when it can
-    unroll(cell, X, state)          X (T, S, n, d) one-hot, state -> outputs (T, S, n, h), state
+    refuses(variant, device) -> str     why it cannot run that cell there, '' when it can
+    unroll(cell, X, state)              characters X (T, S, n) as indices, state -> outputs (T, S, n, h), state
 """

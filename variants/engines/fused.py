@@ -8,9 +8,10 @@ One recurrence, its parts present or absent. Columns: the learned gates (Z, R), 
 
     Z, R = σ(G_z), σ(G_r)                        H = Z ⊙ H + (1 - Z) ⊙ N
 
-A = X W_x + b is one product, before time starts. A reset gate held at c is no reset, with W_n scaled by c; Z held is
-a number. Backwards, what does not depend on the gradient of H is computed for every t at once, and the gradient of a
-weight is one product over all of time. Inside, shapes are (S, T, n, columns), so that this product needs no copy.
+A, the input product of a character, is a row of W_x + b, looked up before time starts. A reset gate held at c is no
+reset, with W_n scaled by c; Z held is a number. Backwards, what does not depend on the gradient of H is computed for
+every t at once, and the gradient of a weight is one product over all of time. Inside, shapes are (S, T, n, columns), so
+that this product needs no copy.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ..cell import Absent, Cell, State
 from ..gru import GRU
@@ -26,7 +28,7 @@ from ..gru_after import GRUAfter
 from ..rnn import RNN
 
 
-def refuses(variant: type[Cell]) -> str:
+def refuses(variant: type[Cell], device: str = "cpu") -> str:
     if not issubclass(variant, RNN | GRU | GRUAfter):
         return "it is written for rnn, gru, gru_after and their fixed gates"
     if variant.fixed.get("Z") == 1:
@@ -34,7 +36,10 @@ def refuses(variant: type[Cell]) -> str:
     return ""
 
 
-def unroll(cell: Cell, X: Tensor, state: State) -> tuple[Tensor, State]:
+def unroll(
+    cell: Cell, X: Tensor, state: State, recurrence: type[torch.autograd.Function] | None = None
+) -> tuple[Tensor, State]:
+    """As every engine's; `recurrence` is what runs in time, this file's if not given."""
     if reason := refuses(type(cell)):
         raise ValueError(reason)
     held = cell.fixed if cell.gates() else {"Z": 0.0, "R": 1.0}  # rnn is the GRU with both gates fixed
@@ -44,10 +49,10 @@ def unroll(cell: Cell, X: Tensor, state: State) -> tuple[Tensor, State]:
     b, b_n = _biases(cell, gates, held)
     W_n = cell.W_hh if held.get("R", 1.0) == 1 else cell.W_hh * held["R"]
     W_h = [getattr(cell, f"W_h{k}") for k in gates] + [W_n] * (not isinstance(W_n, Absent))
-    T, S, n, d = X.shape
-    A = torch.baddbmm(b, X.transpose(0, 1).reshape(S, T * n, d), W_x).view(S, T, n, -1)
+    table = W_x + b  # the input product, of every character there is
+    offsets = cell.d * torch.arange(cell.seeds, device=X.device)[:, None, None]
     W = torch.cat(W_h, -1) if W_h else None
-    H = Recurrence.apply(A, state[0], W, b_n, reset, held.get("Z"))  # type: ignore[no-untyped-call]
+    H = (recurrence or Recurrence).apply(table, X.transpose(0, 1) + offsets, state[0], W, b_n, reset, held.get("Z"))
     return H.transpose(0, 1), (H[:, -1],)
 
 
@@ -62,19 +67,26 @@ def _biases(cell: Cell, gates: list[str], held: dict[str, float]) -> tuple[Tenso
 
 
 class Recurrence(torch.autograd.Function):
-    """A (S, T, n, columns), H0 (S, n, h), W (S, h, columns), b_n (S, 1, h) -> H (S, T, n, h), from t = 1 on."""
+    """table (S, d, columns), its rows X (S, T, n), H0 (S, n, h), W (S, h, columns), b_n (S, 1, h) -> H (S, T, n, h)."""
 
     @staticmethod
     def forward(
-        ctx: Any, A: Tensor, H0: Tensor, W: Tensor | None, b_n: Tensor | None, reset: str, z: float | None
+        ctx: Any,
+        table: Tensor,
+        X: Tensor,
+        H0: Tensor,
+        W: Tensor | None,
+        b_n: Tensor | None,
+        reset: str,
+        z: float | None,
     ) -> Tensor:
-        S, T, n, columns = A.shape
+        G = functional.embedding(X, table.flatten(0, 1))  # A, to become the gates and the candidate in place
+        S, T, n, columns = G.shape
         h = H0.shape[-1]
         k = columns - h  # columns of gates; the candidate's come after
-        G = A.clone()
-        Hs = A.new_empty(S, T + 1, n, h)
+        Hs = G.new_empty(S, T + 1, n, h)
         Hs[:, 0] = H0
-        U = A.new_empty(S, T, n, h) if reset != "none" else None  # before: R ⊙ H; after: H W_n + b_n
+        U = G.new_empty(S, T, n, h) if reset != "none" else None  # before: R ⊙ H; after: H W_n + b_n
         for t in range(T):
             H, G_t = Hs[:, t], G[:, t]
             N = G_t[..., k:]
@@ -95,13 +107,13 @@ class Recurrence(torch.autograd.Function):
                     N.addcmul_(R, U[:, t])
             N.tanh_()
             torch.lerp(N, H, G_t[..., :h] if z is None else z, out=Hs[:, t + 1])
-        ctx.save_for_backward(G, Hs, U, W)
-        ctx.reset, ctx.z = reset, z
+        ctx.save_for_backward(X, G, Hs, U, W)
+        ctx.d, ctx.reset, ctx.z = table.shape[1], reset, z
         return Hs[:, 1:]
 
     @staticmethod
     def backward(ctx: Any, dHs: Tensor) -> Any:
-        G, Hs, U, W = ctx.saved_tensors
+        X, G, Hs, U, W = ctx.saved_tensors
         reset, z = ctx.reset, ctx.z
         S, T, n, columns = G.shape
         h = Hs.shape[-1]
@@ -144,21 +156,43 @@ class Recurrence(torch.autograd.Function):
                 _add(d, after, W_T)
             elif W is not None:
                 _add(d, g[..., : W.shape[-1]], W_T)
-        dW: Any = None
-        db: Any = None
-        if W is not None:
-            flat_H, flat_g = H.reshape(S, T * n, h), dA.view(S, T * n, columns)
-            if reset == "none":
-                dW = flat_H.mT @ flat_g[..., : W.shape[-1]]
-            else:
-                dN = flat_g[..., k:]
-                dW = torch.empty_like(W)
-                dW[..., :k] = flat_H.mT @ flat_g[..., :k]
-                if reset == "after":
-                    dN = dN * R.reshape(S, T * n, h)
-                    db = dN.sum(1, keepdim=True)
-                dW[..., k:] = (U.view(S, T * n, h) if reset == "before" else flat_H).mT @ dN
-        return dA, d, dW, db, None, None
+        dN = dA[..., k:] * R if reset == "after" else None
+        dW, db = weight_gradients(Hs, U, dA, dN, reset, 0 if W is None else W.shape[-1])
+        return table_gradient(X, dA, ctx.d), None, d, dW, db, None, None
+
+
+def table_gradient(X: Tensor, dA: Tensor, d: int) -> Tensor:
+    """dA (S, T, n, columns) added up by character: (S, d, columns). On a GPU a product: adding has no order there."""
+    S, columns = len(dA), dA.shape[-1]
+    if dA.is_cuda:
+        offsets = d * torch.arange(S, device=X.device)[:, None, None]
+        one_hot = functional.one_hot((X - offsets).flatten(1), d).to(dA.dtype)
+        return one_hot.mT @ dA.view(S, -1, columns)
+    return dA.new_zeros(S * d, columns).index_add_(0, X.flatten(), dA.view(-1, columns)).view(S, d, columns)
+
+
+def weight_gradients(
+    Hs: Tensor, U: Tensor | None, dA: Tensor, dN: Tensor | None, reset: str, columns: int
+) -> tuple[Tensor | None, Tensor | None]:
+    """Of W, which has so many columns, and of b_n: one product over all of time. dN: what W_n saw (reset after)."""
+    S, T, n, wide = dA.shape
+    h = Hs.shape[-1]
+    k = wide - h
+    if not columns:
+        return None, None
+    H, g = Hs[:, :-1].reshape(S, T * n, h).mT, dA.view(S, T * n, wide)
+    if reset == "none":
+        return H @ g[..., :columns], None
+    dW = dA.new_empty(S, h, columns)
+    dW[..., :k] = H @ g[..., :k]
+    if reset == "before":
+        assert U is not None  # for the type checker: a reset gate has both
+        dW[..., k:] = U.view(S, T * n, h).mT @ g[..., k:]
+        return dW, None
+    assert dN is not None
+    each = dN.reshape(S, T * n, h)
+    dW[..., k:] = H @ each
+    return dW, each.sum(1, keepdim=True)
 
 
 def _add(out: Tensor, left: Tensor, right: Tensor) -> None:

@@ -1,0 +1,43 @@
+"""A training epoch as one CUDA graph: every window's forward, loss, backward, clip and update, launched at once.
+
+Rule: it knows no cell and no engine. What it captures must never read a value back from the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+Epoch = Callable[
+    [Tensor], Tensor
+]  # streams (length, S, n) -> mean loss (S,) in nats; trains the weights it closes over
+
+
+def captured(epoch: Epoch, example: Tensor, weights: Sequence[Tensor]) -> Epoch:
+    """`epoch`, to be replayed on streams shaped as `example`. Warming up trains the `weights`, and is undone.
+
+    RuntimeError from torch where something in it cannot be captured.
+    """
+    streams = example.clone()
+    before = [weight.detach().clone() for weight in weights]
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):  # libraries set themselves up, which a graph cannot hold
+        for _ in range(2):
+            epoch(streams)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        nats = epoch(streams)
+    with torch.no_grad():
+        for weight, value in zip(weights, before, strict=True):
+            weight.copy_(value)
+
+    def replay(fresh: Tensor) -> Tensor:
+        streams.copy_(fresh)
+        graph.replay()
+        return nats.clone()
+
+    return replay
