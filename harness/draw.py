@@ -232,6 +232,26 @@ def memory_alt(samples: pd.DataFrame, summary: pd.DataFrame) -> str:
     )
 
 
+def limit(samples: pd.DataFrame, summary: pd.DataFrame, width: float = WIDE) -> Figure | None:
+    """Of the arithmetic rate that a large matrix product reaches on this machine, in the same process: what the
+    training step reaches, counting only what no method avoids (6 operations a character and weight that multiplies
+    a state). Right is nearer to the machine's limit. Small points: one sample, a fresh process, each. Large marker:
+    their median; a square where the variant is torch's own, a circle where it is written here."""
+    return _ranked(samples, summary, ("", "percent_of_peak", ""), _percent, "% of the machine's own rate", width, True)
+
+
+def limit_alt(samples: pd.DataFrame, summary: pd.DataFrame) -> str:
+    data = summary.dropna(subset=["percent_of_peak"]).sort_values("percent_of_peak", ascending=False, kind="stable")
+    if data.empty:
+        return ""
+    return (
+        f"Dot plot of the share of the machine's own arithmetic rate that a training step reaches, {len(samples)} "
+        f"samples of {len(data)} variants, nearest first: "
+        + "; ".join(f"{r.label} {_percent(r.percent_of_peak)} %" for r in data.itertuples())
+        + "."
+    )
+
+
 def perplexity_speed(table: pd.DataFrame, anchors: pd.DataFrame, width: float = WIDE) -> Figure | None:
     """Held-out perplexity (mean over seeds, bar: 95 % interval) against training speed (median over fresh
     processes, bar: interquartile range). Down and right is better. Squares are torch's own, diamonds have a
@@ -311,9 +331,11 @@ def _ranked(
     spell: Callable[[float], str],
     unit: str,
     width: float,
+    most_first: bool = False,
 ) -> Figure | None:
     low, mid, high = columns
-    data = summary.dropna(subset=[mid]).sort_values(mid, ascending=not low, kind="stable").head(MOST)
+    down = bool(low) or most_first
+    data = summary.dropna(subset=[mid]).sort_values(mid, ascending=not down, kind="stable").head(MOST)
     if data.empty:
         return None
     with _style() as ink:
@@ -345,6 +367,10 @@ def _ranked(
         ax.grid(axis="y", visible=False)
         ax.tick_params(axis="y", length=0)
         return figure
+
+
+def _percent(x: float) -> str:
+    return f"{x:.0f}" if x >= 10 else f"{x:.2g}"
 
 
 def _references(anchors: pd.DataFrame) -> list[tuple[str, float]]:

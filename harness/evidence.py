@@ -72,7 +72,7 @@ def differences(data: record.Results, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def speed_samples(data: record.Results, table: pd.DataFrame) -> pd.DataFrame:
-    """label, round, tokens_per_sec, peak_memory_mib: a row a fresh process, of the session the table was made from."""
+    """A row a fresh process, of the session the table was made from: label, round, and what it measured."""
     speed = data.speed[(data.speed.error == "") & ~data.speed.label.str.contains("#") & ~(data.speed.seeds > 1)]
     found = []
     for _, row in table.dropna(subset=["tokens_per_sec"]).iterrows():
@@ -80,12 +80,13 @@ def speed_samples(data: record.Results, table: pd.DataFrame) -> pd.DataFrame:
         for _, session in mine.groupby(["session", "environment", "label"]):
             clean = session.groupby("round").disturbed.transform(lambda d: d.all() | ~d)
             each = session[clean].groupby("round").agg(
-                tokens_per_sec=("tokens_per_sec", "median"), peak_memory_mib=("peak_memory_mib", "max")
+                tokens_per_sec=("tokens_per_sec", "median"), percent_of_peak=("percent_of_peak", "median"),
+                peak_memory_mib=("peak_memory_mib", "max"),
             )  # fmt: skip
             if math.isclose(each.tokens_per_sec.median(), row.tokens_per_sec, rel_tol=1e-6):
                 found.append(each.reset_index().assign(label=label(row, table)))
                 break
-    columns = ["label", "round", "tokens_per_sec", "peak_memory_mib"]
+    columns = ["label", "round", "tokens_per_sec", "percent_of_peak", "peak_memory_mib"]
     return pd.concat(found, ignore_index=True)[columns] if found else pd.DataFrame(columns=columns, dtype=float)
 
 

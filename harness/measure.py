@@ -22,9 +22,12 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.grid import Protocol, Run
+
+if TYPE_CHECKING:
+    from variants.model import Model
 
 ROUNDS, BLOCKS = 5, 3
 WINDOWS = 4  # training steps between two looks at the clock
@@ -216,7 +219,12 @@ def time_steps(run: Run, vocabulary: int) -> Answer:
     high = _status_mib("VmHWM") if resettable else None
     peak = torch.cuda.max_memory_allocated() / 2**20 if allocated else high - base if high and base else None
     reserved = torch.cuda.max_memory_reserved() / 2**20 if allocated else None
-    apart = disagreement(run, vocabulary)  # last, for its own memory would be counted
+    kernels = _kernels(lambda: timed(1))
+    work = gflop(model, n * steps)
+    peak_gflops, copied = ceiling(device)  # after the memory was read: its own would be counted
+    for block in blocks:
+        block["percent_of_peak"] = 100 * work / (float(block["step_ms"]) / 1000) / peak_gflops  # type: ignore[arg-type]
+    apart = disagreement(run, vocabulary)
     if not apart <= AGREE:
         return {"error": f"disagrees: {run.engine} differs from the plainest engine by {apart:.2g}, over {AGREE:g}"}
     return {
@@ -224,8 +232,11 @@ def time_steps(run: Run, vocabulary: int) -> Answer:
         "first_step_ms": 1000 * first_s,
         "peak_memory_mib": peak,
         "peak_reserved_mib": reserved,
-        "kernels": _kernels(lambda: timed(1)),
+        "kernels": kernels,
         "disagreement": apart,
+        "gflop": work,
+        "peak_gflops": peak_gflops,
+        "copy_gib_per_s": copied,
         "load": os.getloadavg()[0],
         "environment": environment(device),
     }
@@ -260,6 +271,44 @@ def disagreement(run: Run, vocabulary: int) -> float:
         torch.autograd.backward([losses, *after], [torch.ones_like(losses), *(torch.ones_like(s) for s in after)])
         found.append([losses, *after, *(w.grad for w in model.parameters() if w.grad is not None)])
     return float(max((a - b).abs().max() for a, b in zip(*found, strict=True)))
+
+
+def ceiling(device: str) -> tuple[float, float]:
+    """What this machine reaches at best: GFLOP/s of a large float32 product, GiB/s of a large copy, read and written.
+
+    At the precision that `settle` set, with its threads.
+    """
+    import torch
+
+    from harness.train import clock
+
+    def best_s(work: Callable[[], object], times: int) -> float:
+        work()
+        taken = []
+        for _ in range(times):
+            begun = clock(device)
+            work()
+            taken.append(clock(device) - begun)
+        return min(taken)
+
+    rates = []
+    for n in (1024, 2048) if device == "cpu" else (4096, 8192):
+        A, B, C = (torch.ones(n, n, device=device).normal_() for _ in range(3))
+        rates.append(2 * n**3 / best_s(functools.partial(torch.mm, A, B, out=C), 3) / 1e9)
+    source = torch.ones(2**24 if device == "cpu" else 2**28, device=device)
+    target = torch.empty_like(source)
+    moved = 2 * source.numel() * source.element_size() / 2**30
+    return max(rates), moved / best_s(lambda: target.copy_(source), 3)
+
+
+def gflop(model: Model, tokens: int) -> float:
+    """Of a training step, what no method avoids: 6 operations a character and weight that multiplies a state.
+
+    Two forward, two for the gradient of the state, two for that of the weight; the output layer's weights too.
+    """
+    names = ("W_h", "weight_hh")  # ours, torch's
+    weights = sum(w.numel() for name, w in model.named_parameters() if any(n in name for n in names))
+    return 6 * tokens * weights / 1e9
 
 
 def _kernels(step: Callable[[], object]) -> str:

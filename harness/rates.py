@@ -33,6 +33,7 @@ class SpeedSummary(NamedTuple):
     q1: float
     q3: float
     step_ms: float
+    percent_of_peak: float
     peak_memory_mib: float
     peak_reserved_mib: float
     samples: int
@@ -61,7 +62,8 @@ def speed_summary(speed: pd.DataFrame, label: str) -> SpeedSummary:
 def blocks(speed: pd.DataFrame) -> pd.DataFrame:
     """Timed blocks, typed and in one order; a block without a usable rate has its `error` set."""
     numbers = (
-        "round", "hidden", "seeds", "block", "tokens_per_sec", "step_ms", "peak_memory_mib", "peak_reserved_mib",
+        "round", "hidden", "seeds", "block", "tokens_per_sec", "step_ms", "percent_of_peak",
+        "peak_memory_mib", "peak_reserved_mib",
     )  # fmt: skip
     speed = typed(speed, "speed", numbers, ("session", "label", "variant", "protocol", "device"))
     rate = speed["tokens_per_sec"]
@@ -83,14 +85,16 @@ def _samples(speed: pd.DataFrame) -> pd.DataFrame:
     good = speed[speed["error"] == ""]
     clean = (~good["disturbed"]).groupby([good[c] for c in process], dropna=False).transform("any")
     good = good[~good["disturbed"] | ~clean.astype(bool)]
-    kinds = {"tokens_per_sec": "median", "step_ms": "median", "peak_memory_mib": "max", "peak_reserved_mib": "max"}
+    kinds = dict.fromkeys(("tokens_per_sec", "step_ms", "percent_of_peak"), "median")
+    kinds |= dict.fromkeys(("peak_memory_mib", "peak_reserved_mib"), "max")
     return good.groupby(process, dropna=False, as_index=False).agg(kinds)
 
 
 def summary(speed: pd.DataFrame) -> SpeedSummary:
     each = _samples(speed)
     rates = each["tokens_per_sec"].to_numpy(dtype=np.float64)
-    middle = {c: float(each[c].median()) for c in ("step_ms", "peak_memory_mib", "peak_reserved_mib")}
+    others = ("step_ms", "percent_of_peak", "peak_memory_mib", "peak_reserved_mib")
+    middle = {c: float(each[c].median()) for c in others}
     q1, median, q3 = np.percentile(rates, [25, 50, 75]).tolist() if len(rates) else [math.nan] * 3
     if len(rates) < 2:
         q1 = q3 = math.nan  # one sample has no spread, which is not a spread of 0

@@ -44,7 +44,8 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         "session", "round", "label", "variant", "engine", "capture", "precision", "device", "protocol",
         "hidden", "seeds", "block", "steps", "tokens_per_sec", "step_ms", "first_step_ms",
         "peak_memory_mib", "peak_reserved_mib", "context_switches", "cpu_per_wall", "others_cpu", "load", "disturbed",
-        "kernels", "disagreement", "environment", "started", "error",
+        "kernels", "disagreement", "gflop", "peak_gflops", "copy_gib_per_s", "percent_of_peak",
+        "environment", "started", "error",
     ),
     # one row an order: what counting characters achieves on the same split; `floor` is the exact
     # perplexity of the source, where it is known (embedded text only)
@@ -58,7 +59,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "environments": (
         "environment", "torch", "cuda", "driver", "device", "device_name", "cpu", "cores", "threads",
         "memory_gib", "matmul_precision", "cudnn_rnn_tf32", "cublas_workspace", "flush_denormal",
-        "python", "platform", "package", "commit", "dirty",
+        "keeps_pages", "python", "platform", "package", "commit", "dirty",
     ),
 }  # fmt: skip
 TABLE = (
@@ -67,8 +68,8 @@ TABLE = (
     "heldout_low", "heldout_high", "baseline", "pairs", "delta_nats", "delta_low", "delta_high",
     "p_signflip", "p_holm", "p_better", "verdict", "tokens_per_sec", "tokens_per_sec_q1",
     "tokens_per_sec_q3", "speed_samples", "speed_baseline", "speed_ratio", "speed_ratio_low",
-    "speed_ratio_high", "tokens_per_sec_all_seeds", "step_ms", "peak_memory_mib",
-    "peak_reserved_mib", "error",
+    "speed_ratio_high", "tokens_per_sec_all_seeds", "step_ms", "percent_of_peak",
+    "peak_memory_mib", "peak_reserved_mib", "error",
 )  # fmt: skip
 COLUMNS["bench"] = COLUMNS["ablate"] = TABLE
 

@@ -132,9 +132,10 @@ def charts(data: record.Results, verb: str) -> list[Chart]:
     curves = curves.sort_values(["order", "seed", "tokens"], kind="stable")
     points = evidence.differences(data, table)
     effects = "What does fixing a gate do to held-out perplexity" if verb == "ablate" else "How far is each from gru"
-    rates, peaks = (
+    rates, peaks, shares = (
         tables.samples_table(timed, "tokens_per_sec", rate),
         tables.samples_table(timed, "peak_memory_mib", mib),
+        tables.samples_table(timed, "percent_of_peak", lambda x: f"{x:.1f}"),
     )
     made: list[tuple[str, str, Draw, Describe, Frames, Numbers, str]] = [
         ("effects", effects, draw.gate_effects, draw.gate_effects_alt, (labelled, points),
@@ -146,6 +147,8 @@ def charts(data: record.Results, verb: str) -> list[Chart]:
          (labelled, anchors), tables.trade_table(labelled), "no variant has both a perplexity and a speed"),
         ("speed", "How fast does each train", draw.speed, draw.speed_alt, (timed, labelled), rates,
          "no variant has been timed"),
+        ("limit", "How near does each come to the machine's limit", draw.limit, draw.limit_alt, (timed, labelled),
+         shares, "no variant was timed beside the machine's own rate"),
         ("memory", "How much memory does each need", draw.memory, draw.memory_alt, (timed, labelled), peaks,
          "no variant has a memory figure"),
     ]  # fmt: skip

@@ -159,7 +159,8 @@ def _speeds(speed: pd.DataFrame, mine: pd.DataFrame, baselines: Sequence[str]) -
     each = rates.summary(mine)
     row: dict[str, object] = {
         "tokens_per_sec": each.median, "tokens_per_sec_q1": each.q1, "tokens_per_sec_q3": each.q3,
-        "speed_samples": each.samples, "step_ms": each.step_ms, "peak_memory_mib": each.peak_memory_mib,
+        "speed_samples": each.samples, "step_ms": each.step_ms,
+        "percent_of_peak": each.percent_of_peak, "peak_memory_mib": each.peak_memory_mib,
         "peak_reserved_mib": each.peak_reserved_mib,
     }  # fmt: skip
     same = ["session", "environment", "precision"]

@@ -56,6 +56,7 @@ def main_table(data: record.Results, verb: str, table: pd.DataFrame) -> Table:
         ("tokens/s", "median [quartiles]", True, True, _rate),
         (f"speed vs {fast}", "ratio [95 %]", True, False, _ratio),
         ("step (ms)", "median", True, True, lambda r: _plain(r.step_ms, lambda x: f"{x:.2f}" if x < 10 else mib(x))),
+        ("of peak (%)", "see the chart", True, False, lambda r: _plain(r.percent_of_peak, lambda x: f"{x:.0f}")),
         ("peak memory (MiB)", "one seed", True, True, _memory),
         ("all seeds, tokens/s", "sum of all trained together", True, False,
          lambda r: _plain(r.tokens_per_sec_all_seeds, rate)),
@@ -193,7 +194,7 @@ def trade_table(table: pd.DataFrame) -> Numbers:
 
 
 def samples_table(timed: pd.DataFrame, column: str, spell: Callable[[float], str]) -> Numbers:
-    rows, unit = [], {"tokens_per_sec": "tokens/s", "peak_memory_mib": "MiB"}[column]
+    rows, unit = [], {"tokens_per_sec": "tokens/s", "peak_memory_mib": "MiB", "percent_of_peak": "%"}[column]
     for label, own in timed.dropna(subset=[column]).groupby("label", sort=False):
         each = ", ".join(spell(float(v)) for v in own.sort_values("round")[column])
         rows.append([Cell(str(label)), Cell(str(len(own))), Cell(each)])

@@ -149,6 +149,7 @@ def timed(
                 rows.append(common | {
                     "round": r, "block": block, "steps": 20, "tokens_per_sec": block_rate, "first_step_ms": 80.0,
                     "step_ms": 1e3 * own.batch_size * own.num_steps / block_rate, "cpu_per_wall": 0.99, "load": 0.3,
+                    "gflop": 1.4, "peak_gflops": 300.0, "copy_gib_per_s": 20.0, "percent_of_peak": block_rate / 3e3,
                     "peak_memory_mib": 40 + parameters(variant, own.hidden) / 1e4 + r / 10, "context_switches": 20,
                     "disturbed": r == 0 and block == 0,
                 })  # fmt: skip

@@ -101,3 +101,30 @@ def test_a_block_beside_others_is_disturbed(monkeypatch: pytest.MonkeyPatch, thr
         blocks = measure.time_steps(RUN, vocabulary=28)["blocks"]
         assert {b["disturbed"] for b in blocks} == {disturbed}
         assert len(blocks) == measure.BLOCKS * (1 + disturbed)  # run again, and kept
+
+
+def test_work_of_a_step_by_hand() -> None:
+    """6 operations a character and weight that multiplies a state: its gates and candidate, and the output layer."""
+    from variants.model import Model
+
+    h, v = 4, 28
+    for variant, square in {"rnn": 1, "gru": 3, "gru:R=1": 2, "gru:Z=0,R=0": 0, "nn.gru": 3, "lstm": 4}.items():
+        model = Model(variant, v, h, [0])
+        assert measure.gflop(model, 10) == pytest.approx(6 * 10 * (square * h * h + h * v) / 1e9), variant
+
+
+def test_the_share_of_the_ceiling_is_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "BLOCK_S", 0.01)
+    monkeypatch.setattr(measure, "WARM_S", 0.0)
+    monkeypatch.setattr(measure, "ceiling", lambda device: (2.0, 3.0))
+    answer = measure.time_steps(RUN, vocabulary=28)
+    assert (answer["peak_gflops"], answer["copy_gib_per_s"]) == (2.0, 3.0)
+    for block in answer["blocks"]:
+        reached = answer["gflop"] / (block["step_ms"] / 1000)
+        assert block["percent_of_peak"] == pytest.approx(100 * reached / 2.0)
+
+
+def test_a_ceiling_is_a_rate() -> None:
+    rate, copied = measure.ceiling("cpu")
+    assert rate > 0.1
+    assert copied > 0.01

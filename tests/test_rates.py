@@ -87,10 +87,15 @@ def test_disturbed_blocks_are_left_out_unless_all_are() -> None:
 
 
 def test_speed_summary_medians_and_missing() -> None:
-    rows = [block("gru", r, 100.0 + r, step_ms=float(r), peak_memory_mib=r * 10.0) for r in range(5)]
-    rows.append(block("gru", 0, 100.0, block=1, step_ms=0.0, peak_memory_mib=35.0))  # sample 0 peaks later
+    rows = [
+        block("gru", r, 100.0 + r, step_ms=float(r), percent_of_peak=50.0 + r, peak_memory_mib=r * 10.0)
+        for r in range(5)
+    ]
+    rows.append(
+        block("gru", 0, 100.0, block=1, step_ms=0.0, percent_of_peak=50.0, peak_memory_mib=35.0)
+    )  # a later peak
     each = rates.speed_summary(speed_frame(*rows), "gru")
-    assert each == pytest.approx((102.0, 101.0, 103.0, 2.0, 30.0, 20.0, 5))
+    assert each == pytest.approx((102.0, 101.0, 103.0, 2.0, 52.0, 30.0, 20.0, 5))
     single = rates.speed_summary(speed_frame(rows[1]), "gru")
     assert single.median == 101.0
     assert math.isnan(single.q1)
