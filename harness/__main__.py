@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from harness.record import Results
 
 SEEDS = 10
+PRECISIONS = ("ieee", "tf32", "bf16")
 DEVICES = ("auto", "cpu", "cuda")
 GRIDS = {"bench": grid.BENCH, "ablate": grid.ABLATE}
 VERBS = {
@@ -56,8 +57,11 @@ def parser() -> Parser:
     top.add_argument("--device", metavar="NAME", default="auto", help="auto: cuda where there is one")
     top.add_argument(
         "--engine", metavar="NAME", default="auto",
-        help="what trains: auto (the fastest that can), library, native, fused or loop; all that can are timed",
+        help="what trains: auto (the fastest that can), library, resident, native, fused or loop; bench times them all",
     )  # fmt: skip
+    top.add_argument(
+        "--precision", metavar="NAME", default="ieee", help=f"of float32 products: {', '.join(PRECISIONS)} (CUDA only)"
+    )
     top.add_argument("--seeds", metavar="N", help=f"how many trainings a variant, {SEEDS} if not given")
     top.add_argument("--variants", nargs="+", metavar="V", help="like rnn gru:R=1 nn.gru (`list` names them all)")
     fields = ", ".join(f.name for f in dataclasses.fields(Protocol)[1:])
@@ -78,6 +82,7 @@ class Plan:
     corpus: Corpus
     device: str
     engine: str = "auto"
+    precision: str = "ieee"
 
     @property
     def runs(self) -> list[Run]:
@@ -90,15 +95,20 @@ class Plan:
         engine = engine or self.engines(variant)[0]
         also = [Path(__file__).with_name(f"{name}.py") for name in ["train"] + ["capture"] * capture]
         source = variants.fingerprint(variant, engine, also)
-        sha256 = self.corpus.sha256
-        return Run(variant, seed, self.protocol, sha256, self.device, engine=engine, capture=capture, source=source)
+        how = {"engine": engine, "capture": capture, "precision": self.precision, "source": source}
+        return Run(variant, seed, self.protocol, self.corpus.sha256, self.device, **how)  # type: ignore[arg-type]
 
     def engines(self, variant: str) -> list[str]:
         """Those that can run it: the one it is trained with, then the others, the fastest first."""
+        can = [engine for engine, refusal in self.refusals(variant).items() if not refusal]
+        return sorted(can, key=lambda engine: engine != self.engine)
+
+    def refusals(self, variant: str) -> dict[str, str]:
+        """engine -> why it cannot run this variant here, at this size; '' where it can."""
         import variants
 
-        can = [engine for engine, refusal in variants.refusals(variant, self.device).items() if not refusal]
-        return sorted(can, key=lambda engine: engine != self.engine)
+        size = self.protocol
+        return variants.refusals(variant, self.device, size.hidden, size.batch_size, self.precision)
 
     @property
     def contenders(self) -> list[Contender]:
@@ -135,16 +145,20 @@ def plan(verb: str, options: argparse.Namespace) -> Plan:
     names = tuple(dict.fromkeys(variants.canonical(v) for v in options.variants or GRIDS[verb]))
     if options.engine not in ("auto", *variants.ENGINES):
         raise ValueError(grid.unknown("engine", options.engine, ("auto", *variants.ENGINES)))
+    if options.precision not in PRECISIONS:
+        raise ValueError(grid.unknown("precision", options.precision, PRECISIONS))
     seeds = SEEDS if options.seeds is None else _count("seeds", options.seeds)
     if options.protocol is not None:
         grid.protocol(options.protocol)  # a misspelt name is said before anything slow
     device = _device(options.device)
+    if options.precision != "ieee" and device == "cpu":
+        raise ValueError(f"precision {options.precision} needs CUDA: on a CPU every product is ieee")
     name = options.protocol or ("classic" if device == "cuda" else "quick")
     protocol = grid.protocol(name).override(options.settings)
     text = corpus.load(options.corpus)
     train_part, _ = corpus.split(text, protocol.train_characters, protocol.heldout_characters)
     corpus.windows(len(train_part), protocol.batch_size, protocol.num_steps)
-    return Plan(verb, names, protocol, seeds, text, device, options.engine)
+    return Plan(verb, names, protocol, seeds, text, device, options.engine, options.precision)
 
 
 def go(plan: Plan, folder: Path) -> int:
@@ -207,8 +221,6 @@ def go(plan: Plan, folder: Path) -> int:
 
 def announce(plan: Plan, todo: int, workers: int) -> None:
     """Before anything runs: what, on what, and what this grid cannot answer."""
-    import variants
-
     if plan.corpus.note:
         print(f"note: {plan.corpus.note}", file=sys.stderr)
     runs = len(plan.variants) * plan.seeds
@@ -221,7 +233,7 @@ def announce(plan: Plan, todo: int, workers: int) -> None:
     for variant in plan.variants:
         if plan.engine not in ("auto", plan.engines(variant)[0]):
             print(f"note: {variant} is trained by {plan.engines(variant)[0]}: {plan.engine} cannot run it, "
-                  f"{variants.refusals(variant, plan.device)[plan.engine]}", file=sys.stderr)  # fmt: skip
+                  f"{plan.refusals(variant)[plan.engine]}", file=sys.stderr)  # fmt: skip
     contrasts = grid.contrasts(plan.variants)
     need = grid.seeds_needed(contrasts)
     if contrasts and plan.seeds < need:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
+import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -12,7 +17,7 @@ from torch import Tensor
 
 import variants
 from variants.cell import Cell
-from variants.engines import fused, loop, native
+from variants.engines import fused, loop, native, resident
 
 WITHOUT = native.refuses(variants.get("gru"))
 FAST = [fused, pytest.param(native, marks=pytest.mark.skipif(bool(WITHOUT), reason=WITHOUT or "it runs"))]
@@ -30,17 +35,24 @@ FAMILY = [
 
 
 def results(
-    variant: str, engine: ModuleType, seeds: int, dtype: torch.dtype, n: int = 3, h: int = 5
+    variant: str, engine: ModuleType, seeds: int, dtype: torch.dtype, n: int = 3, h: int = 5, device: str = "cpu"
 ) -> dict[str, Tensor]:
-    """Outputs, last state and gradients of a random network with a random state, for random gradients of both."""
+    """Outputs, last state and gradients of a random network with a random state, for random gradients of both.
+
+    The numbers are float32's, whatever the dtype that computes with them.
+    """
     rng = torch.Generator().manual_seed(1)
-    cell: Cell = variants.get(variant)(4, h, seeds).to(dtype)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=rng).to(device, dtype)
+
+    cell: Cell = variants.get(variant)(4, h, seeds).to(device, dtype)
     for weight in cell.parameters():
-        weight.data = torch.randn(weight.shape, generator=rng, dtype=dtype) / h**0.5
-    X = torch.randint(4, (6, seeds, n), generator=rng)
-    H0 = torch.randn(seeds, n, h, generator=rng, dtype=dtype).requires_grad_()
+        weight.data = normal(*weight.shape) / 2 ** round(math.log2(h) / 2)  # exactly
+    X = torch.randint(4, (6, seeds, n), generator=rng).to(device)
+    H0 = normal(seeds, n, h).requires_grad_()
     H, (last,) = engine.unroll(cell, X, (H0,))
-    weights = [torch.randn(t.shape, generator=rng, dtype=dtype) for t in (H, last)]
+    weights = [normal(*t.shape) for t in (H, last)]
     torch.autograd.backward([H, last], weights)
     gradients = {name: weight.grad for name, weight in cell.named_parameters()}
     return {"H": H, "last": last, "H0": H0.grad, **gradients}
@@ -156,6 +168,61 @@ def test_fused_refuses_with_a_reason(variant: str, reason: str) -> None:
     assert reason in fused.refuses(cell)
     with pytest.raises(ValueError, match=reason):
         fused.unroll(cell(4, 5), torch.zeros(1, 1, 1, dtype=torch.long), (torch.zeros(1, 1, 5),))
+
+
+def test_resident_in_triton_s_interpreter() -> None:
+    """One block a seed, on the CPU: the kernel's equations, forward and backward, are the loop's.
+
+    float32: both round every product to 24 bits, in another order, over 6 steps. bf16 is not to be had there.
+    """
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("triton is not installed (torch brings it with CUDA, on Linux)")
+    code = (
+        "import torch; import test_engines as here; from variants.engines import loop, resident\n"
+        "torch.set_float32_matmul_precision('high')\n"
+        "for name in here.FAMILY:\n"
+        "    one = here.results(name, loop, 2, torch.float64, 3, 32)\n"
+        "    other = here.results(name, resident, 2, torch.float32, 3, 32)\n"
+        "    wrong = {k: float((other[k] - one[k]).norm() / (one[k].norm() + 1e-12)) for k in one}\n"
+        "    assert max(wrong.values()) < 1e-5, (name, wrong)\n"
+        "print('agreed', len(here.FAMILY))"
+    )
+    here = Path(__file__).parent
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": f"{here.parent}{os.pathsep}{here}"}
+    environment["PYTHONPATH"] += os.pathsep + os.environ.get("PYTHONPATH", "")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    assert done.stdout.split() == ["agreed", str(len(FAMILY))], done.stderr[-2000:]
+
+
+@pytest.mark.parametrize(
+    ("hidden", "batch", "precision", "reason"),
+    [(256, 32, "ieee", "tf32 or bf16"), (100, 32, "tf32", "power of two"), (512, 32, "tf32", "to 256, not 512"),
+     (256, 65, "bf16", "at most 64, not 65"), (256, 32, "tf32", "")],
+)  # fmt: skip
+def test_resident_says_what_does_not_fit(hidden: int, batch: int, precision: str, reason: str) -> None:
+    assert reason in resident.fits(hidden, batch, precision)
+    assert bool(resident.fits(hidden, batch, precision)) == bool(reason)
+    assert "it runs on CUDA" in resident.refuses(variants.get("gru"))
+    assert variants.refusals("gru", "cpu", hidden, batch, precision)["resident"] == "it runs on CUDA"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here")
+@pytest.mark.parametrize("precision", ["high", "medium"])
+@pytest.mark.parametrize("seeds", [1, 30])
+@pytest.mark.parametrize("variant", FAMILY)
+def test_resident_on_a_gpu_is_near_the_loop(variant: str, seeds: int, precision: str) -> None:
+    if reason := resident.refuses(variants.get(variant), "cuda"):
+        pytest.skip(reason)
+    exact = results(variant, loop, seeds, torch.float64, 32, 256, "cuda")
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision(precision)
+        fast = results(variant, resident, seeds, torch.float32, 32, 256, "cuda")
+    finally:
+        torch.set_float32_matmul_precision(before)
+    most = {"high": 2e-3, "medium": 2e-2}[precision]  # as measure.ROUNDED
+    wrong = {name: ((fast[name] - exact[name]).norm() / (exact[name].norm() + 1e-12)).item() for name in exact}
+    assert max(wrong.values()) <= most, wrong
 
 
 def test_who_refuses_what() -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .cell import Cell
 
 HERE = Path(__file__).parent
-ENGINES = ("library", "native", "fused", "loop")  # the fastest first
+ENGINES = ("library", "resident", "native", "fused", "loop")  # the fastest first
 
 
 @dataclass(frozen=True)
@@ -106,10 +106,17 @@ def plainest(name: str) -> str:
     return "library" if found()[parse(name)[0]].file == "library" else "loop"
 
 
-def refusals(name: str, device: str = "cpu") -> dict[str, str]:
-    """engine -> why it cannot run this variant, '' where it can; the fastest first."""
-    cell = get(name)
-    return {e: importlib.import_module(f"{__name__}.engines.{e}").refuses(cell, device) for e in ENGINES}
+def refusals(
+    name: str, device: str = "cpu", hidden: int = 256, batch: int = 32, precision: str = "ieee"
+) -> dict[str, str]:
+    """engine -> why it cannot run this variant at this size, '' where it can; the fastest first."""
+    said = {}
+    for name_of in ENGINES:
+        engine = importlib.import_module(f"{__name__}.engines.{name_of}")
+        said[name_of] = engine.refuses(get(name), device)
+        if not said[name_of] and hasattr(engine, "fits"):
+            said[name_of] = engine.fits(hidden, batch, precision)
+    return said
 
 
 def fingerprint(name: str, engine: str = "", also: Iterable[Path] = ()) -> str:

@@ -1,0 +1,269 @@
+"""The recurrence of fused.py as one kernel for the whole sequence, its weights held on chip (CUDA, Triton).
+
+A seed has `blocks` thread blocks. Each keeps the columns of W of its own hidden units in registers or shared memory
+from the first step to the last, computes those units for every row of the batch, writes them to device memory, and
+meets the seed's other blocks at a counter before it reads the whole state for the next step. A learned reset gate
+before the product needs a second meeting a step. What is absent (a gate held, no reset, no history) is not compiled.
+Weight gradients are fused.py's: one product over all of time. No seed's arithmetic depends on another's.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..cell import Cell, State
+from . import fused
+
+try:
+    import triton
+    import triton.language as tl
+except ImportError:  # torch for the CPU comes without it
+    triton = None
+
+NONE, BEFORE, AFTER = 0, 1, 2
+RESETS = ("none", "before", "after")
+PRECISIONS = {"highest": "ieee", "high": "tf32", "medium": "bf16"}  # as torch names what a float32 product may round to
+UNITS = 32  # of a thread block: with 256 hidden, 8 blocks a seed and 96 KiB of weights each
+
+
+def refuses(variant: type[Cell], device: str = "cpu") -> str:
+    if reason := fused.refuses(variant, device):
+        return reason
+    if device != "cuda":
+        return "it runs on CUDA"
+    return "" if triton else "triton is not installed"
+
+
+def fits(hidden: int, batch: int, precision: str) -> str:
+    """Why a size does not fit on chip, '' where it does."""
+    if precision not in PRECISIONS.values() or precision == "ieee":
+        return "its products are tf32 or bf16: in ieee the weights do not stay in registers"
+    if hidden & (hidden - 1) or not UNITS <= hidden <= 256:
+        return f"its hidden size is a power of two from {UNITS} to 256, not {hidden}"
+    return "" if batch <= 64 else f"its batch is at most 64, not {batch}"
+
+
+def unroll(cell: Cell, X: Tensor, state: State) -> tuple[Tensor, State]:
+    return fused.unroll(cell, X, state, Recurrence)
+
+
+class Recurrence(torch.autograd.Function):
+    """As fused.Recurrence, for float32, but for rounding."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        table: Tensor,
+        X: Tensor,
+        H0: Tensor,
+        W: Tensor | None,
+        b_n: Tensor | None,
+        reset: str,
+        z: float | None,
+    ) -> Tensor:
+        X, table = X.contiguous(), table.contiguous()
+        S, T, n = X.shape
+        columns, h = table.shape[-1], H0.shape[-1]
+        if reason := fits(h, n, PRECISIONS[torch.get_float32_matmul_precision()]):
+            raise ValueError(f"resident: {reason}")
+        G, Hs = table.new_empty(S, T, n, columns), table.new_empty(S, T + 1, n, h)
+        Hs[:, 0] = H0
+        U = table.new_empty(S, T, n, h) if reset != "none" else Hs
+        ctx.d, ctx.reset, ctx.z = table.shape[1], reset, z
+        whole = Hs if W is None else W.contiguous()  # a pointer there must be
+        held = {"T": T, "h": h, "k": columns - h, "cols": 0 if W is None else W.shape[-1]}
+        for first, counters, grid, how in _launches(S, h, n, reset, z, table.device):
+            _forward[grid](table, X, whole, b_n if b_n is not None else Hs, G, Hs, U, counters, first, n, z or 0.0,
+                           **held, **how)  # fmt: skip
+        ctx.save_for_backward(X, G, Hs, U, W)
+        return Hs[:, 1:]
+
+    @staticmethod
+    def backward(ctx: Any, dHs: Tensor) -> Any:
+        X, G, Hs, U, W = ctx.saved_tensors
+        reset = ctx.reset
+        S, T, n, columns = G.shape
+        h = Hs.shape[-1]
+        dA, d = torch.empty_like(G), torch.empty_like(Hs[:, 0])
+        dN = torch.empty_like(U) if reset == "after" else dA
+        whole, dHs = Hs if W is None else W.contiguous(), dHs.contiguous()
+        held = {"T": T, "h": h, "k": columns - h, "cols": 0 if W is None else W.shape[-1]}
+        for first, counters, grid, how in _launches(S, h, n, reset, ctx.z, G.device):
+            _backward[grid](whole, G, Hs, U, dHs, dA, dN, d, counters, first, n, ctx.z or 0.0, **held, **how)
+        dW, db = fused.weight_gradients(Hs, U, dA, dN if reset == "after" else None, reset, held["cols"])
+        return fused.table_gradient(X, dA, ctx.d), None, d, dW, db, None, None
+
+
+def _launches(S: int, h: int, n: int, reset: str, z: float | None, device: torch.device) -> Any:
+    """(first seed, counters, grid, constants) of each launch: blocks that wait for one another must all be resident."""
+    blocks = h // UNITS if device.type == "cuda" else 1  # the interpreter runs them one after another
+    wave = max(1, _multiprocessors(device) // blocks)
+    how = {
+        "RESET": RESETS.index(reset), "HELD": z is not None, "C": blocks, "N": max(16, triton.next_power_of_2(n)),
+        "PRECISION": PRECISIONS[torch.get_float32_matmul_precision()], "num_warps": 8,
+    }  # fmt: skip
+    for first in range(0, S, wave):
+        some = min(wave, S - first)
+        yield first, torch.zeros(some, dtype=torch.int32, device=device), (blocks, some), how
+
+
+@functools.cache
+def _multiprocessors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+
+
+if triton:
+
+    @triton.jit
+    def _meet(counter, target, C: tl.constexpr):
+        """Wait until the seed's C blocks have all come: what they wrote before is seen after."""
+        if C > 1:
+            tl.debug_barrier()
+            tl.atomic_add(counter, 1, sem="acq_rel", scope="gpu")
+            while tl.atomic_add(counter, 0, sem="acquire", scope="gpu") < target:
+                pass
+            tl.debug_barrier()
+
+    @triton.jit
+    def _product(a, b, PRECISION: tl.constexpr):
+        if PRECISION == "bf16":
+            return tl.dot(a.to(tl.bfloat16), b)
+        else:
+            return tl.dot(a, b, input_precision=PRECISION)
+
+    @triton.jit
+    def _keep(W, PRECISION: tl.constexpr):
+        """A block's part of the weights, on chip from here on."""
+        return tl.load(W).to(tl.bfloat16) if PRECISION == "bf16" else tl.load(W)
+
+    @triton.jit
+    def _tanh(x):
+        return 2 * tl.sigmoid(2 * x) - 1
+
+    @triton.jit
+    def _forward(
+        table, X, W, b, G, Hs, U, counters, first, n, z,
+        T: tl.constexpr, h: tl.constexpr, k: tl.constexpr, cols: tl.constexpr, RESET: tl.constexpr, HELD: tl.constexpr,
+        C: tl.constexpr, N: tl.constexpr, PRECISION: tl.constexpr,
+    ):  # fmt: skip
+        D: tl.constexpr = h // C
+        wide: tl.constexpr = k + h
+        s, counter = first + tl.program_id(1), counters + tl.program_id(1)
+        own, every, rows = tl.program_id(0) * D + tl.arange(0, D), tl.arange(0, h), tl.arange(0, N)
+        inside = rows[:, None] < n
+        W_own = W + s * h * cols + every[:, None] * cols + own[None, :]
+        if not HELD:
+            W_z = _keep(W_own, PRECISION)
+        if RESET != 0:
+            W_r = _keep(W_own + (k - h), PRECISION)
+            W_n = _keep(W_own + k, PRECISION)
+        elif cols > k:
+            W_n = _keep(W_own + k, PRECISION)
+        if RESET == 2:
+            b_n = tl.load(b + s * h + own)[None, :]
+        H_own = tl.load(Hs + (s * (T + 1) * n + rows[:, None]) * h + own[None, :], mask=inside, other=0.0)
+        met = 0
+        for t in range(T):
+            H_t, row = Hs + ((s * (T + 1) + t) * n + rows[:, None]) * h, (s * T + t) * n + rows[:, None]
+            x = tl.load(X + row, mask=inside, other=0)
+            a, g = table + x * wide + own[None, :], G + row * wide + own[None, :]
+            if cols > 0:
+                H = tl.load(H_t + every[None, :], mask=inside, other=0.0, cache_modifier=".cg")
+            if not HELD:
+                Z = tl.sigmoid(tl.load(a, mask=inside, other=0.0) + _product(H, W_z, PRECISION))
+                tl.store(g, Z, mask=inside)
+            else:
+                Z = z
+            N_t = tl.load(a + k, mask=inside, other=0.0)
+            if RESET != 0:
+                R = tl.sigmoid(tl.load(a + (k - h), mask=inside, other=0.0) + _product(H, W_r, PRECISION))
+                tl.store(g + (k - h), R, mask=inside)
+            if RESET == 2:
+                seen = _product(H, W_n, PRECISION) + b_n
+                tl.store(U + row * h + own[None, :], seen, mask=inside)
+                N_t += R * seen
+            elif RESET == 1:
+                tl.store(U + row * h + own[None, :], R * H_own, mask=inside)
+                met += C
+                _meet(counter, met, C)
+                seen = tl.load(U + row * h + every[None, :], mask=inside, other=0.0, cache_modifier=".cg")
+                N_t += _product(seen, W_n, PRECISION)
+            elif cols > k:
+                N_t += _product(H, W_n, PRECISION)
+            N_t = _tanh(N_t)
+            tl.store(g + k, N_t, mask=inside)
+            H_own = N_t + Z * (H_own - N_t)
+            tl.store(H_t + n * h + own[None, :], H_own, mask=inside)
+            met += C
+            _meet(counter, met, C)
+
+    @triton.jit
+    def _backward(
+        W, G, Hs, U, dHs, dA, dN, dH0, counters, first, n, z,
+        T: tl.constexpr, h: tl.constexpr, k: tl.constexpr, cols: tl.constexpr, RESET: tl.constexpr, HELD: tl.constexpr,
+        C: tl.constexpr, N: tl.constexpr, PRECISION: tl.constexpr,
+    ):  # fmt: skip
+        D: tl.constexpr = h // C
+        wide: tl.constexpr = k + h
+        s, counter = first + tl.program_id(1), counters + tl.program_id(1)
+        own, every, rows = tl.program_id(0) * D + tl.arange(0, D), tl.arange(0, h), tl.arange(0, N)
+        inside = rows[:, None] < n
+        W_own = W + s * h * cols + own[None, :] * cols + every[:, None]  # transposed
+        if not HELD:
+            W_z = _keep(W_own, PRECISION)
+        if RESET != 0:
+            W_r = _keep(W_own + (k - h), PRECISION)
+            W_n = _keep(W_own + k, PRECISION)
+        elif cols > k:
+            W_n = _keep(W_own + k, PRECISION)
+        d = tl.zeros((N, D), dtype=tl.float32)
+        met = 0
+        for back in range(T):
+            t = T - 1 - back
+            row = (s * T + t) * n + rows[:, None]
+            mine, g = row * h + own[None, :], row * wide + own[None, :]
+            d += tl.load(dHs + mine, mask=inside, other=0.0)
+            H = tl.load(Hs + ((s * (T + 1) + t) * n + rows[:, None]) * h + own[None, :], mask=inside, other=0.0)
+            N_t = tl.load(G + g + k, mask=inside, other=0.0)
+            if not HELD:
+                Z = tl.load(G + g, mask=inside, other=0.0)
+                tl.store(dA + g, d * (H - N_t) * Z * (1 - Z), mask=inside)
+            else:
+                Z = z
+            d_n = d * (1 - Z) * (1 - N_t * N_t)
+            tl.store(dA + g + k, d_n, mask=inside)
+            d = d * Z
+            if RESET != 0:
+                R = tl.load(G + g + (k - h), mask=inside, other=0.0)
+            if RESET == 2:
+                seen = tl.load(U + mine, mask=inside, other=0.0)
+                tl.store(dN + mine, d_n * R, mask=inside)
+                tl.store(dA + g + (k - h), d_n * seen * R * (1 - R), mask=inside)
+            if cols > 0:
+                met += C
+                _meet(counter, met, C)
+                whole = row * wide + every[None, :]
+                if RESET == 1:
+                    all_n = tl.load(dA + whole + k, mask=inside, other=0.0, cache_modifier=".cg")
+                    dU = _product(all_n, W_n, PRECISION)
+                    tl.store(dA + g + (k - h), dU * H * R * (1 - R), mask=inside)
+                    d += dU * R
+                    met += C
+                    _meet(counter, met, C)
+                if not HELD:
+                    all_z = tl.load(dA + whole, mask=inside, other=0.0, cache_modifier=".cg")
+                    d += _product(all_z, W_z, PRECISION)
+                if RESET != 0:
+                    all_r = tl.load(dA + whole + (k - h), mask=inside, other=0.0, cache_modifier=".cg")
+                    d += _product(all_r, W_r, PRECISION)
+                if RESET == 2:
+                    all_n = tl.load(dN + row * h + every[None, :], mask=inside, other=0.0, cache_modifier=".cg")
+                    d += _product(all_n, W_n, PRECISION)
+                elif RESET == 0 and cols > k:
+                    all_n = tl.load(dA + whole + k, mask=inside, other=0.0, cache_modifier=".cg")
+                    d += _product(all_n, W_n, PRECISION)
+        tl.store(dH0 + (s * n + rows[:, None]) * h + own[None, :], d, mask=inside)
