@@ -4,6 +4,7 @@
 # make list       what there is, what would run, and what is done
 # make test       every check, on a machine with no GPU
 # make lint       ruff and mypy
+# make sweep      tokens/sec by engine, hidden size and number of seeds; FULL=1: all of it, for hours
 # make speed      time forward, backward and whole step of each variant; speed-compare: and beside the time before
 # make clean      remove results (not results/reference), saved timings and caches
 #
@@ -12,16 +13,17 @@
 #   DEVICE     cpu, cuda or auto        SEEDS     how many trainings a variant
 #   VARIANTS   like "gru gru:R=1"       SET       fields of the protocol, like "epochs=20 hidden=64"
 #   INIT       own, book or torch       RESULTS   folder to write to, results if not given
+#   ENGINE     auto, library, resident, native, fused or loop: what trains
 #   PYTHON     use this interpreter as it is and install nothing; else make fills .venv, once
 
-NAMES := PROTOCOL CORPUS DEVICE SEEDS VARIANTS RESULTS INIT SET PYTHON
+NAMES := PROTOCOL CORPUS DEVICE ENGINE SEEDS VARIANTS RESULTS INIT SET FULL PYTHON
 # Values go to the shell as they were typed, through the environment: make expands no `$` in them, the shell no quotes.
 $(foreach name,$(NAMES),$(eval override $(name) := $$(value $(name))))
 export $(NAMES)
 
 SHELL := /bin/sh
 .NOTPARALLEL:
-.PHONY: help bench ablate report list test lint speed speed-compare clean unusable
+.PHONY: help bench ablate sweep report list test lint speed speed-compare clean unusable
 
 help:
 	@sed -n -e '/^#/!q' -e 's/^# \{0,1\}//p' Makefile
@@ -36,11 +38,11 @@ python := python=$$PYTHON; command -v "$$python" >/dev/null || \
 endif
 
 # `set -f`: lists are split at spaces, and no * in them is a file. `exec`: a signal to make's child is Python's.
-bench ablate report list: $(ready)
+bench ablate sweep report list: $(ready)
 	@$(python); set -f; set -- $@; for field in $$SET; do set -- "$$@" --set="$$field"; done; \
 	exec "$$python" -m harness "$$@" $${INIT:+--set=init="$$INIT"} $${PROTOCOL:+--protocol="$$PROTOCOL"} \
 	  $${CORPUS:+--corpus="$$CORPUS"} $${DEVICE:+--device="$$DEVICE"} $${SEEDS:+--seeds="$$SEEDS"} \
-	  $${RESULTS:+--results="$$RESULTS"} $${VARIANTS:+--variants $$VARIANTS}
+	  $${ENGINE:+--engine="$$ENGINE"} $${FULL:+--full} $${RESULTS:+--results="$$RESULTS"} $${VARIANTS:+--variants $$VARIANTS}
 
 test: $(ready)
 	@$(python); exec "$$python" -m pytest

@@ -26,12 +26,14 @@ if TYPE_CHECKING:
     from harness.record import Results
 
 SEEDS = 10
+SIZES = (256, 128, 512)  # hidden units of a sweep; the first is the book's
 PRECISIONS = ("ieee", "tf32", "bf16")
 DEVICES = ("auto", "cpu", "cuda")
 GRIDS = {"bench": grid.BENCH, "ablate": grid.ABLATE}
 VERBS = {
     "bench": "train and time the cells written here and torch's: bench.csv and the report",
     "ablate": "train and time the GRU with its gates fixed: ablate.csv and the report",
+    "sweep": "time every engine by hidden size and number of seeds: speed.csv and the report; --full for all of it",
     "report": "build the tables and the report again from what is on file, training nothing",
     "list": "what there is, what would run, its keys, and which runs are done",
 }
@@ -67,6 +69,7 @@ def parser() -> Parser:
     fields = ", ".join(f.name for f in dataclasses.fields(Protocol)[1:])
     top.add_argument("--set", nargs="+", action="extend", default=[], dest="settings", metavar="FIELD=VALUE",
                      help=f"fields of the protocol: {fields}")  # fmt: skip
+    top.add_argument("--full", action="store_true", help="sweep: every size, engine and number of seeds, for hours")
     top.add_argument("--results", metavar="DIR", default="results", help="where everything is written")
     return top
 
@@ -142,7 +145,7 @@ def plan(verb: str, options: argparse.Namespace) -> Plan:
     import variants
     from harness import corpus
 
-    names = tuple(dict.fromkeys(variants.canonical(v) for v in options.variants or GRIDS[verb]))
+    names = tuple(dict.fromkeys(variants.canonical(v) for v in options.variants or GRIDS.get(verb, grid.SWEEP)))
     if options.engine not in ("auto", *variants.ENGINES):
         raise ValueError(grid.unknown("engine", options.engine, ("auto", *variants.ENGINES)))
     if options.precision not in PRECISIONS:
@@ -176,7 +179,7 @@ def go(plan: Plan, folder: Path) -> int:
         anchors = corpus.anchors(plan.corpus, train_part, heldout)
         if plan.corpus.floor is not None:
             anchors["floor"] = plan.corpus.floor
-        session = _session(plan)
+        session = _session(plan.verb, plan.contenders, plan.device)
         record.write_grid(folder, plan.verb, {
             "protocol": {**dataclasses.asdict(plan.protocol), "label": plan.protocol.label},
             "variants": plan.variants, "runs": [run.key for run in plan.runs], "device": plan.device,
@@ -196,7 +199,7 @@ def go(plan: Plan, folder: Path) -> int:
                     said = outcome.error or f"held-out perplexity {outcome.heldout_perplexity:.2f}"
                     line = f"{finished.run.variant} seed {finished.run.seed}: {said} ({finished.wall_s:.1f} s)"
                     bar.finished(line, outcome.error, finished.run)
-            _time(plan, folder, session)
+            _time(plan.contenders, len(plan.corpus.vocabulary), folder, session)
         except KeyboardInterrupt:
             stopped = True
         results = refresh(folder)
@@ -245,29 +248,76 @@ def announce(plan: Plan, todo: int, workers: int) -> None:
         )
 
 
-def _session(plan: Plan) -> str:
+def sweep(plans: Sequence[Plan], full: bool, folder: Path) -> int:
+    """Time plans that differ in their size alone, as one comparison. The exit status."""
+    from harness import record
+
+    with record.writing(folder):
+        contenders = sizes(plans, full)
+        first = plans[0]
+        print(f"sweep: {len(contenders)} contenders, protocol {first.protocol.name}, {first.device}")
+        session = _session("sweep", contenders, first.device)
+        record.write_grid(folder, "sweep", {
+            "protocol": {**dataclasses.asdict(first.protocol), "label": first.protocol.label}, "runs": [],
+            "variants": first.variants, "device": first.device, "session": session, "corpus": first.corpus_name,
+            "corpus_sha256": first.corpus.sha256, "anchors": {},
+        })  # fmt: skip
+        stopped = False
+        try:
+            _time(contenders, len(first.corpus.vocabulary), folder, session)
+        except KeyboardInterrupt:
+            stopped = True
+        results = refresh(folder)
+    timed = results.speed[results.speed["session"] == session]
+    failed = timed[timed["error"].fillna("") != ""]["label"].unique()
+    for label in failed:
+        print(f"failed: {label}: {timed[timed['label'] == label]['error'].dropna().iloc[0]}", file=sys.stderr)
+    print(f"report: {folder / 'report.html'}")
+    if stopped:
+        print("stopped; the same command goes on where this one stopped", file=sys.stderr)
+        return 130
+    return 1 if len(failed) else 0
+
+
+def sizes(plans: Sequence[Plan], full: bool) -> list[Contender]:
+    """What a sweep times: each variant by hidden size; engines and seeds side by side of all (full), or of the GRU."""
+    from harness.measure import AGAIN, Contender
+
+    timed = []
+    for plan in plans:
+        for variant in plan.variants:
+            engines, whole = plan.engines(variant), full or (variant == grid.BASELINE and plan is plans[0])
+            for engine in engines if whole else engines[:1]:
+                for seeds in (1, 8, 30)[: 3 if full else 1 + whole] if engine != "library" else (1,):
+                    for capture in (False, True)[: 1 + (plan.device == "cuda")]:
+                        label = f"{variant} {engine}{' captured' * capture}, {plan.protocol.hidden} x {seeds}"
+                        timed.append(Contender(label, plan.run(variant, 0, engine, capture), seeds))
+    twin = next((c for c in timed if c.run.variant == grid.SPEED_BASELINE), timed[0])
+    return [*timed, Contender(twin.label + AGAIN, twin.run, twin.seeds)]
+
+
+def _session(verb: str, contenders: Sequence[Contender], device: str) -> str:
     """The name of this speed comparison: the same contenders on the same machine."""
     import hashlib
     import json
 
     from harness.measure import SETTLED, environment
 
-    keys = [(contender.label, contender.run.key) for contender in plan.contenders]
-    machine = {fact: value for fact, value in environment(plan.device).items() if fact not in SETTLED}
+    keys = [(contender.label, contender.run.key) for contender in contenders]
+    machine = {fact: value for fact, value in environment(device).items() if fact not in SETTLED}
     whole = json.dumps([keys, machine], sort_keys=True)
-    return f"{plan.verb}-{hashlib.sha256(whole.encode()).hexdigest()[:12]}"
+    return f"{verb}-{hashlib.sha256(whole.encode()).hexdigest()[:12]}"
 
 
-def _time(plan: Plan, folder: Path, session: str) -> None:
+def _time(contenders: Sequence[Contender], vocabulary: int, folder: Path, session: str) -> None:
     """Every round of the speed session that is not on file."""
     from harness import measure, record, screen
     from harness.execute import cores
 
-    contenders = plan.contenders
     labels = [contender.label for contender in contenders]
     rounds = [n for n in range(measure.ROUNDS) if not record.round_done(folder, session, n, labels)]
     with screen.Bar(len(rounds) * len(labels), "timing", "sample") as bar:
-        for number, contender, answer in measure.compare(contenders, len(plan.corpus.vocabulary), cores(), rounds):
+        for number, contender, answer in measure.compare(contenders, vocabulary, cores(), rounds):
             record.write_sample(folder, session, number, contender.label, contender.run, answer)
             rates = sorted(b["tokens_per_sec"] for b in answer.get("blocks", []))
             error = answer.get("error", "")
@@ -282,6 +332,8 @@ def refresh(folder: Path) -> Results:
     results = record.gather(folder)
     answers = {}
     for verb, asked in record.grids(folder).items():
+        if verb not in GRIDS:
+            continue
         runs = results.runs[results.runs["run"].isin(asked["runs"])]
         speed = results.speed[results.speed["session"] == asked["session"]]
         answers[verb] = table.build(
@@ -360,6 +412,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _list(options, folder)
         if options.verb == "report":
             return _report(folder)
+        if options.verb == "sweep":
+            options.protocol = options.protocol or "classic"
+            settings = [[*options.settings, f"hidden={h}"] for h in ((256, 128, 192, 512) if options.full else SIZES)]
+            plans = [plan("sweep", argparse.Namespace(**{**vars(options), "settings": s})) for s in settings]
+            return sweep(plans, options.full, folder)
         return go(plan(options.verb, options), folder)
     except ValueError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

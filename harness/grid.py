@@ -17,6 +17,7 @@ from dataclasses import dataclass
 BASELINE = "gru"  # every difference is taken against it, paired by seed
 SPEED_BASELINE = "nn.gru"  # what an engineer would otherwise use; absent from a grid, BASELINE serves
 BENCH = ("rnn", "gru", "gru_after", "lstm", "nn.rnn", "nn.gru", "nn.lstm")
+SWEEP = ("rnn", "gru", "gru_after", "gru:R=1", "gru:Z=0", "nn.rnn", "nn.gru")  # timed by size and number of seeds
 ABLATE = (
     "gru",
     "gru:R=0",

@@ -39,13 +39,8 @@ OTHERS = 0.3  # processors' worth of work by others, beyond what our threads lea
 AGREE = 1e-10  # the most an engine may differ from the loop, in float64, before it counts
 # The most an engine for float32 alone may, of the norm: what rounding every product to 11 or 8 bits gives, and some.
 ROUNDED = {"ieee": 1e-5, "tf32": 2e-3, "bf16": 2e-2}
-SETTLED = (
-    "threads",
-    "matmul_precision",
-    "cudnn_rnn_tf32",
-    "flush_denormal",
-    "keeps_pages",
-)  # facts that `settle` decides
+# facts that `settle` decides
+SETTLED = ("threads", "matmul_precision", "cudnn_rnn_tf32", "flush_denormal", "keeps_pages")
 _keeps_pages = False
 FLOAT32 = ("resident",)  # engines that know no float64
 AGAIN = "#2"  # the label of the baseline's second self (A/A)
@@ -60,6 +55,7 @@ class Contender:
 
     label: str
     run: Run
+    seeds: int = 1  # side by side in one tensor program
 
 
 def environment(device: str) -> dict[str, Fact]:
@@ -123,12 +119,12 @@ def compare(
         order = list(contenders)
         random.Random(number).shuffle(order)
         for contender in order:
-            yield number, contender, sample(contender.run, vocabulary, threads)
+            yield number, contender, sample(contender.run, vocabulary, threads, contender.seeds)
 
 
-def sample(run: Run, vocabulary: int, threads: int, patience_s: float = PATIENCE_S) -> Answer:
+def sample(run: Run, vocabulary: int, threads: int, seeds: int = 1, patience_s: float = PATIENCE_S) -> Answer:
     """One fresh process, one answer: {blocks: [...], ...} or {error: ...}. The parent waits and does nothing else."""
-    request = json.dumps({"run": asdict(run), "vocabulary": vocabulary, "threads": threads})
+    request = json.dumps({"run": asdict(run), "vocabulary": vocabulary, "threads": threads, "seeds": seeds})
     settings = {k: str(threads) for k in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     try:
         child = subprocess.run(
@@ -153,7 +149,7 @@ def sample(run: Run, vocabulary: int, threads: int, patience_s: float = PATIENCE
     return answer
 
 
-def time_steps(run: Run, vocabulary: int) -> Answer:
+def time_steps(run: Run, vocabulary: int, seeds: int = 1) -> Answer:
     """Blocks of whole training steps (forward, loss, backward, clip, update) on data that is on the device."""
     import torch
 
@@ -167,10 +163,11 @@ def time_steps(run: Run, vocabulary: int) -> Answer:
     if device == "cuda":
         torch.cuda.init()
         torch.cuda.reset_peak_memory_stats()
-    model = Model(run.variant, vocabulary, protocol.hidden, [run.seed], protocol.init, device=device, engine=run.engine)
+    many = list(range(run.seed, run.seed + seeds))
+    model = Model(run.variant, vocabulary, protocol.hidden, many, protocol.init, device=device, engine=run.engine)
     rng = torch.Generator().manual_seed(run.seed)
     steps, n = protocol.num_steps, protocol.batch_size
-    streams = torch.randint(vocabulary, (WINDOWS * steps + 1, 1, n), generator=rng).to(device)
+    streams = torch.randint(vocabulary, (WINDOWS * steps + 1, seeds, n), generator=rng).to(device)
     epoch: Epoch = functools.partial(epoch_of, model, windows=WINDOWS, protocol=protocol)
 
     def timed(count: int) -> float:
@@ -206,7 +203,7 @@ def time_steps(run: Run, vocabulary: int) -> Answer:
             {
                 "block": attempt,
                 "steps": count * WINDOWS,
-                "tokens_per_sec": count * WINDOWS * n * steps / seconds,
+                "tokens_per_sec": count * WINDOWS * n * steps * seeds / seconds,
                 "step_ms": 1000 * seconds / (count * WINDOWS),
                 "context_switches": switches,
                 "cpu_per_wall": own_s / seconds,
@@ -235,6 +232,7 @@ def time_steps(run: Run, vocabulary: int) -> Answer:
         "first_step_ms": 1000 * first_s,
         "peak_memory_mib": peak,
         "peak_reserved_mib": reserved,
+        "seeds": seeds,
         "kernels": kernels,
         "disagreement": apart,
         "gflop": work,
@@ -413,7 +411,7 @@ def main() -> None:
     run = Run(**{**fields, "protocol": Protocol(**fields["protocol"])})
     settle(request["threads"], run.precision)
     try:
-        answer = time_steps(run, request["vocabulary"])
+        answer = time_steps(run, request["vocabulary"], request["seeds"])
     except Exception as error:  # the parent records it as a row
         answer = {"error": describe(error)}
     print(json.dumps(answer))

@@ -78,6 +78,7 @@ def html(results: record.Results) -> str:
         samples=samples(data),
         failures=failures(data),
         noise=sentences.noise(data),
+        sweep=tables.sweep(data),
         machine=tables.machine(data),
         methods=sentences.methods(data),
         margin=stats.MARGIN_NATS,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from harness import evidence, grid, record
+from harness import evidence, grid, rates, record
 from harness.sentences import seeds
 from harness.spell import bracket, count, mib, nats, p_value, pct, percent, plain, ppl, rate, sd, times, unique
 
@@ -137,6 +137,39 @@ def _failed(r: pd.Series) -> Cell:
 
 def _plain(value: float, spell: Callable[[float], str]) -> Cell:
     return Cell(spell(value), "", plain(value)) if math.isfinite(value) else Cell()
+
+
+def sweep(data: record.Results) -> Table | None:
+    """Speed by hidden size and number of seeds side by side, of the session asked for last."""
+    speed = rates.blocks(data.speed[data.speed.session.str.startswith("sweep-")])
+    speed = speed[~speed.label.str.contains("#")]
+    rows = []
+    for _, own in speed.groupby("label", sort=False):
+        first, each = own.iloc[0], rates.summary(own)
+        if not each.samples:
+            continue
+        base = speed[(speed.variant == grid.SPEED_BASELINE) & (speed.hidden == first.hidden) & ~speed.capture]
+        ratio = rates.ratio(own, base.assign(seeds=first.seeds))  # of all its seeds together to one of the baseline
+        against = Cell()
+        if math.isfinite(ratio.ratio) and first.variant != grid.SPEED_BASELINE:
+            bounds = bracket(ratio.low, ratio.high, lambda x: f"{x:.2f}") or "no interval"
+            against = Cell(times(ratio.ratio), f"{bounds}\nn = {ratio.rounds}", plain(ratio.ratio))
+        quartiles = bracket(each.q1, each.q3, rate) or "no quartiles"
+        rows.append([
+            Cell(first.variant, evidence.how(first), first.label),
+            _plain(first.hidden, count), _plain(first.seeds, count),
+            Cell(rate(each.median), f"{quartiles}\nn = {each.samples}", plain(each.median)), against,
+            _plain(each.step_ms, lambda x: f"{x:.2f}" if x < 10 else mib(x)),
+            _plain(each.percent_of_peak, lambda x: f"{x:.0f}"), _plain(each.peak_memory_mib, mib),
+        ])  # fmt: skip
+    heads = [
+        ("variant", "engine", False), ("hidden units", "", True), ("seeds together", "", True),
+        ("tokens/s", "all seeds, median [quartiles]", True),
+        (f"speed vs {grid.SPEED_BASELINE}", "one seed of it, same size, ratio [95 %]", True),
+        ("step (ms)", "median", True), ("of peak (%)", "", True), ("peak memory (MiB)", "", True),
+    ]  # fmt: skip
+    rows.sort(key=lambda row: (float(row[1].key), float(row[2].key)))
+    return Table("sweep", "Speed by hidden size and number of seeds", heads, rows, cards=True) if rows else None
 
 
 def anchor_line(data: record.Results, table: pd.DataFrame) -> str:

@@ -52,14 +52,22 @@ except ValueError as error:
     sys.exit(2)
 
 
+CASES = [
+    (variant, engine)
+    for variant in VARIANTS
+    for engine, refusal in variants.refusals(variant, DEVICE, PROTOCOL.hidden, PROTOCOL.batch_size).items()
+    if not refusal
+]
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _settled() -> None:
     settle(cores(), "ieee")
 
 
-def work(variant: str, part: str) -> Callable[[], None]:
+def work(variant: str, engine: str, part: str) -> Callable[[], None]:
     """One `part` of PARTS of a training step, ready to be called again and again."""
-    model = Model(variant, VOCABULARY, PROTOCOL.hidden, [0], PROTOCOL.init, device=DEVICE)
+    model = Model(variant, VOCABULARY, PROTOCOL.hidden, [0], PROTOCOL.init, device=DEVICE, engine=engine)
     shape = (PROTOCOL.num_steps + 1, 1, PROTOCOL.batch_size)
     window = torch.randint(VOCABULARY, shape, generator=torch.Generator().manual_seed(0)).to(DEVICE)
     state = model.cell.begin(PROTOCOL.batch_size)
@@ -82,10 +90,10 @@ def work(variant: str, part: str) -> Callable[[], None]:
 
 
 @pytest.mark.parametrize("part", PARTS)
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_speed(benchmark: BenchmarkFixture, variant: str, part: str) -> None:
+@pytest.mark.parametrize(("variant", "engine"), CASES)
+def test_speed(benchmark: BenchmarkFixture, variant: str, engine: str, part: str) -> None:
     """Milliseconds of a part, the fastest, the middle and the spread of 20 rounds of some 50 ms each."""
-    once = work(variant, part)
+    once = work(variant, engine, part)
 
     def timed(count: int) -> float:
         begun = clock(DEVICE)

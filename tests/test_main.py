@@ -56,7 +56,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
             outcome = Outcome(1.5, ppl, 10, 100, 1.0, "time traveller", "", (Point(1, 100, 1.5, ppl),))
             yield execute.Finished(run, outcome, 1.0, 1, 0.1, measure.now(), {"torch": "fake", "device": "cpu"})
 
-    def sample(run: Run, vocabulary: int, threads: int) -> measure.Answer:
+    def sample(run: Run, vocabulary: int, threads: int, seeds: int) -> measure.Answer:
         block = {
             "block": 0,
             "steps": 1,
@@ -402,3 +402,32 @@ def test_options_serve_ablate_too(fake: list[Run], tmp_path: Path) -> None:
     )
     assert {r.variant for r in fake} == {"gru", "gru:Z=0.5"}
     assert {(r.protocol.hidden, r.protocol.init, r.protocol.name) for r in fake} == {(5, "book", "quick")}
+
+
+def test_sweep_times_by_size_and_seeds(fake: list[Run], tmp_path: Path) -> None:
+    words = [
+        "sweep",
+        "--corpus",
+        "embedded",
+        "--device",
+        "cpu",
+        "--results",
+        str(tmp_path),
+        "--variants",
+        "gru",
+        "nn.gru",
+    ]
+    assert command.main(words) == 0
+    assert not fake  # nothing is trained
+    speed = pd.read_csv(tmp_path / "speed.csv")
+    engines = [engine for engine, refusal in variants.refusals("gru").items() if not refusal]
+    first = {f"gru {engine}, 256 x {seeds}" for engine in engines for seeds in (1, 8)}
+    rest = {f"gru {engines[0]}, {h} x 1" for h in (128, 512)} | {f"nn.gru library, {h} x 1" for h in (128, 256, 512)}
+    assert set(speed["label"]) == first | rest | {"nn.gru library, 256 x 1#2"}
+    assert (speed.groupby("label")["round"].nunique() == measure.ROUNDS).all()
+    assert set(speed["hidden"]) == {128, 256, 512}
+    assert command.main(words) == 0
+    assert len(pd.read_csv(tmp_path / "speed.csv")) == len(speed)
+    full = command.sizes([command.plan("sweep", command.parser().parse_args([*words, "--full"]))], full=True)
+    assert {c.seeds for c in full if c.run.engine != "library"} == {1, 8, 30}
+    assert {c.seeds for c in full if c.run.engine == "library"} == {1}

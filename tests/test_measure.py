@@ -57,7 +57,7 @@ def test_what_goes_wrong_is_an_answer(run: Run, patience: float, said: str) -> N
 
 
 def test_every_contender_once_a_round_in_changing_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "sample", lambda run, vocabulary, threads: {"seed": run.seed})
+    monkeypatch.setattr(measure, "sample", lambda run, vocabulary, threads, seeds: {"seed": run.seed})
     contenders = [measure.Contender(f"c{k}", Run("rnn", k, Protocol(), "sha", "cpu")) for k in range(5)]
     seen = [(number, c.label, a["seed"]) for number, c, a in measure.compare(contenders, 28, 1, [0, 1, 4])]
     assert collections.Counter(number for number, _, _ in seen) == {0: 5, 1: 5, 4: 5}

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness import draw, evidence, grid, rates, record, report, sentences
+from harness import draw, evidence, grid, rates, record, report, sentences, tables
 
 BENCH, ABLATE = ("rnn", "gru", "gru_after", "nn.gru", "lstm", "nn.lstm"), ("gru", "gru:R=0", "gru:R=1", "gru:Z=0")
 SECTIONS = ("found", "caveats", "bench", "ablate", "charts", "samples", "failures", "noise", "machine", "methods",
@@ -508,6 +508,30 @@ def test_points_are_drawn_only_where_their_mean_is_the_table_s(results: record.R
     other = data.ablate.assign(delta_nats=data.ablate.delta_nats + 0.01)
     assert evidence.differences(data, other).empty
     assert evidence.speed_samples(data, data.bench.assign(tokens_per_sec=1.0)).empty
+
+
+def test_sweep_is_a_table_by_size_with_its_ratios(results: record.Results, raw: str) -> None:
+    assert tables.sweep(evidence.typed(results)) is None
+    assert 'id="sweep"' not in raw
+    rows = results.speed[results.speed.label.isin(["gru", "nn.gru"]) & (results.speed.session == "bench-s1")]
+    parts = [
+        rows.assign(
+            session="sweep-s1", hidden=h, seeds=s, protocol=f"classic,hidden={h}", label=rows.label + f", {h} x {s}"
+        )
+        for h, s in ((128, 1), (256, 1), (256, 8))
+    ]
+    several = parts[2][parts[2].variant == "gru"].assign(tokens_per_sec=lambda f: 8 * f.tokens_per_sec)
+    data = dataclasses.replace(results, speed=pd.concat([results.speed, *parts[:2], several]))
+    table = tables.sweep(evidence.typed(data))
+    assert table is not None
+    assert [[cell.text for cell in row[:3]] for row in table.rows] == [
+        ["gru", "128", "1"], ["nn.gru", "128", "1"], ["gru", "256", "1"], ["nn.gru", "256", "1"], ["gru", "256", "8"],
+    ]  # fmt: skip
+    one, other, eight = (float(table.rows[k][4].key) for k in (0, 2, 4))
+    assert one == other == pytest.approx(rates.speed_ratio(results.speed, "gru", "nn.gru").ratio)
+    assert eight == pytest.approx(8 * one)
+    assert table.rows[1][4].text == ""  # to itself
+    assert 'id="sweep"' in drawn(data, "nothing")
 
 
 def test_a_cell_and_a_gate_nobody_named_read_well(tmp_path: Path) -> None:
