@@ -115,10 +115,13 @@ class Plan:
 
     @property
     def contenders(self) -> list[Contender]:
-        """All that is timed, one of them twice (A/A). bench: in every engine that can, on CUDA also captured."""
+        """All that is timed, one of them twice (A/A). bench: in every engine that can, on CUDA also captured.
+
+        Under `quick`, made for minutes, only in the engine that trains: the others double its time (`sweep` has them).
+        """
         from harness.measure import AGAIN, Contender
 
-        every = self.verb == "bench"
+        every = self.verb == "bench" and not self.protocol.name.startswith("quick")
         timed = [
             Contender(variant + f" ({', '.join(how)})" * bool(how), self.run(variant, 0, engine, capture))
             for variant in self.variants

@@ -15,7 +15,7 @@ import pytest
 
 import variants
 from harness import __main__ as command
-from harness import corpus, execute, measure, record, report
+from harness import corpus, execute, grid, measure, record, report
 from harness.grid import Run
 from harness.train import Outcome, Point
 
@@ -81,6 +81,15 @@ def ask(*words: str, hidden_torch: bool = False) -> subprocess.CompletedProcess[
     return subprocess.run([sys.executable, *start, *words], capture_output=True, text=True, cwd=ROOT)
 
 
+def test_every_engine_is_timed_except_under_quick() -> None:
+    engines = [engine for engine, refusal in variants.refusals("rnn").items() if not refusal]
+    text = corpus.load("embedded")
+    for name, also in (("classic", [f"rnn ({engine})" for engine in engines[1:]]), ("quick", [])):
+        plan = command.Plan("bench", ("rnn",), grid.protocol(name), 1, text, "cpu")
+        assert [c.label for c in plan.contenders] == ["rnn", *also, "rnn#2"]
+        assert {c.run.engine for c in plan.contenders if c.label in ("rnn", "rnn#2")} == {engines[0]}
+
+
 # ---- the whole of it, for real -----------------------------------------------------------------
 
 
@@ -88,7 +97,8 @@ def test_bench_for_real_then_report_without_torch(tmp_path: Path, monkeypatch, c
     monkeypatch.setattr(measure, "ROUNDS", 1)
     monkeypatch.setattr("harness.__main__.SEEDS", 1)
     folder = tmp_path / "results"
-    assert command.main([*ONE_RNN, "--results", str(folder)]) == 0
+    words = ["bench", "--protocol", "classic", *ONE_RNN[1:]]  # quick times only the engine that trains
+    assert command.main([*words, "--results", str(folder)]) == 0
     said = capfd.readouterr().out
     assert "[1/1] rnn seed 0: held-out perplexity" in said
     assert f"report: {folder / 'report.html'}" in said
@@ -100,7 +110,7 @@ def test_bench_for_real_then_report_without_torch(tmp_path: Path, monkeypatch, c
     speed = pd.read_csv(folder / "speed.csv")
     assert (row["variant"], row["seeds"], row["failed"]) == ("rnn", 1, 0)
     assert row["heldout_perplexity"] == pytest.approx(run["heldout_perplexity"])
-    assert row["protocol"].startswith("quick,train_characters=300")
+    assert row["protocol"].startswith("classic,train_characters=300")
     assert row["parameters"] == run["parameters"] > 0
     assert set(speed["label"]) == {"rnn", "rnn#2", *(f"rnn ({engine})" for engine in engines[1:])}
     assert speed["disagreement"].between(0, 1e-10).all()
