@@ -218,7 +218,7 @@ def time_steps(run: Run, vocabulary: int, seeds: int = 1) -> Answer:
     high = _status_mib("VmHWM") if resettable else None
     peak = torch.cuda.max_memory_allocated() / 2**20 if allocated else high - base if high and base else None
     reserved = torch.cuda.max_memory_reserved() / 2**20 if allocated else None
-    kernels = _kernels(lambda: timed(1))
+    kernels = _kernels(lambda: timed(1), device)
     work = gflop(model, n * steps)
     peak_gflops, copied = ceiling(device)  # after the memory was read: its own would be counted
     for block in blocks:
@@ -314,11 +314,14 @@ def gflop(model: Model, tokens: int) -> float:
     return 6 * tokens * weights / 1e9
 
 
-def _kernels(step: Callable[[], object]) -> str:
-    """The recurrence that really ran, by the profiler's names: one untimed step."""
-    import torch
+def _kernels(step: Callable[[], object], device: str) -> str:
+    """The recurrence that really ran, by the profiler's names: one untimed step.
 
-    with torch.profiler.profile() as profile:
+    Autograd's profiler: torch.profiler is the same one, and imports the compiler first, for seconds.
+    """
+    from torch.autograd.profiler import profile as profiler
+
+    with profiler(use_device="cuda" if device == "cuda" else None) as profile:
         step()
     words = ("rnn", "gru", "lstm", "bmm", "addmm", "mkldnn", "cudnn")
     names = {e.key for e in profile.key_averages() if any(w in e.key.lower() for w in words)}
