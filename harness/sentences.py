@@ -195,8 +195,8 @@ def loop_answer(data: record.Results) -> list[Answer]:
     cell, loop = evidence.speed_ratio(data, table, twin, slow), evidence.speed_ratio(data, table, fast, twin)
     finding = f"It trains at {times(whole.ratio)} the speed of the scratch {slow}."
     if cell and loop:
-        shares = f"the cell makes {times(cell.ratio)} and the way it is run {times(loop.ratio)}"
-        finding = f"Of its {times(whole.ratio)}, {shares}."
+        shares = f"{times(cell.ratio)} for its equations, {times(loop.ratio)} for the way they are run"
+        finding = f"It trains at {times(whole.ratio)} the speed of the scratch {slow}: {shares}."
         points += [
             Markup(
                 "The cell: <code>{}</code>, the same equations as <code>{}</code> run like <code>{}</code> "

@@ -305,17 +305,17 @@ def test_cell_and_loop_multiply_to_the_whole(results: record.Results, page: Page
     assert ratio["nn.gru", "gru"] == pytest.approx(ratio["gru_after", "gru"] * ratio["nn.gru", "gru_after"])
     whole, cell, loop = ratio.values()
     assert (
-        f"Of its {whole:.2f}\u00d7, the cell makes {cell:.2f}\u00d7 and the way it is run {loop:.2f}\u00d7."
-        in page.text
+        f"It trains at {whole:.2f}\u00d7 the speed of the scratch gru: {cell:.2f}\u00d7 for its equations, "
+        f"{loop:.2f}\u00d7 for the way they are run." in page.text
     )
 
 
 def test_no_loop_answer_without_its_rows(results: record.Results) -> None:
     data = evidence.typed(results)
-    assert "the cell makes" in sentences.loop_answer(data)[0].finding
+    assert "for its equations" in sentences.loop_answer(data)[0].finding
     assert not sentences.loop_answer(dataclasses.replace(data, bench=data.bench[data.bench.variant != "nn.gru"]))
     lost = dataclasses.replace(data, speed=data.speed[data.speed.label != "gru_after"])
-    assert "the cell makes" not in sentences.loop_answer(lost)[0].finding
+    assert "for its equations" not in sentences.loop_answer(lost)[0].finding
 
 
 def test_anchor_stands_beside_held_out_perplexity(results: record.Results, page: Page) -> None:
