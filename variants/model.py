@@ -78,11 +78,13 @@ class Model(nn.Module):
         Gives the norms before clipping (S,); no value is read back from the device. A seed whose norm is not
         finite stays where it is.
         """
-        norm = torch.stack([g.square().sum(1) for _, g in self.rows]).sum(0).sqrt()
+        values, gradients = zip(*self.rows, strict=True)
+        flat = torch.cat(gradients, 1)  # (S, P): few operations on much, where each costs a launch
+        norm: Tensor = torch.linalg.vector_norm(flat, dim=1)
         step = (lr * (clip / norm).clamp(max=1))[:, None]
-        for values, gradients in self.rows:
-            values.sub_(torch.where(norm.isfinite()[:, None], gradients * step, 0.0))
-            gradients.zero_()
+        change = torch.where(norm.isfinite()[:, None], flat * step, 0.0)
+        torch._foreach_sub_(values, change.split([g.shape[1] for g in gradients], 1))
+        torch._foreach_zero_(gradients)
         return norm
 
 

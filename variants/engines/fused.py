@@ -80,85 +80,105 @@ class Recurrence(torch.autograd.Function):
         reset: str,
         z: float | None,
     ) -> Tensor:
-        G = functional.embedding(X, table.flatten(0, 1))  # A, to become the gates and the candidate in place
-        S, T, n, columns = G.shape
         h = H0.shape[-1]
-        k = columns - h  # columns of gates; the candidate's come after
-        Hs = G.new_empty(S, T + 1, n, h)
+        k = table.shape[-1] - h  # columns of gates; the candidate's come after
+        G, N = (functional.embedding(X, A.flatten(0, 1)) for A in (table[..., :k], table[..., k:]))  # A, for now
+        S, T, n, _ = N.shape
+        Hs = N.new_empty(S, T + 1, n, h)
         Hs[:, 0] = H0
-        U = G.new_empty(S, T, n, h) if reset != "none" else None  # before: R ⊙ H; after: H W_n + b_n
+        U = torch.empty_like(N) if reset != "none" else None  # before: R ⊙ H; after: H W_n + b_n
+        W_g: Any = None if W is None else _plain(W[..., :k])
+        W_n: Any = None if W is None else _plain(W[..., k:])
+        add, product = (Tensor.addmm_, torch.addmm) if S == 1 else (Tensor.baddbmm_, torch.baddbmm)
+        plain = reset == "none" and W is not None and W.shape[-1] > k
+        b = _plain(b_n)
+        H_, gates, candidate, used = _steps(Hs), _steps(G), _steps(N), _steps(U)
+        Z, R = _steps(G[..., :h]) if z is None else [z] * T, _steps(G[..., k - h :])
         for t in range(T):
-            H, G_t = Hs[:, t], G[:, t]
-            N = G_t[..., k:]
-            if reset == "none":
-                if W is not None:
-                    _add(G_t[..., : W.shape[-1]], H, W)
-                G_t[..., :k].sigmoid_()
-            else:
-                assert U is not None  # for the type checker: a reset gate has both
-                assert W is not None
-                _add(G_t[..., :k], H, W[..., :k])
-                R = G_t[..., :k].sigmoid_()[..., k - h :]
-                if reset == "before":
-                    _add(N, torch.mul(R, H, out=U[:, t]), W[..., k:])
-                else:
-                    U[:, t] = b_n  # type: ignore[assignment]
-                    _add(U[:, t], H, W[..., k:])
-                    N.addcmul_(R, U[:, t])
-            N.tanh_()
-            torch.lerp(N, H, G_t[..., :h] if z is None else z, out=Hs[:, t + 1])
-        ctx.save_for_backward(X, G, Hs, U, W)
+            H, N_t = H_[t], candidate[t]
+            if k:
+                add(gates[t], H, W_g).sigmoid_()
+            if plain:
+                add(N_t, H, W_n)
+            elif reset == "before":
+                add(N_t, torch.mul(R[t], H, out=used[t]), W_n)
+            elif reset == "after":
+                N_t.addcmul_(R[t], product(b, H, W_n, out=used[t]))
+            torch.lerp(N_t.tanh_(), H, Z[t], out=H_[t + 1])
+        ctx.save_for_backward(X, G, N, Hs, U, W)
         ctx.d, ctx.reset, ctx.z = table.shape[1], reset, z
         return Hs[:, 1:]
 
     @staticmethod
     def backward(ctx: Any, dHs: Tensor) -> Any:
-        X, G, Hs, U, W = ctx.saved_tensors
+        X, G, N, Hs, U, W = ctx.saved_tensors
         reset, z = ctx.reset, ctx.z
-        S, T, n, columns = G.shape
-        h = Hs.shape[-1]
-        k = columns - h
-        H, N = Hs[:, :-1], G[..., k:]
-        Z = G[..., :h] if z is None else z
-        R = G[..., k - h : k]
-        # what one unit of gradient of H becomes at each column before its activation
-        C = torch.empty_like(G)
-        torch.mul(1 - N * N, 1 - Z, out=C[..., k:])
-        if z is None:
-            torch.mul(H - N, Z * (1 - Z), out=C[..., :h])
-        slope: Any = R * (1 - R) if reset != "none" else None
-        if reset == "after":
-            torch.mul(C[..., k:], U * slope, out=C[..., k - h : k])
-        elif reset == "before":
-            slope = slope * H
-        dA = torch.empty_like(G)
-        d = torch.zeros_like(Hs[:, 0])
-        W_T: Any = None if W is None else W.mT
-        after: Any = U.new_empty(S, n, columns) if reset == "after" else None
+        S, T, n, h = N.shape
+        k = G.shape[-1]
+        dA = N.new_empty(S, T, n, k + h)  # slopes, then times the gradient of H, in place, the gradient
+        dN = torch.empty_like(N) if reset == "after" else None
+        W_T: Any = None if W is None else _plain(W.mT)
+        add, product = (Tensor.addmm_, torch.mm) if S == 1 else (Tensor.baddbmm_, torch.bmm)
+        Z, R = _steps(G[..., :h]) if z is None else [z] * T, _steps(G[..., k - h :])
+        dH = [*_steps(dHs), dHs.new_zeros(())]  # at -1: before the first step nothing is asked of H
+        each, own = _steps(dA.view(S, T, n, -1, h)), _steps(dN)
+        used = _steps(dA[..., : k if reset == "before" else 0 if W is None else W.shape[-1]])
+        _slopes(G, N, Hs[:, :-1], U, dA, dN, reset, z)
+        d = dH[T - 1]
         for t in range(T - 1, -1, -1):
-            d = d + dHs[:, t]
-            g = dA[:, t]
+            kept = torch.add(dH[t - 1], d, alpha=z) if z is not None else torch.addcmul(dH[t - 1], d, Z[t])
             if reset == "before":
-                if z is None:
-                    torch.mul(d, C[:, t, :, :h], out=g[..., :h])
-                torch.mul(d, C[:, t, :, k:], out=g[..., k:])
-                dU = torch.bmm(g[..., k:], W_T[:, k:])
-                torch.mul(dU, slope[:, t], out=g[..., k - h : k])
-                d = d * (Z[:, t] if z is None else z)
-                d.addcmul_(dU, R[:, t])
-                _add(d, g[..., :k], W_T[:, :k])
+                *g_z, g_r, g_n = each[t].unbind(-2)
+                for g in g_z:
+                    g.mul_(d)
+                dU = product(g_n.mul_(d), W_T[..., k:, :])
+                g_r.mul_(dU)
+                d = add(kept.addcmul_(dU, R[t]), used[t], W_T[..., :k, :])
                 continue
-            torch.mul(d[:, :, None], C[:, t].view(S, n, -1, h), out=g.view(S, n, -1, h))
-            d = d * (Z[:, t] if z is None else z)
-            if reset == "after":
-                after[..., :k] = g[..., :k]
-                torch.mul(g[..., k:], R[:, t], out=after[..., k:])
-                _add(d, after, W_T)
-            elif W is not None:
-                _add(d, g[..., : W.shape[-1]], W_T)
-        dN = dA[..., k:] * R if reset == "after" else None
-        dW, db = weight_gradients(Hs, U, dA, dN, reset, 0 if W is None else W.shape[-1])
-        return table_gradient(X, dA, ctx.d), None, d, dW, db, None, None
+            each[t].mul_(d.unsqueeze(-2))
+            if own:
+                own[t].mul_(d)
+            d = kept if W is None else add(kept, used[t], W_T)
+        dW, db = weight_gradients(Hs, U, dA, reset, 0 if W is None else W.shape[-1])
+        if dN is not None:
+            dA[..., k:] = dN
+        return table_gradient(X, dA, ctx.d), None, d.view(S, n, h), dW, db, None, None
+
+
+def _steps(x: Tensor | None) -> Any:
+    """(S, T, ...) as T views (S, ...); of one seed without S: on a CPU a batch of one product costs more than one."""
+    return () if x is None else x[0].unbind(0) if len(x) == 1 else x.unbind(1)
+
+
+def _plain(x: Any) -> Any:
+    """(S, ...), of one seed without S."""
+    return x[0] if x is not None and len(x) == 1 else x
+
+
+def _slopes(
+    G: Tensor, N: Tensor, H: Tensor, U: Tensor | None, C: Tensor, own: Tensor | None, reset: str, z: float | None
+) -> None:
+    """Into C, for every t at once: what one unit of gradient of H becomes at each column before its activation.
+
+    Of a reset after, the candidate's column is what W_n sees of it, and its own is apart, in `own`.
+    """
+    h, k = N.shape[-1], G.shape[-1]
+    R = G[..., k - h :]
+    if z is None:
+        Z = G[..., :h]
+        open_ = 1 - Z
+        torch.mul(Z, open_, out=C[..., :h]).mul_(H - N)
+        slope = torch.addcmul(open_, open_, N * N, value=-1)
+    else:
+        slope = (1 - N * N).mul_(1 - z)
+    if own is None:
+        C[..., k:] = slope
+        if reset == "before":
+            torch.mul(R, 1 - R, out=C[..., k - h : k]).mul_(H)
+        return
+    own.copy_(slope)
+    torch.mul(slope, R, out=C[..., k:])
+    torch.mul(C[..., k:], 1 - R, out=C[..., k - h : k]).mul_(U)  # type: ignore[arg-type]
 
 
 def table_gradient(X: Tensor, dA: Tensor, d: int) -> Tensor:
@@ -172,32 +192,19 @@ def table_gradient(X: Tensor, dA: Tensor, d: int) -> Tensor:
 
 
 def weight_gradients(
-    Hs: Tensor, U: Tensor | None, dA: Tensor, dN: Tensor | None, reset: str, columns: int
+    Hs: Tensor, U: Tensor | None, dA: Tensor, reset: str, columns: int
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Of W, which has so many columns, and of b_n: one product over all of time. dN: what W_n saw (reset after)."""
+    """Of W, which has so many columns, and of b_n: one product over all of time. dA: gradient of what W makes."""
     S, T, n, wide = dA.shape
     h = Hs.shape[-1]
     k = wide - h
     if not columns:
         return None, None
     H, g = Hs[:, :-1].reshape(S, T * n, h).mT, dA.view(S, T * n, wide)
-    if reset == "none":
-        return H @ g[..., :columns], None
+    if reset != "before":
+        return H @ g[..., :columns], g[..., k:].sum(1, keepdim=True) if reset == "after" else None
+    assert U is not None  # for the type checker: a reset gate has both
     dW = dA.new_empty(S, h, columns)
     dW[..., :k] = H @ g[..., :k]
-    if reset == "before":
-        assert U is not None  # for the type checker: a reset gate has both
-        dW[..., k:] = U.view(S, T * n, h).mT @ g[..., k:]
-        return dW, None
-    assert dN is not None
-    each = dN.reshape(S, T * n, h)
-    dW[..., k:] = H @ each
-    return dW, each.sum(1, keepdim=True)
-
-
-def _add(out: Tensor, left: Tensor, right: Tensor) -> None:
-    """out += left @ right, in place. One seed is a plain product: on a CPU a batch of one costs more."""
-    if len(out) == 1:
-        out[0].addmm_(left[0], right[0])
-    else:
-        out.baddbmm_(left, right)
+    dW[..., k:] = U.view(S, T * n, h).mT @ g[..., k:]
+    return dW, None

@@ -94,7 +94,8 @@ class Recurrence(torch.autograd.Function):
         held = {"T": T, "h": h, "k": columns - h, "cols": 0 if W is None else W.shape[-1]}
         for first, counters, grid, how in _launches(S, h, n, reset, ctx.z, G.device):
             _backward[grid](whole, G, Hs, U, dHs, dA, dN, d, counters, first, n, ctx.z or 0.0, **held, **how)
-        dW, db = fused.weight_gradients(Hs, U, dA, dN if reset == "after" else None, reset, held["cols"])
+        seen = torch.cat([dA[..., : columns - h], dN], -1) if reset == "after" else dA
+        dW, db = fused.weight_gradients(Hs, U, seen, reset, held["cols"])
         return fused.table_gradient(X, dA, ctx.d), None, d, dW, db, None, None
 
 
