@@ -1,7 +1,7 @@
 """The command line: grid -> execute -> record -> table -> report.
 
 Rule: bad input is one line on stderr, the thing, the choices and the next step, and status 2; a run that failed is
-status 1; Ctrl-C keeps what is finished and is status 130. Nothing slow is imported before it is needed.
+status 1; Ctrl-C keeps what is finished and is status 130 (SIGTERM: 143). Nothing slow is imported before it is needed.
 """
 
 from __future__ import annotations
@@ -189,7 +189,7 @@ def go(plan: Plan, folder: Path) -> int:
             "corpus": plan.corpus_name, "corpus_sha256": plan.corpus.sha256, "anchors": anchors, "session": session,
             "speed_baseline": plan.speed_baseline,
         })  # fmt: skip
-        stopped = False
+        stopped = 0
         try:
             with screen.Bar(len(todo), "training", "run") as bar:
                 for finished in execute(todo, plan.corpus, workers, bar.underway):
@@ -203,18 +203,19 @@ def go(plan: Plan, folder: Path) -> int:
                     line = f"{finished.run.variant} seed {finished.run.seed}: {said} ({finished.wall_s:.1f} s)"
                     bar.finished(line, outcome.error, finished.run)
             _time(plan.contenders, len(plan.corpus.vocabulary), folder, session)
-        except KeyboardInterrupt:
-            stopped = True
-        results = refresh(folder)
+        except KeyboardInterrupt as stop:
+            stopped = _status(stop)
+        results = refresh(folder, draw=not stopped)
         screen.print_table(getattr(results, plan.verb))
-        print(f"\nreport: {folder / 'report.html'}")
+        if not stopped:
+            print(f"\nreport: {folder / 'report.html'}")
     if stopped:
         left = sum(not record.done(folder, run) for run in plan.runs)
         ask = shlex.join([os.path.basename(sys.executable), "-m", "harness", *sys.argv[1:]])
         print(
             f"stopped; {len(plan.runs) - left} of {len(plan.runs)} trainings are kept. To go on: {ask}", file=sys.stderr
         )
-        return 130
+        return stopped
     failed = [f"{run.variant} seed {run.seed}: {why}" for run in plan.runs if (why := record.failed(folder, run))]
     mine = results.speed[(results.speed["session"] == session) & results.speed["error"].fillna("").astype(bool)]
     failed += [f"timing {r['label']}, round {r['round'] + 1}: {r['error']}" for r in mine.to_dict("records")]
@@ -265,20 +266,20 @@ def sweep(plans: Sequence[Plan], full: bool, folder: Path) -> int:
             "variants": first.variants, "device": first.device, "session": session, "corpus": first.corpus_name,
             "corpus_sha256": first.corpus.sha256, "anchors": {},
         })  # fmt: skip
-        stopped = False
+        stopped = 0
         try:
             _time(contenders, len(first.corpus.vocabulary), folder, session)
-        except KeyboardInterrupt:
-            stopped = True
-        results = refresh(folder)
+        except KeyboardInterrupt as stop:
+            stopped = _status(stop)
+        results = refresh(folder, draw=not stopped)
     timed = results.speed[results.speed["session"] == session]
     failed = timed[timed["error"].fillna("") != ""]["label"].unique()
     for label in failed:
         print(f"failed: {label}: {timed[timed['label'] == label]['error'].dropna().iloc[0]}", file=sys.stderr)
-    print(f"report: {folder / 'report.html'}")
     if stopped:
         print("stopped; the same command goes on where this one stopped", file=sys.stderr)
-        return 130
+        return stopped
+    print(f"report: {folder / 'report.html'}")
     return 1 if len(failed) else 0
 
 
@@ -328,8 +329,8 @@ def _time(contenders: Sequence[Contender], vocabulary: int, folder: Path, sessio
             bar.finished(f"round {number + 1} {contender.label}: {said}", error)
 
 
-def refresh(folder: Path) -> Results:
-    """Every table and the report again, from the files of single runs and samples."""
+def refresh(folder: Path, draw: bool = True) -> Results:
+    """Every table and, unless one is in a hurry, the report again, from the files of single runs and samples."""
     from harness import record, report, table
 
     results = record.gather(folder)
@@ -345,7 +346,8 @@ def refresh(folder: Path) -> Results:
         )  # fmt: skip
     results = dataclasses.replace(results, **answers)
     record.write_tables(results, folder)
-    report.write(record.read(folder), folder)  # through the files: what is shown is what they say
+    if draw:
+        report.write(record.read(folder), folder)  # through the files: what is shown is what they say
     return results
 
 
@@ -427,11 +429,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"error: {error.filename or 'system'}: {error.strerror or error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("stopped before anything ran", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:  # early, or the second one: every file is whole, but the tables may be old
+        print("stopped; what is finished is kept, and the same command goes on", file=sys.stderr)
+        return _status(stop)
+
+
+def _status(stop: KeyboardInterrupt) -> int:
+    """As a shell counts: 128 and the signal's number. A polite kill is a Ctrl-C but for this."""
+    return 128 + (stop.args[0] if stop.args else signal.SIGINT)
+
+
+def _terminated(number: int, frame: object) -> None:
+    raise KeyboardInterrupt(number)
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill is a Ctrl-C
+    signal.signal(signal.SIGTERM, _terminated)
     sys.exit(main())

@@ -83,6 +83,7 @@ def _one(pack: Sequence[Run], corpus: Corpus, workers: int, tell: Tell) -> list[
 
 def _serve(pipe: Connection, corpus: Corpus, workers: int, precision: str) -> None:
     """A worker: packs in, events out, until the pipe closes."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     settle(1, precision)
     while True:
         try:
@@ -104,9 +105,9 @@ def _workers(todo: list[list[Run]], corpus: Corpus, count: int, tell: Tell) -> I
         args = (theirs, corpus, count, queue[-1][0].precision)
         process = context.Process(target=_serve, args=args, daemon=True)
         # Ctrl-C reaches every process of a terminal, but is the parent's to handle: the child is born with it blocked,
-        # and one that comes meanwhile waits. Python's own helper process would lift the block, so it comes first.
+        # and a signal that comes meanwhile waits. Python's own helper process would lift the block, so it comes first.
         resource_tracker.ensure_running()
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         process.start()
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
@@ -152,6 +153,6 @@ def _workers(todo: list[list[Run]], corpus: Corpus, count: int, tell: Tell) -> I
                 yield event
     finally:
         for process, _ in working.values():
-            process.terminate()
+            process.kill()  # it holds nothing that is not on file
         for process, _ in working.values():
             process.join()
