@@ -19,7 +19,7 @@ ROW = ["variant", "engine", "capture", "precision", "device", "protocol"]
 TEXTS = {
     "run", "variant", "engine", "precision", "device", "protocol", "corpus", "corpus_sha256", "baseline", "verdict",
     "speed_baseline", "error", "sample", "environment", "started", "session", "label", "model", "name", "init",
-    "kernels",
+    "kernels", "lesion",
 }  # fmt: skip
 
 
@@ -69,6 +69,24 @@ def differences(data: record.Results, table: pd.DataFrame) -> pd.DataFrame:
                 )
                 break
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=["label", "seed", "delta_nats"])
+
+
+def lesions(data: record.Results) -> pd.DataFrame:
+    """Of the ablation's baseline: seed, lesion, and in nats/char, against the same seed's network left whole:
+
+    `after`, its gate held only after training; `trained`, the network trained with the gate held so.
+    """
+    own = finished(data, data.ablate)
+    own = own.assign(logs=np.log(own.heldout_perplexity.to_numpy(dtype=float)))
+    whole = own[own.variant == grid.BASELINE]
+    whole = whole[whole.label == next(iter(whole.label), "")]
+    rows = data.lesions.dropna(subset=["heldout_perplexity"]).merge(whole[["run", "logs"]], on="run")
+    held = own.assign(lesion=own.variant.astype(str).str.replace(r"^[^:]*:?", "", regex=True))
+    held = held[held.variant.str.startswith(grid.BASELINE + ":")].drop_duplicates(["lesion", "seed"])
+    rows = rows.merge(held[["lesion", "seed", "logs"]], on=["lesion", "seed"], how="left", suffixes=("", "_held"))
+    after = np.log(rows.heldout_perplexity.to_numpy(dtype=float)) - rows.logs
+    trained = rows.logs_held - rows.logs
+    return pd.DataFrame({"seed": rows.seed, "lesion": rows.lesion, "after": after, "trained": trained})
 
 
 def speed_samples(data: record.Results, table: pd.DataFrame) -> pd.DataFrame:

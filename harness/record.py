@@ -39,6 +39,9 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     # one row an evaluation of a training
     "curves": ("run", "variant", "engine", "protocol", "corpus_sha256", "seed", "epoch", "tokens",
                "train_perplexity", "heldout_perplexity"),
+    # one row a trained network and one of its gates, held at a constant only after training
+    "lesions": ("run", "variant", "engine", "capture", "precision", "device", "protocol", "corpus_sha256", "seed",
+                "lesion", "heldout_perplexity"),
     # one row a timed block; a sample (fresh process) has several blocks
     "speed": (
         "session", "round", "label", "variant", "engine", "capture", "precision", "device", "protocol",
@@ -82,6 +85,7 @@ class Results:
     ablate: pd.DataFrame
     runs: pd.DataFrame
     curves: pd.DataFrame
+    lesions: pd.DataFrame
     speed: pd.DataFrame
     anchors: pd.DataFrame
     protocols: pd.DataFrame
@@ -195,6 +199,7 @@ def gather(folder: Path) -> Results:
     protocols: dict[str, Loaded] = {}
     rows: dict[Run, Loaded] = {}
     points: dict[Run, list[Loaded]] = {}
+    lesions: dict[Run, list[Loaded]] = {}
     for path in sorted((folder / "runs").glob("[!.]*.json")):
         whole = _load(path)
         run, outcome = _as_run(whole["run"]), whole["outcome"]
@@ -212,6 +217,8 @@ def gather(folder: Path) -> Results:
             continue
         rows[same] = row
         points[same] = [{**row, **point} for point in outcome["curve"]]
+        held = outcome.get("lesions", {})  # results of before there were any have none
+        lesions[same] = [{**row, "lesion": lesion, "heldout_perplexity": held[lesion]} for lesion in held]
     blocks = []
     sessions = sorted({grid["session"] for grid in asked.values()})  # earlier ones stay on file, untold
     for path in (p for s in sessions for p in sorted((folder / "speed" / s).glob("[!.]*.json"))):
@@ -233,6 +240,7 @@ def gather(folder: Path) -> Results:
         **empty,
         runs=frame("runs", [rows[r] for r in trained]),
         curves=frame("curves", [point for r in trained for point in points[r]]),
+        lesions=frame("lesions", [lesion for r in trained for lesion in lesions[r]]),
         speed=frame("speed", blocks),
         anchors=frame("anchors", [
             dict(zip(COLUMNS["anchors"], (*key, perplexity), strict=True)) for key, perplexity in anchors.items()

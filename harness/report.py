@@ -78,6 +78,8 @@ def html(results: record.Results) -> str:
         samples=samples(data),
         failures=failures(data),
         noise=sentences.noise(data),
+        lesions=tables.lesions(data),
+        lesion_findings=sentences.lesion_findings(data),
         sweep=tables.sweep(data),
         machine=tables.machine(data),
         methods=sentences.methods(data),

@@ -393,6 +393,29 @@ def _caveats(data: record.Results, verb: str, table: pd.DataFrame) -> list[Marku
     return said
 
 
+def lesion_findings(data: record.Results) -> list[str]:
+    """Of each gate, where both are known: what taking it out costs, after training and before."""
+    found = []
+    for gate, value in (("R", "1"), ("Z", "0")):
+        own = evidence.lesions(data)
+        own = own[own.lesion == f"{gate}={value}"].dropna()
+        if len(own) < 2:
+            continue
+
+        def change(differences: pd.Series) -> str:
+            bounds = stats.interval(differences)
+            return f"{pct(percent(float(differences.mean())), True)} " + bracket(
+                percent(bounds.low), percent(bounds.high), lambda x: pct(x, True)
+            )
+
+        after, trained = change(own.after), change(own.trained)
+        found.append(
+            f"{gate} held at {value} after training changes held-out perplexity by {after}; "
+            f"held in training too, by {trained} (n = {len(own)} seeds)."
+        )
+    return found
+
+
 def noise(data: record.Results) -> list[Markup]:
     """What two equal things differ by here: the same model timed twice, and one model with other seeds."""
     said = []

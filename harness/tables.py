@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from harness import evidence, grid, rates, record
+from harness import evidence, grid, rates, record, stats
 from harness.sentences import seeds
 from harness.spell import bracket, count, mib, nats, p_value, pct, percent, plain, ppl, rate, sd, times, unique
 
@@ -137,6 +137,31 @@ def _failed(r: pd.Series) -> Cell:
 
 def _plain(value: float, spell: Callable[[float], str]) -> Cell:
     return Cell(spell(value), "", plain(value)) if math.isfinite(value) else Cell()
+
+
+def lesions(data: record.Results) -> Table | None:
+    """A gate held only after training, beside the same gate held in training too, and what lies between."""
+    rows = []
+    for lesion, own in evidence.lesions(data).groupby("lesion", sort=False):
+        rows.append([Cell(str(lesion)), *[_mean(x) for x in (own.after, own.trained, own.after - own.trained)]])
+    heads = [
+        ("gate", "of gru", False), ("held after training", "against whole, % [95 %], nats/char", True),
+        ("held in training too", "against whole, % [95 %], nats/char", True),
+        ("what training works around", "the first less the second", True),
+    ]  # fmt: skip
+    caption = "A gate held after training, and in training too"
+    return Table("lesions", caption, heads, rows, cards=True) if rows else None
+
+
+def _mean(differences: pd.Series) -> Cell:
+    values = differences.dropna().to_numpy(dtype=float)
+    if not len(values):
+        return Cell()
+    bounds = stats.interval(values)
+    said = bracket(percent(bounds.low), percent(bounds.high), lambda x: pct(x, True)) or "no interval"
+    middle = float(values.mean())
+    note = f"{said}\n{nats(middle, sign=True)} nats, n = {len(values)}"
+    return Cell(pct(percent(middle), True), note, plain(middle))
 
 
 def sweep(data: record.Results) -> Table | None:

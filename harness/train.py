@@ -17,11 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import variants
 from harness import corpus as text
 from harness.capture import Epoch, captured
 from harness.grid import Protocol, Run
 from variants.model import Model
 
+HELD = (0.0, 0.5, 1.0)  # what a lesion holds a gate at
 PROMPT, SAMPLED = "time traveller", 50  # the book's prompt and length
 
 
@@ -47,6 +49,7 @@ class Outcome:
     sample: str = ""
     error: str = ""
     curve: tuple[Point, ...] = field(default=())
+    lesions: dict[str, float | None] = field(default_factory=dict)  # 'R=0' -> held-out perplexity
 
 
 Progress = Callable[[float, float | None], None]  # share done, held-out perplexity of the first seed
@@ -91,6 +94,7 @@ def train(
             if all(c[-1].heldout_perplexity is None or c[-1].train_perplexity is None for c in curves):
                 break  # every seed has diverged
     samples = generate(model, corpus)
+    broken = lesions(model, runs[0].variant, heldout, protocol.num_steps)
     return [
         Outcome(
             train_perplexity=None if error else curve[-1].train_perplexity,
@@ -101,8 +105,9 @@ def train(
             sample="" if error else sample,
             error=error,
             curve=tuple(curve),
+            lesions={} if error else lesion,
         )
-        for curve, sample in zip(curves, samples, strict=True)
+        for curve, sample, lesion in zip(curves, samples, broken, strict=True)
         for error in [divergence(curve)]
     ]
 
@@ -158,6 +163,26 @@ def evaluate(model: Model, streams: Tensor, num_steps: int) -> Tensor:
         losses, state = model.losses(streams[begin:end], streams[begin + 1 : end + 1], state)
         total += losses * (end - begin)
     return total / (len(streams) - 1)
+
+
+def lesions(model: Model, variant: str, streams: Tensor, num_steps: int) -> list[dict[str, float | None]]:
+    """Held-out perplexity of a trained model with one of its gates held only now, of every seed: {'R=0': 12.3, ...}.
+
+    Against the same gate held in training too, it tells what training works around. `streams` as for `evaluate`.
+    """
+    base, fixed = variants.parse(variant)
+    S, h, d = model.W_hq.shape
+    trained = dict(model.named_parameters())
+    found: list[dict[str, float | None]] = [{} for _ in range(S)]
+    for gate in [g for g in variants.found()[base].gates if g not in fixed]:
+        for value in HELD:
+            name = variants.canonical(f"{base}:" + ",".join(f"{g}={v}" for g, v in {**fixed, gate: value}.items()))
+            held = Model(name, d, h, range(S), dtype=model.b_q.dtype, device=str(model.b_q.device))
+            for key, weight in held.named_parameters():
+                weight.data = trained[key].data
+            for seed, nats in enumerate(evaluate(held, streams, num_steps).tolist()):
+                found[seed][f"{gate}={value:g}"] = perplexity(nats)
+    return found
 
 
 @torch.no_grad()

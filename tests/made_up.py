@@ -49,7 +49,7 @@ def write(
     wanted = list(dict.fromkeys([*bench, *ablate]))
     own = protocol
     shared = random.normal(0, 0.008, seeds)
-    runs, curves = [], []
+    runs, curves, lesions = [], [], []
     for variant in wanted:
         target = math.log(HELDOUT.get(variant, 7.0))
         noise = random.normal(0, 0.006, seeds) * (0.0 if variant == "gru:Z=1" else 1.0)
@@ -71,6 +71,8 @@ def write(
                 "sample": "" if error else "time traveller for so it will be convenient to speak of him was",
                 "environment": "e1", "started": f"2025-11-{k + 1:02d}T08:00:00+00:00", "load": 0.3, "error": error,
             })  # fmt: skip
+            if variant == "gru":
+                lesions += [{**runs[-1], "lesion": f"{g}=1", "heldout_perplexity": heldout * 1.3} for g in "ZR"]
             for i in range(own.evaluations if not error else 0):
                 passed = math.exp(-4.5 * i / (own.evaluations - 1))
                 wobble = random.normal(0, 0.004)
@@ -94,6 +96,7 @@ def write(
     }
     out = {
         **tables, "runs": run_frame, "curves": frame("curves", curves), "speed": speed_frame,
+        "lesions": frame("lesions", lesions),
         "anchors": frame("anchors", [
             {"protocol": own.label, "corpus": corpus, "corpus_sha256": SHA, "model": m, "heldout_perplexity": p}
             for m, p in [("1-gram", 16.66), ("2-gram", 9.53), ("3-gram", 6.47), ("4-gram", 5.31), ("5-gram", 5.36)]

@@ -26,6 +26,7 @@ PARAMETERS = {  # of the chapter's size, output layer included
     "nn.rnn": 80_412, "nn.gru": 226_844, "nn.lstm": 300_060,
     "gru:R=1": 153_116, "gru:R=0.5": 153_116, "gru:Z=0": 153_116, "gru:Z=0.5": 153_116,
     "gru:R=0": 87_580, "gru:Z=0,R=1": 80_156, "gru:Z=1": 7_196, "gru:Z=0,R=0": 14_620,
+    "mgu": 153_116, "mgu_keep": 153_116, "janet": 153_116, "gru1": 211_740, "gru2": 211_228, "gru3": 80_668,
 }  # fmt: skip
 
 

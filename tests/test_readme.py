@@ -33,6 +33,7 @@ def test_the_cell_it_adds_is_a_cell() -> None:
     torch.testing.assert_close(cell.step(X, H), H + F * (tilde - H))
     assert set(dict(fix(mgu, (("F", 1.0),))(2, 3).named_parameters())) == {"W_xh", "W_hh", "b_h"}
     assert len(code.splitlines()) <= 27
+    assert code == (Path(__file__).parent.parent / "variants" / "mgu.py").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("line", re.findall(r"python -m harness (.*)", README))

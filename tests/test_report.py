@@ -510,6 +510,28 @@ def test_points_are_drawn_only_where_their_mean_is_the_table_s(results: record.R
     assert evidence.speed_samples(data, data.bench.assign(tokens_per_sec=1.0)).empty
 
 
+def test_lesions_stand_beside_what_was_trained_so(results: record.Results) -> None:
+    none = dataclasses.replace(results, lesions=results.lesions[:0])
+    assert tables.lesions(evidence.typed(none)) is None
+    assert 'id="lesions"' not in drawn(none, "nothing")
+    gru = results.runs[results.runs.variant == "gru"]
+    held = gru.assign(lesion="R=1", heldout_perplexity=gru.heldout_perplexity * np.exp(0.3 + gru.seed / 1000))
+    data = dataclasses.replace(results, lesions=held.reindex(columns=list(record.COLUMNS["lesions"])))
+    table = tables.lesions(evidence.typed(data))
+    assert table is not None
+    ((name, after, trained, between),) = table.rows
+    assert name.text == "R=1"
+    assert float(after.key) == pytest.approx(0.3 + gru.seed.mean() / 1000)
+    answer = results.ablate.set_index("variant").delta_nats["gru:R=1"]
+    assert float(trained.key) == pytest.approx(answer)
+    assert float(between.key) == pytest.approx(float(after.key) - answer)
+    assert f"n = {len(gru)}" in after.note
+    page, pct = drawn(data, "nothing"), after.text.replace("\u00a0", " ")
+    assert 'id="lesions"' in page
+    assert f"R held at 1 after training changes held-out perplexity by {pct}" in Page(page).text
+    assert "Z held at 0 after" not in page
+
+
 def test_sweep_is_a_table_by_size_with_its_ratios(results: record.Results, raw: str) -> None:
     assert tables.sweep(evidence.typed(results)) is None
     assert 'id="sweep"' not in raw

@@ -5,7 +5,7 @@ Shapes, explained here and only here:
     S seeds trained side by side    n sequences in a minibatch    T time steps
     d inputs (one-hot characters)   h hidden units
 
-    X (S, n, d)    H (S, n, h)    W_x* (S, d, h)    W_h* (S, h, h)    b_* (S, 1, h)
+    X (S, n, d)    H (S, n, h)    W_x* (S, d, h)    W_h* (S, h, h)    w_* (S, 1, h)    b_* (S, 1, h)
 
 `@` broadcasts over S, so an equation written for one network is S independent networks at once.
 A cell is a subclass of `Cell` that lists its weights by name, marks its gates and writes `step`.
@@ -18,12 +18,12 @@ from collections.abc import Callable
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn, sigmoid, tanh
+from torch import Tensor, nn, relu, sigmoid, tanh
 
-__all__ = ["ABSENT", "Absent", "Cell", "State", "Tensor", "fix", "gate", "sigmoid", "tanh"]
+__all__ = ["ABSENT", "Absent", "Cell", "State", "Tensor", "fix", "gate", "relu", "sigmoid", "tanh"]
 
 State = tuple[Tensor, ...]
-Gate = Callable[..., Tensor]  # (self, X, H) -> (S, n, h), from 0 to 1
+Gate = Callable[..., Tensor]  # (self, X, H, or more) -> (S, n, h), from 0 to 1
 
 
 def gate(equation: Gate) -> Gate:
@@ -60,7 +60,7 @@ ABSENT = Absent()
 class Cell(nn.Module):
     """One step of a recurrent network. Subclasses say `weights`, mark gates, write `step`.
 
-    weights: names, from which the shapes follow: `W_x*` (S, d, h), `W_h*` (S, h, h), `b_*` (S, 1, h).
+    weights: names, from which the shapes follow: `W_x*` (S, d, h), `W_h*` (S, h, h), `w_*` and `b_*` (S, 1, h).
     states:  how many tensors (S, n, h) are carried from step to step; the first is the output H.
     fixed, absent: the gates held at a constant, and the weights that are dead for it; `fix` fills them.
     """
@@ -75,7 +75,7 @@ class Cell(nn.Module):
         super().__init__()
         self.d, self.h, self.seeds = d, h, seeds
         self.register_buffer("zero", torch.zeros(()), persistent=False)  # knows device and dtype, weights or none
-        shapes = {"W_x": (seeds, d, h), "W_h": (seeds, h, h), "b_": (seeds, 1, h)}
+        shapes = {"W_x": (seeds, d, h), "W_h": (seeds, h, h), "w_": (seeds, 1, h), "b_": (seeds, 1, h)}
         for name in self.weights.split():
             shape = next(shapes[prefix] for prefix in shapes if name.startswith(prefix))
             setattr(self, name, ABSENT if name in self.absent else nn.Parameter(torch.zeros(shape)))
@@ -105,7 +105,7 @@ def fix(cell: type[Cell], values: tuple[tuple[str, float], ...]) -> type[Cell]:
     `fix(GRU, (("R", 1.0),))` is `gru:R=1`. Which weights are dead is found, not declared: those with
     no gradient, to the last bit, in a small random network run from its zero state.
     """
-    constants = {symbol: (lambda self, X, H, value=value: value) for symbol, value in values}
+    constants = {symbol: (lambda self, *seen, value=value: value) for symbol, value in values}
     fixed = type(cell.__name__, (cell,), constants)
     probe = fixed(2, 3).double()
     rng = torch.Generator().manual_seed(0)

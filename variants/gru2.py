@@ -1,0 +1,27 @@
+"""Gated recurrent unit whose gates see the state alone.
+Dey and Salem 2017, https://arxiv.org/abs/1701.05923
+
+    Z  = σ(H W_hz)                            update: Z = 1 keeps the old state
+    R  = σ(H W_hr)                            reset: how much of the old state the candidate sees
+    H~ = tanh(X W_xh + (R ⊙ H) W_hh + b_h)    candidate
+    H  = Z ⊙ H + (1 - Z) ⊙ H~
+"""
+
+from .cell import Cell, Tensor, gate, sigmoid, tanh
+
+
+class GRU2(Cell):
+    weights = "W_hz W_hr W_xh W_hh b_h"
+
+    @gate
+    def Z(self, X: Tensor, H: Tensor) -> Tensor:
+        return sigmoid(H @ self.W_hz)
+
+    @gate
+    def R(self, X: Tensor, H: Tensor) -> Tensor:
+        return sigmoid(H @ self.W_hr)
+
+    def step(self, X: Tensor, H: Tensor) -> Tensor:
+        Z, R = self.Z(X, H), self.R(X, H)
+        H_tilde = tanh(X @ self.W_xh + (R * H) @ self.W_hh + self.b_h)
+        return Z * H + (1 - Z) * H_tilde
