@@ -79,7 +79,6 @@ def html(results: record.Results) -> str:
         failures=failures(data),
         noise=sentences.noise(data),
         lesions=tables.lesions(data),
-        lesion_findings=sentences.lesion_findings(data),
         sweep=tables.sweep(data),
         machine=tables.machine(data),
         methods=sentences.methods(data),

@@ -113,11 +113,27 @@ def gate_answers(data: record.Results) -> list[Answer]:
                 question=f"What is {name} for?",
                 role=GATES[gate].role if gate in GATES else "",
                 finding=needed(rows) if rows else "Not measured yet: make ablate runs it.",
-                points=[s for r in rows if (s := effect(r, evidence.family(table)))],
+                points=[*(s for r in rows if (s := effect(r, evidence.family(table)))), *lesion(data, gate)],
                 cost=gate_cost(data, rows, gate, name),
             )
         )
     return answers
+
+
+def lesion(data: record.Results, gate: str) -> list[Markup]:
+    """What taking the gate from the trained network does, where it is known of two seeds or more."""
+    gone = GATES[gate].gone if gate in GATES else ""
+    rows = evidence.lesions(data)
+    after = rows[rows.lesion == f"{gate}={gone}"].after.dropna()
+    if len(after) < 2:
+        return []
+    bounds = stats.interval(after)
+    low, high = percent(bounds.low), percent(bounds.high)
+    return [
+        Markup(
+            "Held at {} only after training: held-out perplexity {} {} <span>(n = {} pairs, no test)</span>."
+        ).format(gone, pct(percent(float(after.mean())), True), bracket(low, high, lambda x: pct(x, True)), len(after))
+    ]
 
 
 def needed(rows: Sequence[pd.Series]) -> str:
@@ -391,29 +407,6 @@ def _caveats(data: record.Results, verb: str, table: pd.DataFrame) -> list[Marku
         text = Markup("{} failed. Failures are counted, <a href='#failures'>listed</a>, and in no mean.")
         said.append(text.format(several(failed, "training")))
     return said
-
-
-def lesion_findings(data: record.Results) -> list[str]:
-    """Of each gate, where both are known: what taking it out costs, after training and before."""
-    found = []
-    for gate, value in (("R", "1"), ("Z", "0")):
-        own = evidence.lesions(data)
-        own = own[own.lesion == f"{gate}={value}"].dropna()
-        if len(own) < 2:
-            continue
-
-        def change(differences: pd.Series) -> str:
-            bounds = stats.interval(differences)
-            return f"{pct(percent(float(differences.mean())), True)} " + bracket(
-                percent(bounds.low), percent(bounds.high), lambda x: pct(x, True)
-            )
-
-        after, trained = change(own.after), change(own.trained)
-        found.append(
-            f"{gate} held at {value} after training changes held-out perplexity by {after}; "
-            f"held in training too, by {trained} (n = {len(own)} seeds)."
-        )
-    return found
 
 
 def noise(data: record.Results) -> list[Markup]:

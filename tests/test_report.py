@@ -528,8 +528,9 @@ def test_lesions_stand_beside_what_was_trained_so(results: record.Results) -> No
     assert f"n = {len(gru)}" in after.note
     page, pct = drawn(data, "nothing"), after.text.replace("\u00a0", " ")
     assert 'id="lesions"' in page
-    assert f"R held at 1 after training changes held-out perplexity by {pct}" in Page(page).text
-    assert "Z held at 0 after" not in page
+    assert f"Held at 1 only after training: held-out perplexity {pct} [" in Page(page).text
+    assert f"(n = {len(gru)} pairs, no test)" in Page(page).text
+    assert "Held at 0 only after" not in page
 
 
 def test_sweep_is_a_table_by_size_with_its_ratios(results: record.Results, raw: str) -> None:
