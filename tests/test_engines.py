@@ -134,6 +134,12 @@ def test_without_a_compiler_native_says_so(monkeypatch: pytest.MonkeyPatch, tmp_
             patch.setattr(native, "SOURCE", tmp_path / "native.c")
             (tmp_path / "native.c").write_text("this is not C")
             assert "could not compile native.c: " in native.refuses(variants.get("gru"))
+            hangs = tmp_path / "hangs"
+            hangs.write_text('#!/bin/sh\ntest "$1" = --version || exec sleep 60\n')
+            hangs.chmod(0o755)
+            patch.setenv("CC", str(hangs))
+            patch.setattr(native, "PATIENCE_S", 0.2)
+            assert "has not compiled native.c within 0.2 s" in native.refuses(variants.get("gru"))
         assert "it runs on the CPU" in native.refuses(variants.get("gru"), "cuda")
     finally:
         native.library.cache_clear()

@@ -28,6 +28,7 @@ from . import fused
 SOURCE = Path(__file__).with_suffix(".c")
 FLAGS = ("-std=gnu11", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fPIC")
 REALS = {torch.float32: "float", torch.float64: "double"}
+PATIENCE_S = 300.0  # with a compiler: it takes seconds
 RESETS = ("none", "before", "after")
 
 
@@ -140,7 +141,10 @@ def _compile(command: list[str], openmp: str, path: Path) -> None:
             [*command, "-c", str(SOURCE), "-o", built],
             [command[0], "-shared", built, *([openmp] if openmp else []), "-o", made],
         ):
-            done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=300)
+            try:
+                done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
+            except subprocess.TimeoutExpired:
+                raise OSError(f"{words[0]} has not compiled native.c within {PATIENCE_S:g} s") from None
             if done.returncode:
                 said = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr[:200])
                 raise OSError(f"{words[0]} could not compile native.c: {said.strip()}")
