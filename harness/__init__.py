@@ -1,3 +1,25 @@
 """Measure recurrent networks: train them, time them, compare them, and show the evidence."""
 
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from harness.record import Results
+
 __version__ = "0.1.0"
+
+
+def read(results: str | os.PathLike[str] = "results") -> Results:
+    """Every table of a results folder as a tidy DataFrame: `.bench`, `.ablate`, `.runs`, `.lesions` and the rest.
+
+    A table that is not there has no rows. ValueError for a file that is none of ours, FileNotFoundError for no folder.
+    """
+    from harness import record  # pandas takes a second: not before it is asked for
+
+    folder = Path(results)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no results folder {folder}: make bench and make ablate fill one")
+    return record.read(folder)

@@ -6,9 +6,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+import made_up
 import pytest
 import torch
 
+import harness
 from harness import __main__ as command
 from harness import record
 from variants.cell import fix
@@ -50,3 +52,18 @@ def test_files_it_names_are_the_files_there_are() -> None:
 @pytest.mark.parametrize("link", re.findall(r"\]\((?!http)([^)#]+)\)", README))
 def test_links_lead_somewhere(link: str) -> None:
     assert (Path(__file__).parent.parent / link).exists()
+
+
+def test_the_files_are_read_as_it_reads_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = re.findall(r"```python\n(import harness\n.*?)```", README, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no results folder results: make bench"):
+        harness.read()
+    made = made_up.write(tmp_path / "results")
+    *before, last = code.strip().splitlines()
+    names: dict[str, Any] = {}
+    exec("\n".join(before), names)  # the README's own text, in the repository
+    table = eval(last, names)
+    finished = harness.read(made).runs.dropna(subset=["heldout_perplexity"])
+    assert table["count"].sum() == len(finished) > 100
+    assert table["mean"]["gru"] == pytest.approx(finished[finished.variant == "gru"].heldout_perplexity.mean())
