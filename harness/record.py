@@ -302,7 +302,8 @@ def _common(run: Run) -> Loaded:
 
 def _environment(known: dict[str, Loaded], facts: Loaded) -> str:
     """The name of a machine and software state, the same wherever the same facts hold."""
-    name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
+    # a letter first: a name of digits alone would be read back from CSV as a number
+    name = "e" + hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
     known[name] = {"environment": name, **facts}
     return name
 

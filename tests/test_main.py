@@ -227,6 +227,7 @@ def test_a_signal_for_real_leaves_no_child(number: signal.Signals, tmp_path: Pat
         text=True,
         cwd=ROOT,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
     )
     grid = tmp_path / "grids" / "bench.json"
     until = time.monotonic() + 60

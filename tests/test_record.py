@@ -168,3 +168,9 @@ def test_json_holds_the_whole_run(tmp_path: Path) -> None:
     whole = json.loads(next((tmp_path / "runs").glob("*.json")).read_text())
     assert whole["run"] == dataclasses.asdict(RUN)
     assert record._as_run(whole["run"]).key == RUN.key
+
+
+def test_an_environments_name_is_never_read_back_as_a_number() -> None:
+    names = [record._environment({}, {"torch": str(k)}) for k in range(200)]
+    assert not any(name[0].isdigit() for name in names)  # pandas would take 27299456 and 1234e567 for numbers
+    assert len(set(names)) == 200

@@ -57,11 +57,11 @@ class Watched(Model):
         self.start = {name: value.detach().clone() for name, value in self.named_parameters()}
         self.lost: list[list[float]] = []
         self.saw: list[tuple[Tensor, Tensor]] = []
-        Watched.last = self
 
     def losses(self, X: Tensor, Y: Tensor, state: Params) -> tuple[Tensor, Params]:
         losses, state = super().losses(X, Y, state)
         if torch.is_grad_enabled():
+            Watched.last = self  # the one that trains: lesions of it are models too
             self.lost.append(losses.tolist())
             self.saw.append((X.clone(), Y.clone()))
         return losses, state
