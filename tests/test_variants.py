@@ -134,28 +134,22 @@ def lstm(w: Weights, held: Held, x: list[float], state: list[list[float]]) -> li
     return [new, memory]
 
 
-def mgu(w: Weights, held: Held, x: list[float], state: list[list[float]]) -> list[list[float]]:
-    (h,) = state
-    units = range(len(h))
-    f = [held.get("F", sigma(times(x, w["W_xf"], j) + times(h, w["W_hf"], j) + w["b_f"][0][j])) for j in units]
-    seen = [f[i] * h[i] for i in units]
-    new = []
-    for j in units:
-        candidate = math.tanh(times(x, w["W_xh"], j) + times(seen, w["W_hh"], j) + w["b_h"][0][j])
-        new.append(h[j] + f[j] * (candidate - h[j]))
-    return [new]
+def mgu(keeps: bool) -> Twin:
+    """mgu, whose gate replaces the state, and mgu_keep, whose gate keeps it."""
 
+    def twin(w: Weights, held: Held, x: list[float], state: list[list[float]]) -> list[list[float]]:
+        (h,) = state
+        units = range(len(h))
+        f = [held.get("F", sigma(times(x, w["W_xf"], j) + times(h, w["W_hf"], j) + w["b_f"][0][j])) for j in units]
+        seen = [f[i] * h[i] for i in units]
+        new = []
+        for j in units:
+            candidate = math.tanh(times(x, w["W_xh"], j) + times(seen, w["W_hh"], j) + w["b_h"][0][j])
+            old, fresh = (f[j], 1 - f[j]) if keeps else (1 - f[j], f[j])
+            new.append(old * h[j] + fresh * candidate)
+        return [new]
 
-def mgu_keep(w: Weights, held: Held, x: list[float], state: list[list[float]]) -> list[list[float]]:
-    (h,) = state
-    units = range(len(h))
-    f = [held.get("F", sigma(times(x, w["W_xf"], j) + times(h, w["W_hf"], j) + w["b_f"][0][j])) for j in units]
-    seen = [f[i] * h[i] for i in units]
-    new = []
-    for j in units:
-        candidate = math.tanh(times(x, w["W_xh"], j) + times(seen, w["W_hh"], j) + w["b_h"][0][j])
-        new.append(candidate + f[j] * (h[j] - candidate))
-    return [new]
+    return twin
 
 
 def simpler_gru(sees: str) -> Twin:
@@ -234,7 +228,7 @@ def min_gru(w: Weights, held: Held, x: list[float], state: list[list[float]]) ->
 
 
 TWINS: dict[str, Twin] = {
-    "rnn": rnn, "gru": gru, "gru_after": gru_after, "lstm": lstm, "mgu": mgu, "mgu_keep": mgu_keep,
+    "rnn": rnn, "gru": gru, "gru_after": gru_after, "lstm": lstm, "mgu": mgu(keeps=False), "mgu_keep": mgu(keeps=True),
     "gru1": simpler_gru("Hb"), "gru2": simpler_gru("H"), "gru3": simpler_gru("b"), "janet": janet, "cifg": cifg,
     "lstm_peephole": lstm_peephole, "indrnn": indrnn, "min_gru": min_gru,
 }  # fmt: skip
