@@ -1,7 +1,7 @@
 """How much sooner does a whole ablation end than the book's way of running it? `python -m tests.whole_ablate`
 
 A: as `make ablate` trains it: the fastest engine, one run a core. B: engine loop, one run at a time, on every core.
-Only the trainings, importing torch included, on the embedded text; fewer epochs than the chapter's 500, and an evaluation
+Only the trainings, importing torch included, on the embedded text; fewer epochs than the chapter's 500, one evaluation
 at the end alone. Each in a fresh process, both once a round, in random order; the ratio is paired by round. ROUNDS and
 SET choose.
 """
