@@ -23,7 +23,7 @@ export $(NAMES)
 
 SHELL := /bin/sh
 .NOTPARALLEL:
-.PHONY: help bench ablate sweep report list test lint speed speed-compare clean unusable
+.PHONY: help bench ablate reproduce sweep report list test lint speed speed-compare clean unusable
 
 help:
 	@sed -n -e '/^#/!q' -e 's/^# \{0,1\}//p' Makefile
@@ -38,7 +38,7 @@ python := python=$$PYTHON; command -v "$$python" >/dev/null || \
 endif
 
 # `set -f`: lists are split at spaces, and no * in them is a file. `exec`: a signal to make's child is Python's.
-bench ablate sweep report list: $(ready)
+bench ablate reproduce sweep report list: $(ready)
 	@$(python); set -f; set -- $@; for field in $$SET; do set -- "$$@" --set="$$field"; done; \
 	exec "$$python" -m harness "$$@" $${INIT:+--set=init="$$INIT"} $${PROTOCOL:+--protocol="$$PROTOCOL"} \
 	  $${CORPUS:+--corpus="$$CORPUS"} $${DEVICE:+--device="$$DEVICE"} $${SEEDS:+--seeds="$$SEEDS"} \

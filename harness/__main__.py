@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import os
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -34,6 +35,7 @@ VERBS = {
     "bench": "train and time the cells written here and torch's: bench.csv and the report",
     "ablate": "train and time the GRU with its gates fixed: ablate.csv and the report",
     "sweep": "time every engine by hidden size and number of seeds: speed.csv and the report; --full for all of it",
+    "reproduce": "train the models whose perplexities the book publishes, on its two protocols: reproduce.csv",
     "report": "build the tables and the report again from what is on file, training nothing",
     "list": "what there is, what would run, its keys, and which runs are done",
 }
@@ -86,6 +88,7 @@ class Plan:
     device: str
     engine: str = "auto"
     precision: str = "ieee"
+    rates: Mapping[str, float] = field(default_factory=dict)  # variant -> learning rate, where they are chosen
 
     @property
     def runs(self) -> list[Run]:
@@ -98,7 +101,8 @@ class Plan:
         engine = engine or self.engines(variant)[0]
         also = [Path(__file__).with_name(f"{name}.py") for name in ["train"] + ["capture"] * capture]
         source = variants.fingerprint(variant, engine, also)
-        how = {"engine": engine, "capture": capture, "precision": self.precision, "source": source}
+        how = {"engine": engine, "capture": capture, "precision": self.precision, "source": source,
+               "hidden": self.units.get(variant, 0), "lr": self.rates.get(variant, 0.0)}  # fmt: skip
         return Run(variant, seed, self.protocol, self.corpus.sha256, self.device, **how)  # type: ignore[arg-type]
 
     def engines(self, variant: str) -> list[str]:
@@ -110,8 +114,18 @@ class Plan:
         """engine -> why it cannot run this variant here, at this size; '' where it can."""
         import variants
 
-        size = self.protocol
-        return variants.refusals(variant, self.device, size.hidden, size.batch_size, self.precision)
+        hidden = self.units.get(variant, self.protocol.hidden)
+        return variants.refusals(variant, self.device, hidden, self.protocol.batch_size, self.precision)
+
+    @functools.cached_property
+    def units(self) -> dict[str, int]:
+        """variant -> hidden size with the parameters of the baseline, where the protocol matches parameters."""
+        from variants.model import matched
+
+        if self.protocol.match != "parameters":
+            return {}
+        vocabulary, hidden = len(self.corpus.vocabulary), self.protocol.hidden
+        return {v: matched(v, grid.BASELINE, vocabulary, hidden) for v in self.variants}
 
     @property
     def contenders(self) -> list[Contender]:
@@ -161,69 +175,174 @@ def plan(verb: str, options: argparse.Namespace) -> Plan:
         raise ValueError(f"precision {options.precision} needs CUDA: on a CPU every product is ieee")
     name = options.protocol or ("classic" if device == "cuda" else "quick")
     protocol = grid.protocol(name).override(options.settings)
-    text = corpus.load(options.corpus)
-    train_part, _ = corpus.split(text, protocol.train_characters, protocol.heldout_characters)
-    corpus.windows(len(train_part), protocol.batch_size, protocol.num_steps)
+    text = corpus.load(options.corpus, whole=protocol.text == "whole")
+    if name == "book" and not any(s.split("=")[0].endswith("_characters") for s in options.settings):
+        rest = max(1, len(text.tokens) // 20)  # by position, whatever the text's length
+        protocol = dataclasses.replace(
+            protocol, train_characters=len(text.tokens) - 2 * rest, validation_characters=rest, heldout_characters=rest
+        )
+    check(text, protocol)
     return Plan(verb, names, protocol, seeds, text, device, options.engine, options.precision)
+
+
+def check(text: Corpus, protocol: Protocol) -> None:
+    """ValueError where a text is too short for a protocol, or the protocol contradicts itself."""
+    from harness import train
+
+    train_part, validation, _ = train.parts(text, protocol)
+    train.windows_of(len(train_part), protocol)
+    if protocol.rate == "chosen" and not len(validation):
+        raise ValueError("rate=chosen chooses on the validation part: --set validation_characters=N, or give lr")
+
+
+def choose(plan: Plan, folder: Path) -> tuple[Plan, list[dict[str, object]]]:
+    """The plan with a learning rate for each variant, and how each was chosen: by as many trainings for every one.
+
+    Of seeds that are not scored, on the validation part: it lies where their held-out part is, right behind the training.
+    """
+    import math
+
+    from harness import record
+
+    protocol = dataclasses.replace(
+        plan.protocol, heldout_characters=plan.protocol.validation_characters, validation_characters=0, rate="given",
+        evaluations=min(plan.protocol.evaluations, 4),
+    )  # fmt: skip
+    at = {
+        (variant, lr): [
+            dataclasses.replace(plan, protocol=dataclasses.replace(protocol, lr=lr)).run(variant, seed)
+            for seed in grid.RATE_SEEDS
+        ]
+        for lr in grid.RATES
+        for variant in plan.variants
+    }
+    todo = [run for runs in at.values() for run in runs if not record.done(folder, run)]
+    print(f"{plan.verb}: {len(at)} learning rates x {len(grid.RATE_SEEDS)} seeds = {len(at) * len(grid.RATE_SEEDS)} "
+          f"trainings choose a rate for each of {len(plan.variants)} variants, {len(todo)} to do")  # fmt: skip
+    train(todo, plan.corpus, plan.corpus_name, folder, "choosing")
+    rows: list[dict[str, object]] = []
+    rates = {}
+    for variant in plan.variants:
+        nats = {}
+        for lr in grid.RATES:
+            found = [record.heldout(folder, run) for run in at[variant, lr]]
+            done = [math.log(p) for p in found if p]
+            nats[lr] = sum(done) / len(done) if len(done) == len(found) else math.inf  # one that diverged is no choice
+            rows.append({"protocol": plan.protocol.label, "variant": variant, "lr": lr, "seeds": len(done),
+                         "failed": len(found) - len(done),
+                         "validation_perplexity": math.exp(nats[lr]) if nats[lr] < math.inf else None})  # fmt: skip
+        rates[variant] = min(nats, key=lambda lr: (nats[lr], lr))
+        for row in rows[-len(grid.RATES) :]:
+            row["chosen"] = row["lr"] == rates[variant]
+    return dataclasses.replace(plan, rates=rates), rows
+
+
+def train(todo: Sequence[Run], corpus: Corpus, name: str, folder: Path, word: str = "training") -> None:
+    """Train runs on one text, each on file as it ends."""
+    from harness import record, screen
+    from harness.execute import cores, execute
+
+    workers = min(cores(), len(todo)) if todo and todo[0].device == "cpu" else 1
+    with screen.Bar(len(todo), word, "run") as bar:
+        for finished in execute(todo, corpus, workers, bar.underway):
+            outcome = finished.outcome
+            record.write_run(folder, finished.run, {
+                "corpus": name, "outcome": dataclasses.asdict(outcome),
+                "environment": finished.environment, "started": finished.started, "wall_s": finished.wall_s,
+                "together": finished.together, "load": finished.load,
+            })  # fmt: skip
+            said = outcome.error or f"held-out perplexity {outcome.heldout_perplexity:.2f}"
+            line = f"{finished.run.variant} seed {finished.run.seed}: {said} ({finished.wall_s:.1f} s)"
+            bar.finished(line, outcome.error, finished.run)
 
 
 def go(plan: Plan, folder: Path) -> int:
     """Train what is not done, time what is not timed, write every table and the report. The exit status."""
-    from harness import corpus, record, screen
-    from harness.execute import cores, execute
+    from harness import record, screen
+    from harness.execute import cores
 
     with record.writing(folder):
+        choices: list[dict[str, object]] = []
+        if plan.protocol.rate == "chosen":
+            plan, choices = choose(plan, folder)
         todo = [run for run in plan.runs if not record.done(folder, run)]
-        workers = min(cores(), len(todo)) if plan.device == "cpu" else 1
-        announce(plan, len(todo), workers)
-        train_part, heldout = corpus.split(
-            plan.corpus, plan.protocol.train_characters, plan.protocol.heldout_characters
-        )
-        anchors = corpus.anchors(plan.corpus, train_part, heldout)
-        if plan.corpus.floor is not None:
-            anchors["floor"] = plan.corpus.floor
+        announce(plan, len(todo), min(cores(), len(todo)) if plan.device == "cpu" else 1)
         session = _session(plan.verb, plan.contenders, plan.device)
         record.write_grid(folder, plan.verb, {
-            "protocol": {**dataclasses.asdict(plan.protocol), "label": plan.protocol.label},
-            "variants": plan.variants, "runs": [run.key for run in plan.runs], "device": plan.device,
-            "corpus": plan.corpus_name, "corpus_sha256": plan.corpus.sha256, "anchors": anchors, "session": session,
-            "speed_baseline": plan.speed_baseline,
+            **asked(plan), "session": session, "speed_baseline": plan.speed_baseline, "learning_rates": choices,
         })  # fmt: skip
         stopped = 0
         try:
-            with screen.Bar(len(todo), "training", "run") as bar:
-                for finished in execute(todo, plan.corpus, workers, bar.underway):
-                    outcome = finished.outcome
-                    record.write_run(folder, finished.run, {
-                        "corpus": plan.corpus_name, "outcome": dataclasses.asdict(outcome),
-                        "environment": finished.environment, "started": finished.started, "wall_s": finished.wall_s,
-                        "together": finished.together, "load": finished.load,
-                    })  # fmt: skip
-                    said = outcome.error or f"held-out perplexity {outcome.heldout_perplexity:.2f}"
-                    line = f"{finished.run.variant} seed {finished.run.seed}: {said} ({finished.wall_s:.1f} s)"
-                    bar.finished(line, outcome.error, finished.run)
+            train(todo, plan.corpus, plan.corpus_name, folder)
             _time(plan.contenders, len(plan.corpus.vocabulary), folder, session)
         except KeyboardInterrupt as stop:
             stopped = _status(stop)
         results = refresh(folder, draw=not stopped)
         screen.print_table(getattr(results, plan.verb))
-        if not stopped:
-            print(f"\nreport: {folder / 'report.html'}")
-    if stopped:
-        left = sum(not record.done(folder, run) for run in plan.runs)
-        ask = shlex.join([os.path.basename(sys.executable), "-m", "harness", *sys.argv[1:]])
-        print(
-            f"stopped; {len(plan.runs) - left} of {len(plan.runs)} trainings are kept. To go on: {ask}", file=sys.stderr
-        )
-        return stopped
-    failed = [f"{run.variant} seed {run.seed}: {why}" for run in plan.runs if (why := record.failed(folder, run))]
     mine = results.speed[(results.speed["session"] == session) & results.speed["error"].fillna("").astype(bool)]
-    failed += [f"timing {r['label']}, round {r['round'] + 1}: {r['error']}" for r in mine.to_dict("records")]
+    timings = [f"timing {r['label']}, round {r['round'] + 1}: {r['error']}" for r in mine.to_dict("records")]
+    return _ended(plan.runs, folder, stopped, timings)
+
+
+def _ended(runs: Sequence[Run], folder: Path, stopped: int, failed: list[str]) -> int:
+    """The last lines of a verb that trains, and its exit status."""
+    from harness import record
+
+    if stopped:
+        left = sum(not record.done(folder, run) for run in runs)
+        ask = shlex.join([os.path.basename(sys.executable), "-m", "harness", *sys.argv[1:]])
+        print(f"stopped; {len(runs) - left} of {len(runs)} trainings are kept. To go on: {ask}", file=sys.stderr)
+        return stopped
+    print(f"\nreport: {folder / 'report.html'}")
+    failed = [f"{run.variant} seed {run.seed}: {why}" for run in runs if (why := record.failed(folder, run))] + failed
     for line in failed[:5]:
         print(f"failed: {line}", file=sys.stderr)
     if failed:
         print(f"{len(failed)} failed, each a row of the tables; the same command tries them again", file=sys.stderr)
     return 1 if failed else 0
+
+
+def reproduce(plans: Sequence[Plan], settings: Sequence[tuple[str, Sequence[str]]], folder: Path) -> int:
+    """Train what was published, on each of its protocols, and set both side by side. The exit status."""
+    from harness import record, screen
+
+    with record.writing(folder):
+        todo = {k: [run for run in plan.runs if not record.done(folder, run)] for k, plan in enumerate(plans)}
+        total, left = sum(len(plan.runs) for plan in plans), sum(map(len, todo.values()))
+        print(f"reproduce: {total} trainings{f', {total - left} done already' * (left < total)}; "
+              f"{', '.join(plan.protocol.label for plan in plans)}; text {plans[0].corpus_name}")  # fmt: skip
+        if plans[0].corpus.note:
+            print(f"note: {plans[0].corpus.note}", file=sys.stderr)
+        record.write_grid(folder, "reproduce", {
+            "runs": [run.key for plan in plans for run in plan.runs], "session": "", "anchors": {},
+            "parts": [{**asked(plan), "setting": setting} for plan, setting in zip(plans, settings, strict=True)],
+        })  # fmt: skip
+        stopped = 0
+        try:
+            for k, plan in enumerate(plans):
+                train(todo[k], plan.corpus, plan.corpus_name, folder, plan.protocol.label)
+        except KeyboardInterrupt as stop:
+            stopped = _status(stop)
+        results = refresh(folder, draw=not stopped)
+        screen.print_reproduce(results.reproduce)
+        runs = [run for plan in plans for run in plan.runs]
+        return _ended(runs, folder, stopped, [])
+
+
+def asked(plan: Plan) -> dict[str, object]:
+    """What a grid's file says of a plan."""
+    from harness import corpus
+
+    size = plan.protocol
+    parts = corpus.split(plan.corpus, size.train_characters, size.heldout_characters, size.validation_characters)
+    anchors = corpus.anchors(plan.corpus, *parts)
+    if plan.corpus.floor is not None:
+        anchors["floor"] = plan.corpus.floor
+    return {
+        "protocol": {**dataclasses.asdict(size), "label": size.label},
+        "variants": plan.variants, "runs": [run.key for run in plan.runs], "device": plan.device,
+        "corpus": plan.corpus_name, "corpus_sha256": plan.corpus.sha256, "anchors": anchors,
+    }  # fmt: skip
 
 
 def announce(plan: Plan, todo: int, workers: int) -> None:
@@ -250,6 +369,26 @@ def announce(plan: Plan, todo: int, workers: int) -> None:
             f"(SEEDS={need}). Intervals are shown, no verdict but 'undecided' or 'equivalent' can be had",
             file=sys.stderr,
         )
+
+
+def _reproductions(options: argparse.Namespace) -> tuple[list[Plan], list[tuple[str, Sequence[str]]]]:
+    """A plan for each setting in which something was published, and those settings."""
+    from harness.published import SETTINGS
+
+    if options.variants:
+        raise ValueError("reproduce has its variants: what was published")
+    plans: list[Plan] = []
+    settings: list[tuple[str, Sequence[str]]] = []
+    for (name, changes), variants in SETTINGS.items():
+        if options.protocol in (None, name):
+            given = {setting.partition("=")[0] for setting in options.settings}
+            kept = [change for change in changes if change.partition("=")[0] not in given]
+            own = {**vars(options), "protocol": name, "settings": [*kept, *options.settings], "variants": variants}
+            plans.append(plan("reproduce", argparse.Namespace(**own)))
+            settings.append((name, changes))
+    if not plans:
+        raise ValueError(grid.unknown("published protocol", options.protocol, dict.fromkeys(s[0] for s in SETTINGS)))
+    return plans, settings
 
 
 def sweep(plans: Sequence[Plan], full: bool, folder: Path) -> int:
@@ -335,7 +474,8 @@ def refresh(folder: Path, draw: bool = True) -> Results:
 
     results = record.gather(folder)
     answers = {}
-    for verb, asked in record.grids(folder).items():
+    grids = record.grids(folder)
+    for verb, asked in grids.items():
         if verb not in GRIDS:
             continue
         runs = results.runs[results.runs["run"].isin(asked["runs"])]
@@ -344,6 +484,10 @@ def refresh(folder: Path, draw: bool = True) -> Results:
             runs, speed, asked["variants"], asked["protocol"]["label"], asked["corpus_sha256"], asked["device"],
             speed_baseline=asked["speed_baseline"],
         )  # fmt: skip
+    if "reproduce" in grids:
+        from harness import published
+
+        answers["reproduce"] = published.compare(results.runs, grids["reproduce"])
     results = dataclasses.replace(results, **answers)
     record.write_tables(results, folder)
     if draw:
@@ -417,6 +561,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _list(options, folder)
         if options.verb == "report":
             return _report(folder)
+        if options.verb == "reproduce":
+            return reproduce(*_reproductions(options), folder)
         if options.verb == "sweep":
             options.protocol = options.protocol or "classic"
             settings = [[*options.settings, f"hidden={h}"] for h in ((256, 128, 192, 512) if options.full else SIZES)]

@@ -63,11 +63,12 @@ class Corpus:
     note: str = ""
 
 
-def load(source: str | None = None, cache: Path | None = None) -> Corpus:
+def load(source: str | None = None, cache: Path | None = None, whole: bool = False) -> Corpus:
     """The text called `time-machine` or `embedded`, or the UTF-8 file at that path.
 
-    None is time-machine where it can be had, else embedded with a note. `cache`: the folder that keeps
-    the download, by default the platform's. ValueError, one line, for a text that cannot be used.
+    None is time-machine where it can be had, else embedded with a note. `cache`: the folder that keeps the download, by
+    default the platform's. `whole`: cleaned as the book's later edition does, all at once and not line by line.
+    ValueError, one line, for a text that cannot be used.
     """
     if source == EMBEDDED:
         return embedded()
@@ -78,10 +79,10 @@ def load(source: str | None = None, cache: Path | None = None) -> Corpus:
             if source is None:
                 return replace(embedded(), note=f"{error}: fell back to the embedded text")
             raise ValueError(f"{error}. Have the file? CORPUS=path. Without it: CORPUS={EMBEDDED}") from None
-        return replace(_book(data), note=note)
+        return replace(_book(data, whole), note=note)
     path = Path(source).expanduser()
     data = _read(path, LARGEST_FILE)
-    return _book(data) if _digest(data) == SHA256 else _file(path, data)
+    return _book(data, whole) if _digest(data) == SHA256 else _file(path, data)
 
 
 def encode(corpus: Corpus, text: str) -> Tokens:
@@ -97,19 +98,21 @@ def decode(corpus: Corpus, tokens: Sequence[int] | Tokens) -> str:
     return "".join(corpus.vocabulary[int(token)] for token in tokens)
 
 
-def split(corpus: Corpus, train_characters: int, heldout_characters: int) -> tuple[Tokens, Tokens]:
-    """The first `train_characters`, and the `heldout_characters` that follow them. Views, read-only."""
-    have, need = len(corpus.tokens), train_characters + heldout_characters
+def split(corpus: Corpus, train_characters: int, heldout_characters: int, between: int = 0) -> tuple[Tokens, Tokens]:
+    """The first `train_characters`; the `heldout_characters` that follow them and those `between`. Views, read-only."""
+    have, need = len(corpus.tokens), train_characters + between + heldout_characters
     if min(train_characters, heldout_characters) < 1:
         raise ValueError(f"both parts need a character: {train_characters:,} to train, {heldout_characters:,} held out")
     if have < need:
         fits = max(have * train_characters // need, 1)
+        rest = (have - fits) // (2 if between else 1)
         raise ValueError(
             f"the text {corpus.name!r} has {have:,} characters, {train_characters:,} to train and "
-            f"{heldout_characters:,} held out need {need:,}: take a longer text, or "
-            f"--set train_characters={fits} --set heldout_characters={have - fits}"
+            f"{heldout_characters:,} held out{f' and {between:,} to validate' * (between > 0)} need {need:,}: take a "
+            f"longer text, or --set train_characters={fits} --set heldout_characters={rest}"
+            f"{f' --set validation_characters={rest}' * (between > 0)}"
         )
-    return corpus.tokens[:train_characters], corpus.tokens[train_characters:need]
+    return corpus.tokens[:train_characters], corpus.tokens[train_characters + between : need]
 
 
 def windows(characters: int, batch_size: int, num_steps: int) -> int:
@@ -276,11 +279,13 @@ def _write(path: Path, data: bytes) -> None:
         raise
 
 
-def _book(data: bytes) -> Corpus:
+def _book(data: bytes, whole: bool = False) -> Corpus:
     """The chapter's preprocessing: a line at a time, runs of non-letters to one space, ends cut, lower case,
-    and the lines joined with nothing between them (so words meet there, as in the book)."""
-    lines = data.decode("ascii").splitlines()
-    text = "".join(re.sub("[^A-Za-z]+", " ", line).strip().lower() for line in lines)
+    and the lines joined with nothing between them (so words meet there, as in the book). Its later edition's, `whole`:
+    runs of non-letters to one space, lower case, all at once."""
+    text = data.decode("ascii")
+    parts = [re.sub("[^A-Za-z]+", " ", part) for part in ([text] if whole else text.splitlines())]
+    text = "".join(part if whole else part.strip() for part in parts).lower()
     return _corpus(BOOK, data, _codes(text))
 
 

@@ -157,7 +157,7 @@ def time_steps(run: Run, vocabulary: int, seeds: int = 1) -> Answer:
     from harness.train import clock, epoch_of
     from variants.model import Model
 
-    protocol, device = run.protocol, run.device
+    protocol, device = run.setting, run.device
     base = _status_mib("VmRSS")
     resettable = _reset_high_water()
     if device == "cuda":
@@ -167,7 +167,8 @@ def time_steps(run: Run, vocabulary: int, seeds: int = 1) -> Answer:
     model = Model(run.variant, vocabulary, protocol.hidden, many, protocol.init, device=device, engine=run.engine)
     rng = torch.Generator().manual_seed(run.seed)
     steps, n = protocol.num_steps, protocol.batch_size
-    streams = torch.randint(vocabulary, (WINDOWS * steps + 1, seeds, n), generator=rng).to(device)
+    shape = (WINDOWS * steps + 1, seeds, n) if protocol.sampling == "sequential" else (steps + 1, seeds, WINDOWS * n)
+    streams = torch.randint(vocabulary, shape, generator=rng).to(device)
     epoch: Epoch = functools.partial(epoch_of, model, windows=WINDOWS, protocol=protocol)
 
     def timed(count: int) -> float:
@@ -257,7 +258,7 @@ def disagreement(run: Run, vocabulary: int) -> float:
     plain = variants.plainest(run.variant)
     if run.engine == plain:
         return 0.0
-    size, device = run.protocol, run.device
+    size, device = run.setting, run.device
     found = []
     for engine in (plain, run.engine):
         rng = torch.Generator().manual_seed(0)

@@ -33,8 +33,8 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     # one row a training
     "runs": (
         "run", "variant", "engine", "capture", "precision", "device", "seed", "protocol", "corpus",
-        "corpus_sha256", "hidden", "parameters", "train_perplexity", "heldout_perplexity", "tokens",
-        "train_s", "wall_s", "together", "sample", "environment", "started", "load", "error",
+        "corpus_sha256", "hidden", "lr", "parameters", "train_perplexity", "heldout_perplexity", "heldout_mean_exp",
+        "tokens", "train_s", "wall_s", "together", "sample", "environment", "started", "load", "error",
     ),
     # one row an evaluation of a training
     "curves": ("run", "variant", "engine", "protocol", "corpus_sha256", "seed", "epoch", "tokens",
@@ -56,7 +56,17 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     # one row a protocol as it was run
     "protocols": (
         "protocol", "name", "train_characters", "heldout_characters", "batch_size", "num_steps",
-        "hidden", "lr", "clip", "epochs", "init", "evaluations",
+        "hidden", "lr", "clip", "epochs", "init", "evaluations", "text", "sampling", "validation_characters", "rate",
+        "match", "update_bias",
+    ),
+    # one row a published perplexity, with ours beside it
+    "reproduce": (
+        "protocol", "variant", "engine", "quantity", "published", "published_sd", "builds_least", "builds_most",
+        "perplexity", "sd", "seeds", "failed", "within_2sd", "exp_of_mean", "corpus",
+    ),
+    # one row a variant and a learning rate that was tried for it
+    "learning_rates": (
+        "protocol", "corpus_sha256", "variant", "lr", "seeds", "failed", "validation_perplexity", "chosen",
     ),
     # one row a machine and software state
     "environments": (
@@ -67,7 +77,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 TABLE = (
     "variant", "engine", "capture", "precision", "device", "protocol", "corpus", "corpus_sha256",
-    "hidden", "parameters", "seeds", "failed", "train_perplexity", "train_sd", "heldout_perplexity",
+    "hidden", "lr", "parameters", "seeds", "failed", "train_perplexity", "train_sd", "heldout_perplexity",
     "heldout_low", "heldout_high", "baseline", "pairs", "delta_nats", "delta_low", "delta_high",
     "p_signflip", "p_holm", "p_better", "verdict", "tokens_per_sec", "tokens_per_sec_q1",
     "tokens_per_sec_q3", "speed_samples", "speed_baseline", "speed_ratio", "speed_ratio_low",
@@ -87,6 +97,8 @@ class Results:
     curves: pd.DataFrame
     lesions: pd.DataFrame
     speed: pd.DataFrame
+    reproduce: pd.DataFrame
+    learning_rates: pd.DataFrame
     anchors: pd.DataFrame
     protocols: pd.DataFrame
     environments: pd.DataFrame
@@ -140,6 +152,15 @@ def done(folder: Path, run: Run) -> bool:
         return not _load(_run_path(folder, run.key))["outcome"]["error"]
     except (ValueError, FileNotFoundError):
         return False
+
+
+def heldout(folder: Path, run: Run) -> float | None:
+    """The held-out perplexity of a run that ended well; None where there is none."""
+    try:
+        outcome = _load(_run_path(folder, run.key))["outcome"]
+    except (ValueError, FileNotFoundError):
+        return None
+    return None if outcome["error"] else outcome["heldout_perplexity"]
 
 
 def failed(folder: Path, run: Run) -> str:
@@ -210,6 +231,7 @@ def gather(folder: Path) -> Results:
             "environment": _environment(environments, whole["environment"]),
             **{c: outcome[c] for c in ("parameters", "train_perplexity", "heldout_perplexity", "tokens", "train_s",
                                        "sample", "error")},
+            "lr": run.setting.lr, "heldout_mean_exp": outcome.get("heldout_mean_exp"),
             **{c: whole[c] for c in ("wall_s", "together", "started", "load")},
         }  # fmt: skip
         same = dataclasses.replace(run, source="")
@@ -220,7 +242,7 @@ def gather(folder: Path) -> Results:
         held = outcome.get("lesions", {})  # results of before there were any have none
         lesions[same] = [{**row, "lesion": lesion, "heldout_perplexity": held[lesion]} for lesion in held]
     blocks = []
-    sessions = sorted({grid["session"] for grid in asked.values()})  # earlier ones stay on file, untold
+    sessions = sorted({grid["session"] for grid in asked.values()} - {""})  # earlier ones stay on file, untold
     for path in (p for s in sessions for p in sorted((folder / "speed" / s).glob("[!.]*.json"))):
         whole = _load(path)
         run, answer = _as_run(whole["run"]), whole["answer"]
@@ -231,17 +253,21 @@ def gather(folder: Path) -> Results:
         blocks += [{**row, **block} for block in answer.get("blocks", [{}])]
     anchors = {
         (g["protocol"]["label"], g["corpus"], g["corpus_sha256"], model): perplexity
-        for g in asked.values()
+        for grid in asked.values()
+        for g in grid.get("parts", [grid])
         for model, perplexity in g["anchors"].items()
     }
     trained = sorted(rows, key=lambda r: (r.protocol.label, r.variant, r.engine, r.seed, rows[r]["run"]))
-    empty = {name: frame(name, []) for name in ("bench", "ablate")}
+    empty = {name: frame(name, []) for name in ("bench", "ablate", "reproduce")}
     return Results(
         **empty,
         runs=frame("runs", [rows[r] for r in trained]),
         curves=frame("curves", [point for r in trained for point in points[r]]),
         lesions=frame("lesions", [lesion for r in trained for lesion in lesions[r]]),
         speed=frame("speed", blocks),
+        learning_rates=frame("learning_rates", [
+            {**row, "corpus_sha256": g["corpus_sha256"]} for g in asked.values() for row in g.get("learning_rates", [])
+        ]),
         anchors=frame("anchors", [
             dict(zip(COLUMNS["anchors"], (*key, perplexity), strict=True)) for key, perplexity in anchors.items()
         ]),
@@ -297,7 +323,7 @@ def _as_run(fields: Loaded) -> Run:
 
 def _common(run: Run) -> Loaded:
     fields = ("variant", "engine", "capture", "precision", "device")
-    return {f: getattr(run, f) for f in fields} | {"protocol": run.protocol.label, "hidden": run.protocol.hidden}
+    return {f: getattr(run, f) for f in fields} | {"protocol": run.protocol.label, "hidden": run.setting.hidden}
 
 
 def _environment(known: dict[str, Loaded], facts: Loaded) -> str:

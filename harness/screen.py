@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
@@ -81,12 +81,7 @@ def print_table(table: pd.DataFrame) -> None:
             _some(r["p_holm"], lambda p: f"{p:.3f}"), str(r["verdict"]), rate(r["tokens_per_sec"]),
             _some(r["speed_ratio"], lambda x: f"{x:.2f}x"), mib(r["peak_memory_mib"]),
         ))  # fmt: skip
-    wide = [max(len(row[i]) for row in rows) for i in range(len(heads))]
-    texts = {heads.index("variant"), heads.index("verdict")}
-    print()
-    for row in rows:
-        cells = (c.ljust(w) if i in texts else c.rjust(w) for i, (c, w) in enumerate(zip(row, wide, strict=True)))
-        print("  ".join(cells).rstrip())
+    _print(rows, {"variant", "verdict"})
     timed = sorted({str(b) for b in table["speed_baseline"] if b and b == b})
     print(
         "\nperplexity: geometric mean over seeds, on text never trained on. nats/char: paired by seed, less is better."
@@ -103,3 +98,25 @@ def _some(value: float, spell: Callable[[float], str]) -> str:
 def _span(counts: pd.Series) -> str:
     low, high = counts.min(), counts.max()
     return f"{low}" if low == high else f"{low} to {high}"
+
+
+def print_reproduce(table: pd.DataFrame) -> None:
+    """What was published and what came here, side by side."""
+    from harness.spell import count, ppl
+
+    rows = [("protocol", "variant", "published", "here", "seeds", "within 2 sd")]
+    for r in table.to_dict("records"):
+        here = f"{ppl(r['perplexity'])} +- {_some(r['sd'], lambda x: f'{x:.3f}')}" if r["seeds"] else ""
+        rows.append((str(r["protocol"]), str(r["variant"]), f"{r['published']:.2f} +- {r['published_sd']:.2f}", here,
+                     count(r["seeds"]), str(r["within_2sd"])))  # fmt: skip
+    _print(rows, {"protocol", "variant"})
+    print("\nperplexity, mean +- sd over builds and over seeds; classic: training, v1: held out, mean of exp(loss).")
+
+
+def _print(rows: Sequence[Sequence[str]], texts: set[str]) -> None:
+    """Rows in columns, the first their heads; `texts` to the left, all others to the right."""
+    wide = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    print()
+    for row in rows:
+        cells = (c.ljust(w) if h in texts else c.rjust(w) for h, c, w in zip(rows[0], row, wide, strict=True))
+        print("  ".join(cells).rstrip())

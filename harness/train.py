@@ -50,6 +50,7 @@ class Outcome:
     error: str = ""
     curve: tuple[Point, ...] = field(default=())
     lesions: dict[str, float | None] = field(default_factory=dict)  # 'R=0' -> held-out perplexity
+    heldout_mean_exp: float | None = None  # the mean of exp(loss) over minibatches, as the book's later edition has it
 
 
 Progress = Callable[[float, float | None], None]  # share done, held-out perplexity of the first seed
@@ -59,46 +60,49 @@ def train(
     runs: Sequence[Run], corpus: text.Corpus, progress: Progress = lambda share, perplexity: None
 ) -> list[Outcome]:
     """Train runs that differ in their seed alone, side by side. One `Outcome` a run, in their order."""
-    protocol, device = runs[0].protocol, runs[0].device
-    train_part, heldout_part = text.split(corpus, protocol.train_characters, protocol.heldout_characters)
-    windows = text.windows(len(train_part), protocol.batch_size, protocol.num_steps)
-    seeds = [run.seed for run in runs]
+    protocol, device = runs[0].setting, runs[0].device
+    vocabulary = len(corpus.vocabulary)
     model = Model(
-        runs[0].variant, len(corpus.vocabulary), protocol.hidden, seeds, protocol.init, device=device,
-        engine=runs[0].engine,
+        runs[0].variant, vocabulary, protocol.hidden, [run.seed for run in runs], protocol.init, device=device,
+        engine=runs[0].engine, update_bias=protocol.update_bias, horizon=protocol.num_steps,
     )  # fmt: skip
-    characters = torch.from_numpy(train_part.astype(np.int64)).to(device)
-    heldout = streams(torch.from_numpy(heldout_part.astype(np.int64)).to(device), protocol.batch_size, len(runs))
-    offsets = [random.Random(run.seed) for run in runs]
+    characters, validation, heldout = (
+        torch.from_numpy(part.astype(np.int64)).to(device) for part in parts(corpus, protocol)
+    )
+    windows = windows_of(len(characters), protocol)
+    scored = laid_out(heldout, protocol, len(runs))
+    curve_on = laid_out(validation, protocol, len(runs)) if len(validation) else scored
+    orders = [random.Random(run.seed) for run in runs]
     looks = evaluation_epochs(protocol)
     curves: list[list[Point]] = [[] for _ in runs]
     epoch_on: Epoch = functools.partial(epoch_of, model, windows=windows, protocol=protocol)
     if runs[0].capture:
-        example = sequential(characters, protocol, [0] * len(runs))
+        example = drawn(characters, protocol, [random.Random(0) for _ in runs])
         epoch_on = captured(epoch_on, example, list(model.parameters()))
     lost = torch.zeros(len(runs), device=device, dtype=torch.bool)  # for good: its later epochs are not its own
     tokens, train_s = 0, 0.0
+    each = protocol.train_characters if protocol.sampling == "windows" else windows * protocol.batch_size
     for epoch in range(1, protocol.epochs + 1):
         begun = clock(device)
-        drawn = [rng.randint(0, protocol.num_steps) for rng in offsets]
-        nats = epoch_on(sequential(characters, protocol, drawn))
+        nats = epoch_on(drawn(characters, protocol, orders))
         lost |= ~nats.isfinite()
-        tokens += windows * protocol.num_steps * protocol.batch_size
+        tokens += each * protocol.num_steps
         train_s += clock(device) - begun
         if epoch in looks:
-            held = evaluate(model, heldout, protocol.num_steps)
+            held, _ = score(model, curve_on, protocol)
             seen = torch.where(lost, math.nan, torch.stack([nats, held]))
             for curve, a, b in zip(curves, *seen.tolist(), strict=True):
                 curve.append(Point(epoch, tokens, perplexity(a), perplexity(b)))
             progress(epoch / protocol.epochs, curves[0][-1].heldout_perplexity)
             if all(c[-1].heldout_perplexity is None or c[-1].train_perplexity is None for c in curves):
                 break  # every seed has diverged
+    final, mean_exp = score(model, scored, protocol)
     samples = generate(model, corpus)
-    broken = lesions(model, runs[0].variant, heldout, protocol.num_steps)
+    broken = lesions(model, runs[0].variant, scored, protocol)
     return [
         Outcome(
             train_perplexity=None if error else curve[-1].train_perplexity,
-            heldout_perplexity=None if error else curve[-1].heldout_perplexity,
+            heldout_perplexity=None if error else perplexity(nats_held),
             parameters=model.parameters_per_seed,
             tokens=tokens,
             train_s=train_s,
@@ -106,10 +110,64 @@ def train(
             error=error,
             curve=tuple(curve),
             lesions={} if error else lesion,
+            heldout_mean_exp=mean if not error and math.isfinite(mean) else None,
         )
-        for curve, sample, lesion in zip(curves, samples, broken, strict=True)
+        for curve, sample, lesion, nats_held, mean in zip(
+            curves, samples, broken, final.tolist(), mean_exp.tolist(), strict=True
+        )
         for error in [divergence(curve)]
     ]
+
+
+def parts(corpus: text.Corpus, protocol: Protocol) -> tuple[text.Tokens, text.Tokens, text.Tokens]:
+    """Characters to learn from, to validate on (perhaps none), held out. By windows, a part is where they begin:
+
+    it runs on to the end of its last window, one character past it.
+    """
+    train, between = protocol.train_characters, protocol.validation_characters
+    tail = protocol.num_steps if protocol.sampling == "windows" else 0
+    _, heldout = text.split(corpus, train, protocol.heldout_characters + tail, between)
+    tokens = corpus.tokens
+    return tokens[: train + tail], tokens[train : train + between + tail * (between > 0)], heldout
+
+
+def windows_of(characters: int, protocol: Protocol) -> int:
+    """Minibatches in an epoch."""
+    if protocol.sampling == "windows":
+        return math.ceil(protocol.train_characters / protocol.batch_size)
+    return text.windows(characters, protocol.batch_size, protocol.num_steps)
+
+
+def drawn(characters: Tensor, protocol: Protocol, orders: Sequence[random.Random]) -> Tensor:
+    """One epoch's data of every seed, in the order that each seed's generator says."""
+    if protocol.sampling == "sequential":
+        return sequential(characters, protocol, [order.randint(0, protocol.num_steps) for order in orders])
+    rows = []
+    for order in orders:
+        rng = torch.Generator().manual_seed(order.getrandbits(63))
+        rows.append(torch.randperm(len(characters) - protocol.num_steps, generator=rng))
+    return windowed(characters, protocol.num_steps, torch.stack(rows).to(characters.device))
+
+
+def windowed(characters: Tensor, num_steps: int, starts: Tensor) -> Tensor:
+    """Windows that begin at starts (S, N), a column each, and the character after them: (num_steps + 1, S, N)."""
+    steps = torch.arange(num_steps + 1, device=characters.device)
+    return characters[steps[:, None, None] + starts]
+
+
+def laid_out(characters: Tensor, protocol: Protocol, seeds: int) -> Tensor:
+    """A part to be scored, as `score` reads it."""
+    if protocol.sampling == "sequential":
+        return streams(characters, protocol.batch_size, seeds)
+    starts = torch.arange(len(characters) - protocol.num_steps, device=characters.device)
+    return windowed(characters, protocol.num_steps, starts[None]).expand(-1, seeds, -1)
+
+
+def score(model: Model, held: Tensor, protocol: Protocol) -> tuple[Tensor, Tensor]:
+    """(S,) mean loss in nats a character of a part, and the mean over its minibatches of exp(loss)."""
+    if protocol.sampling == "sequential":
+        return evaluate(model, held, protocol.num_steps)
+    return evaluate_windows(model, held, protocol.batch_size)
 
 
 def sequential(characters: Tensor, protocol: Protocol, offsets: Sequence[int]) -> Tensor:
@@ -131,14 +189,19 @@ def sequential(characters: Tensor, protocol: Protocol, offsets: Sequence[int]) -
 def epoch_of(model: Model, streams: Tensor, *, windows: int, protocol: Protocol) -> Tensor:
     """Train over one epoch's streams (length, S, n), state carried and detached. Mean loss (S,) in nats.
 
+    Or over its windows (num_steps + 1, S, N), `batch_size` at a time, each from a zero state.
+
     NaN for a seed that had a loss or a gradient that is not finite: the epoch's mean is not its either.
     """
     state = model.cell.begin(protocol.batch_size)
     total = torch.zeros(streams.shape[1], device=streams.device, dtype=model.b_q.dtype)
     for w in range(windows):
-        here = slice(w * protocol.num_steps, (w + 1) * protocol.num_steps)
-        after = slice(here.start + 1, here.stop + 1)
-        losses, state = model.losses(streams[here], streams[after], state)
+        if protocol.sampling == "sequential":
+            part = streams[w * protocol.num_steps : (w + 1) * protocol.num_steps + 1]
+        else:
+            part = streams[:, :, w * protocol.batch_size : (w + 1) * protocol.batch_size]
+            state = model.cell.begin(part.shape[2])
+        losses, state = model.losses(part[:-1], part[1:], state)
         losses.sum().backward()  # each seed's own mean: the sum has each seed's own gradient
         norms = model.update(protocol.lr, protocol.clip)
         state = tuple(s.detach() for s in state)
@@ -154,21 +217,35 @@ def streams(characters: Tensor, most: int, seeds: int) -> Tensor:
 
 
 @torch.no_grad()
-def evaluate(model: Model, streams: Tensor, num_steps: int) -> Tensor:
-    """Mean loss (S,) in nats over streams (length, S, n), each read from a zero state that is carried."""
+def evaluate(model: Model, streams: Tensor, num_steps: int) -> tuple[Tensor, Tensor]:
+    """As `score`, over streams (length, S, n), each read from a zero state that is carried."""
     state = model.cell.begin(streams.shape[2])
-    total = torch.zeros(streams.shape[1], device=streams.device, dtype=model.b_q.dtype)
-    for begin in range(0, len(streams) - 1, num_steps):
+    total, exps = (torch.zeros(streams.shape[1], device=streams.device, dtype=model.b_q.dtype) for _ in "ab")
+    begins = range(0, len(streams) - 1, num_steps)
+    for begin in begins:
         end = min(begin + num_steps, len(streams) - 1)
         losses, state = model.losses(streams[begin:end], streams[begin + 1 : end + 1], state)
         total += losses * (end - begin)
-    return total / (len(streams) - 1)
+        exps += losses.exp()
+    return total / (len(streams) - 1), exps / len(begins)
 
 
-def lesions(model: Model, variant: str, streams: Tensor, num_steps: int) -> list[dict[str, float | None]]:
+@torch.no_grad()
+def evaluate_windows(model: Model, windows: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
+    """As `score`, over windows (num_steps + 1, S, N), each read from a zero state."""
+    total, exps = (torch.zeros(windows.shape[1], device=windows.device, dtype=model.b_q.dtype) for _ in "ab")
+    batches = windows.split(batch_size, dim=2)
+    for part in batches:
+        losses, _ = model.losses(part[:-1], part[1:], model.cell.begin(part.shape[2]))
+        total += losses * part.shape[2]
+        exps += losses.exp()
+    return total / windows.shape[2], exps / len(batches)
+
+
+def lesions(model: Model, variant: str, part: Tensor, protocol: Protocol) -> list[dict[str, float | None]]:
     """Held-out perplexity of a trained model with one of its gates held only now, of every seed: {'R=0': 12.3, ...}.
 
-    Against the same gate held in training too, it tells what training works around. `streams` as for `evaluate`.
+    Against the same gate held in training too, it tells what training works around. `part` as for `score`.
     """
     base, fixed = variants.parse(variant)
     S, h, d = model.W_hq.shape
@@ -180,7 +257,7 @@ def lesions(model: Model, variant: str, streams: Tensor, num_steps: int) -> list
             held = Model(name, d, h, range(S), dtype=model.b_q.dtype, device=str(model.b_q.device))
             for key, weight in held.named_parameters():
                 weight.data = trained[key].data
-            for seed, nats in enumerate(evaluate(held, streams, num_steps).tolist()):
+            for seed, nats in enumerate(score(held, part, protocol)[0].tolist()):
                 found[seed][f"{gate}={value:g}"] = perplexity(nats)
     return found
 

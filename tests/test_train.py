@@ -301,8 +301,9 @@ def test_a_lesion_holds_one_gate_of_the_trained_network() -> None:
     before = {name: weight.clone() for name, weight in model.named_parameters()}
     for name in ("W_xr", "W_hr", "b_r"):
         getattr(model.cell, name).data.zero_()  # then R is 1/2 of its own accord
-    whole = training.evaluate(model, stream, 6).exp()
-    found = training.lesions(model, "gru", stream, 6)
+    six = dataclasses.replace(SMALL, num_steps=6)
+    whole = training.evaluate(model, stream, 6)[0].exp()
+    found = training.lesions(model, "gru", stream, six)
     for seed, one in enumerate(found):
         assert list(one) == ["Z=0", "Z=0.5", "Z=1", "R=0", "R=0.5", "R=1"]
         blind = -model.b_q[seed, 0].log_softmax(-1)[stream[1:, seed]].mean()  # Z = 1 leaves the zero state
@@ -310,8 +311,8 @@ def test_a_lesion_holds_one_gate_of_the_trained_network() -> None:
         assert one["R=0.5"] == pytest.approx(whole[seed].item(), rel=1e-12)
         assert len({round(p or 0, 6) for p in one.values()}) == 6
     assert all(torch.equal(w, before[n]) for n, w in model.named_parameters() if not n.endswith("r"))
-    assert list(training.lesions(model, "gru:Z=0.5", stream, 6)[0]) == ["R=0", "R=0.5", "R=1"]
-    assert training.lesions(Model("nn.gru", 5, 4, [3]), "nn.gru", stream[:, :1], 6) == [{}]
+    assert list(training.lesions(model, "gru:Z=0.5", stream, six)[0]) == ["R=0", "R=0.5", "R=1"]
+    assert training.lesions(Model("nn.gru", 5, 4, [3]), "nn.gru", stream[:, :1], six) == [{}]
 
 
 @pytest.mark.parametrize(("epochs", "points"), [(500, 20), (20, 20), (7, 7), (30, 20), (1, 1)])

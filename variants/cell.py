@@ -62,11 +62,13 @@ class Cell(nn.Module):
 
     weights: names, from which the shapes follow: `W_x*` (S, d, h), `W_h*` (S, h, h), `w_*` and `b_*` (S, 1, h).
     states:  how many tensors (S, n, h) are carried from step to step; the first is the output H.
+    keeps:   the bias of its update gate, if the larger it is the longer the state is kept.
     fixed, absent: the gates held at a constant, and the weights that are dead for it; `fix` fills them.
     """
 
     weights: ClassVar[str] = ""
     states: ClassVar[int] = 1
+    keeps: ClassVar[str] = ""
     absent: ClassVar[frozenset[str]] = frozenset()
     fixed: ClassVar[dict[str, float]] = {}
     step: Callable[..., Tensor | State]  # the equations: X (S, n, d) and the state before -> the state after

@@ -14,6 +14,7 @@ class GRU(Cell):
     weights = """W_xz W_hz b_z
                  W_xr W_hr b_r
                  W_xh W_hh b_h"""
+    keeps = "b_z"
 
     @gate
     def Z(self, X: Tensor, H: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from .cell import Cell, Tensor, gate, sigmoid, tanh
 
 class GRU1(Cell):
     weights = "W_hz b_z W_hr b_r W_xh W_hh b_h"
+    keeps = "b_z"
 
     @gate
     def Z(self, X: Tensor, H: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ class GRUAfter(Cell):
     weights = """W_xz W_hz b_xz b_hz
                  W_xr W_hr b_xr b_hr
                  W_xh W_hh b_xh b_hh"""
+    keeps = "b_xz"
 
     @gate
     def Z(self, X: Tensor, H: Tensor) -> Tensor:

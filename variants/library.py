@@ -57,6 +57,7 @@ class RNN(Library):
 
 class GRU(Library):
     name = "nn.gru"
+    keeps = "b_xz"
     module = torch.nn.GRU
     blocks = "rzh"
 

@@ -23,7 +23,7 @@ class Model(nn.Module):
 
     Initial values come from a generator per (seed, name of the tensor), so a tensor that two variants share
     starts equal. All weights are float32 values, also in a float64 model. `engine` executes the cell; '' is the
-    plainest that can.
+    plainest that can. `update_bias`: of the gate whose bias the cell names in `keeps`, as `grid.Protocol` has it.
     """
 
     def __init__(
@@ -36,6 +36,8 @@ class Model(nn.Module):
         dtype: torch.dtype = torch.float32,
         device: str = "cpu",
         engine: str = "",
+        update_bias: str = "own",
+        horizon: int = 0,
     ) -> None:
         super().__init__()
         self.cell: Cell = get(variant)(vocabulary, hidden, len(seeds))
@@ -49,6 +51,8 @@ class Model(nn.Module):
         for name, value in [*parts, ("W_hq", self.W_hq), ("b_q", self.b_q)]:
             for k, seed in enumerate(seeds):
                 value.data[k] = initial(name, value.shape[1:], seed, init, hidden)
+                if name == self.cell.keeps and update_bias != "own":
+                    value.data[k] = kept(update_bias, value.shape[1:], seed, horizon)
         self.to(device=device, dtype=dtype)
         self.rows: list[tuple[Tensor, Tensor]] = []  # every weight and its gradient, a row a seed
         for weight in self.parameters():
@@ -88,6 +92,25 @@ class Model(nn.Module):
         return norm
 
 
+def matched(variant: str, like: str, vocabulary: int, hidden: int) -> int:
+    """The hidden size at which `variant` has as many parameters as `like` with `hidden`, or as near as can be."""
+
+    def parameters(name: str, h: int) -> int:
+        cell = get(name)
+        with torch.device("meta"):
+            return sum(w.numel() for w in cell(vocabulary, h, 1).parameters()) + (h + 1) * vocabulary
+
+    want = parameters(like, hidden)
+    high = 1
+    while parameters(variant, high) < want:
+        high *= 2
+    low = high // 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if parameters(variant, middle) < want else (low, middle)
+    return min((h for h in (low, high) if h), key=lambda h: abs(parameters(variant, h) - want))
+
+
 def initial(name: str, shape: Sequence[int], seed: int, init: str, hidden: int) -> Tensor:
     """float32 values of one tensor for one seed. `book`: N(0, 0.01^2), biases 0. `torch`: U(-1/sqrt(h), 1/sqrt(h))."""
     digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
@@ -95,3 +118,14 @@ def initial(name: str, shape: Sequence[int], seed: int, init: str, hidden: int) 
     if init == "torch":
         return (2 * torch.rand(*shape, generator=rng) - 1) / math.sqrt(hidden)
     return torch.zeros(*shape) if name.startswith("b_") else 0.01 * torch.randn(*shape, generator=rng)
+
+
+def kept(bias: str, shape: Sequence[int], seed: int, horizon: int) -> Tensor:
+    """An update gate's initial bias. `chrono`: log U(1, horizon - 1), so that the times it keeps for are spread evenly.
+
+    Tallec and Ollivier 2018, https://arxiv.org/abs/1804.11188
+    """
+    if bias != "chrono":
+        return torch.full(tuple(shape), float(bias))
+    rng = torch.Generator().manual_seed(seed)
+    return torch.log(1 + torch.rand(*shape, generator=rng) * max(horizon - 2, 0))
