@@ -71,6 +71,7 @@ def parser() -> Parser:
     fields = ", ".join(f.name for f in dataclasses.fields(Protocol)[1:])
     top.add_argument("--set", nargs="+", action="extend", default=[], dest="settings", metavar="FIELD=VALUE",
                      help=f"fields of the protocol: {fields}")  # fmt: skip
+    top.add_argument("--no-timing", action="store_true", help="bench and ablate: train only; what was timed stays")
     top.add_argument("--full", action="store_true", help="sweep: every size, engine and number of seeds, for hours")
     top.add_argument("--results", metavar="DIR", default="results", help="where everything is written")
     return top
@@ -256,7 +257,7 @@ def train(todo: Sequence[Run], corpus: Corpus, name: str, folder: Path, word: st
             bar.finished(line, outcome.error, finished.run)
 
 
-def go(plan: Plan, folder: Path) -> int:
+def go(plan: Plan, folder: Path, timing: bool = True) -> int:
     """Train what is not done, time what is not timed, write every table and the report. The exit status."""
     from harness import record, screen
     from harness.execute import cores
@@ -274,7 +275,8 @@ def go(plan: Plan, folder: Path) -> int:
         stopped = 0
         try:
             train(todo, plan.corpus, plan.corpus_name, folder)
-            _time(plan.contenders, len(plan.corpus.vocabulary), folder, session)
+            if timing:
+                _time(plan.contenders, len(plan.corpus.vocabulary), folder, session)
         except KeyboardInterrupt as stop:
             stopped = _status(stop)
         results = refresh(folder, draw=not stopped)
@@ -568,7 +570,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             settings = [[*options.settings, f"hidden={h}"] for h in ((256, 128, 192, 512) if options.full else SIZES)]
             plans = [plan("sweep", argparse.Namespace(**{**vars(options), "settings": s})) for s in settings]
             return sweep(plans, options.full, folder)
-        return go(plan(options.verb, options), folder)
+        return go(plan(options.verb, options), folder, not options.no_timing)
     except ValueError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

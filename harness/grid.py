@@ -38,7 +38,7 @@ CHOICES = {
     "update_bias": ("own", "0", "1", "chrono"),
 }
 MAY_BE_ZERO = {"validation_characters"}
-RATES = (0.5, 1.0, 2.0, 4.0)  # what rate=chosen chooses from, for every variant the same
+RATES = (1.0, 2.0, 4.0, 8.0, 16.0)  # what rate=chosen chooses from, for every variant the same
 RATE_SEEDS = (1000, 1001)  # that choose it: none of them is scored
 LARGEST = 10**9  # of any count: a typing slip becomes an error, not a week of work
 

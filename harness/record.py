@@ -42,6 +42,13 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     # one row a trained network and one of its gates, held at a constant only after training
     "lesions": ("run", "variant", "engine", "capture", "precision", "device", "protocol", "corpus_sha256", "seed",
                 "lesion", "heldout_perplexity"),
+    # one row a trained network and one of its gates: what it does over held-out text; `tau`: see inside.py
+    "gates": ("run", "variant", "engine", "capture", "precision", "device", "protocol", "corpus_sha256", "seed", "gate",
+              "mean", "sd", "shut", "open", "unit_sd", "tau_10", "tau_25", "tau_50", "tau_75", "tau_90"),
+    # one row a trained network and t: the share of the gradient at a character that reaches the state t before it
+    "reach": ("run", "variant", "engine", "protocol", "corpus_sha256", "seed", "characters_back", "gradient_share"),
+    # one row a gate, character and unit of one trained network, over a sentence of held-out text
+    "heat": ("run", "variant", "protocol", "corpus_sha256", "seed", "gate", "position", "character", "unit", "value"),
     # one row a timed block; a sample (fresh process) has several blocks
     "speed": (
         "session", "round", "label", "variant", "engine", "capture", "precision", "device", "protocol",
@@ -96,6 +103,9 @@ class Results:
     runs: pd.DataFrame
     curves: pd.DataFrame
     lesions: pd.DataFrame
+    gates: pd.DataFrame
+    reach: pd.DataFrame
+    heat: pd.DataFrame
     speed: pd.DataFrame
     reproduce: pd.DataFrame
     learning_rates: pd.DataFrame
@@ -220,7 +230,7 @@ def gather(folder: Path) -> Results:
     protocols: dict[str, Loaded] = {}
     rows: dict[Run, Loaded] = {}
     points: dict[Run, list[Loaded]] = {}
-    lesions: dict[Run, list[Loaded]] = {}
+    inside: dict[str, dict[Run, list[Loaded]]] = {"lesions": {}, "gates": {}, "reach": {}, "heat": {}}
     for path in sorted((folder / "runs").glob("[!.]*.json")):
         whole = _load(path)
         run, outcome = _as_run(whole["run"]), whole["outcome"]
@@ -240,7 +250,12 @@ def gather(folder: Path) -> Results:
         rows[same] = row
         points[same] = [{**row, **point} for point in outcome["curve"]]
         held = outcome.get("lesions", {})  # results of before there were any have none
-        lesions[same] = [{**row, "lesion": lesion, "heldout_perplexity": held[lesion]} for lesion in held]
+        inside["lesions"][same] = [{**row, "lesion": name, "heldout_perplexity": held[name]} for name in held]
+        inside["gates"][same] = [{**row, "gate": gate, **facts} for gate, facts in outcome.get("gates", {}).items()]
+        inside["reach"][same] = [
+            {**row, "characters_back": int(t), "gradient_share": share} for t, share in outcome.get("reach", {}).items()
+        ]
+        inside["heat"][same] = [{**row, **fact} for fact in outcome.get("heat", [])]
     blocks = []
     sessions = sorted({grid["session"] for grid in asked.values()} - {""})  # earlier ones stay on file, untold
     for path in (p for s in sessions for p in sorted((folder / "speed" / s).glob("[!.]*.json"))):
@@ -263,7 +278,7 @@ def gather(folder: Path) -> Results:
         **empty,
         runs=frame("runs", [rows[r] for r in trained]),
         curves=frame("curves", [point for r in trained for point in points[r]]),
-        lesions=frame("lesions", [lesion for r in trained for lesion in lesions[r]]),
+        **{name: frame(name, [row for r in trained for row in rows[r]]) for name, rows in inside.items()},
         speed=frame("speed", blocks),
         learning_rates=frame("learning_rates", [
             {**row, "corpus_sha256": g["corpus_sha256"]} for g in asked.values() for row in g.get("learning_rates", [])

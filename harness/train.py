@@ -19,8 +19,9 @@ from torch import Tensor
 
 import variants
 from harness import corpus as text
+from harness import inside
 from harness.capture import Epoch, captured
-from harness.grid import Protocol, Run
+from harness.grid import BASELINE, Protocol, Run
 from variants.model import Model
 
 HELD = (0.0, 0.5, 1.0)  # what a lesion holds a gate at
@@ -50,6 +51,9 @@ class Outcome:
     error: str = ""
     curve: tuple[Point, ...] = field(default=())
     lesions: dict[str, float | None] = field(default_factory=dict)  # 'R=0' -> held-out perplexity
+    gates: dict[str, dict[str, float]] = field(default_factory=dict)  # of harness/inside.py, over the held-out text
+    reach: dict[int, float] = field(default_factory=dict)
+    heat: tuple[dict[str, object], ...] = ()
     heldout_mean_exp: float | None = None  # the mean of exp(loss) over minibatches, as the book's later edition has it
 
 
@@ -99,6 +103,9 @@ def train(
     final, mean_exp = score(model, scored, protocol)
     samples = generate(model, corpus)
     broken = lesions(model, runs[0].variant, scored, protocol)
+    text_on = streams(heldout, protocol.batch_size, len(runs))
+    values, reaches = inside.gates(model, text_on), inside.reach(model, text_on)
+    shown = inside.heat(model, corpus, heldout) if runs[0].variant == BASELINE else []
     return [
         Outcome(
             train_perplexity=None if error else curve[-1].train_perplexity,
@@ -110,10 +117,13 @@ def train(
             error=error,
             curve=tuple(curve),
             lesions={} if error else lesion,
+            gates={} if error else values[k],
+            reach={} if error else reaches[k],
+            heat=tuple(shown) if k == 0 and runs[0].seed == 0 and not error else (),
             heldout_mean_exp=mean if not error and math.isfinite(mean) else None,
         )
-        for curve, sample, lesion, nats_held, mean in zip(
-            curves, samples, broken, final.tolist(), mean_exp.tolist(), strict=True
+        for k, (curve, sample, lesion, nats_held, mean) in enumerate(
+            zip(curves, samples, broken, final.tolist(), mean_exp.tolist(), strict=True)
         )
         for error in [divergence(curve)]
     ]

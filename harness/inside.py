@@ -1,0 +1,135 @@
+"""INSIDE: what the gates of a trained network do over held-out text, and how far back its gradient reaches.
+
+Rule: it only looks: weights and states stay as they were. A seed's numbers do not depend on which others are beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harness import corpus as text
+from variants.cell import State
+from variants.engines import loop
+from variants.model import Model
+
+SHUT, OPEN = 0.1, 0.9  # a gate's value below and above which it counts as saturated
+REACHES = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # characters back
+REACH = REACHES[-1]
+SENTENCE, UNITS = 60, 16  # of the heat map: characters, and units evenly spread from the fastest to the slowest
+QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
+
+Facts = dict[str, Any]
+
+
+@torch.no_grad()
+def gates(model: Model, streams: Tensor) -> list[dict[str, Facts]]:
+    """gate -> what its values are over streams (length, S, n), of every seed: {'Z': {'mean': .4, ...}, ...}.
+
+    mean, sd: over units, characters and streams. shut, open: share of values under SHUT, over OPEN. unit_sd: of the units'
+    own means. tau_10 ... tau_90, of a gate whose 1 keeps the state: quantiles over units of the time in characters after
+    which a unit has forgotten all but 1/e, -1 / mean(ln Z): what is left of a state after many steps is the product of Z.
+    """
+    S, h = len(model.b_q), model.cell.h
+    learned = [g for g in model.cell.gates() if g not in model.cell.fixed]
+    sums = {g: torch.zeros(5, S, h, dtype=torch.float64, device=streams.device) for g in learned}
+
+    def note(gate: str, values: Tensor) -> None:
+        v = values.double()
+        shares = [(v < SHUT).double(), (v > OPEN).double()]
+        sums[gate] += torch.stack([x.mean(1).expand(S, h) for x in (v, v * v, *shares, v.clamp(min=1e-30).log())])
+
+    if not learned:
+        return [{} for _ in range(S)]
+    _watched(model, streams[:-1], learned, note)
+    found: list[dict[str, Facts]] = [{} for _ in range(S)]
+    keeps = model.cell.keeps.rpartition("_")[2][-1:].upper()
+    for gate, total in sums.items():
+        mean, square, shut, open_, log = total / (len(streams) - 1)
+        for s in range(S):
+            overall = mean[s].mean()
+            facts = {
+                "mean": overall, "sd": (square[s].mean() - overall**2).clamp(min=0).sqrt(),
+                "shut": shut[s].mean(), "open": open_[s].mean(), "unit_sd": mean[s].std(correction=0),
+            }  # fmt: skip
+            if gate == keeps:
+                times = torch.quantile(-1 / log[s].clamp(max=-1e-9), log.new_tensor(QUANTILES))
+                facts |= {f"tau_{100 * q:.0f}": tau for q, tau in zip(QUANTILES, times, strict=True)}
+            found[s][gate] = {name: float(value) for name, value in facts.items()}
+    return found
+
+
+def reach(model: Model, streams: Tensor) -> list[dict[int, float]]:
+    """How much of the loss at a character reaches the state t characters before it: for t in REACHES, of every seed.
+
+    The norm of the gradient with respect to that state (all of it), over the norm at t = 0; the mean over streams
+    (length, S, n). Fewer t where the text is shorter. Nothing is truncated: this is the network's, not the training's.
+    """
+    back = min(REACH, len(streams) - 2)
+    if back < 1:
+        return [{} for _ in model.b_q]
+    begin = max(0, len(streams) - 2 - back - REACH)  # a state that has read some text
+    with torch.no_grad():
+        _, state = model(streams[begin : len(streams) - 1 - back], model.cell.begin(streams.shape[2]))
+    states = [tuple(s.detach().requires_grad_() for s in state)]
+    for t in range(len(streams) - 1 - back, len(streams) - 1):
+        logits, after = model(streams[t : t + 1], states[-1])
+        states.append(after)
+    # the states after each character; what is predicted last is known from the last of them
+    logits = states[-1][0] @ model.W_hq + model.b_q
+    loss = nn.functional.cross_entropy(logits.flatten(0, 1), streams[-1].flatten(), reduction="sum")
+    grads = torch.autograd.grad(loss, [s for state in states for s in state], allow_unused=True)
+    each = len(state)
+    norms = []
+    for k in range(0, len(grads), each):
+        parts = [g.square().sum(-1) for g in grads[k : k + each] if g is not None]
+        norms.append(torch.stack(parts).sum(0).sqrt() if parts else torch.zeros_like(states[0][0][..., 0]))
+    shares = torch.stack(norms[::-1]) / norms[-1].clamp(min=1e-30)  # (t, S, n)
+    return [{t: one[t] for t in REACHES if t < len(one)} for one in shares.mean(2).T.tolist()]
+
+
+@torch.no_grad()
+def heat(model: Model, corpus: text.Corpus, characters: Tensor) -> list[Facts]:
+    """Gate values of the first seed, character by character over the first SENTENCE of some characters (length,).
+
+    One fact a gate, character and unit; the units are UNITS of them, from the one whose first gate is lowest on average
+    to the one whose is highest. The state is that of having read the characters before them, if there are as many.
+    """
+    learned = [g for g in model.cell.gates() if g not in model.cell.fixed]
+    if not learned or len(characters) < 2 * SENTENCE:
+        return []
+    seen: dict[str, list[Tensor]] = {g: [] for g in learned}
+    read = characters[: 2 * SENTENCE, None, None].expand(-1, len(model.b_q), 1)
+    _watched(model, read, learned, lambda gate, values: seen[gate].append(values[0, 0].expand(model.cell.h)))
+    values = {g: torch.stack(v)[SENTENCE:] for g, v in seen.items()}
+    order = values[learned[0]].mean(0).argsort()
+    units = order[torch.linspace(0, len(order) - 1, min(UNITS, len(order))).round().long()]
+    letters = text.decode(corpus, characters[SENTENCE : 2 * SENTENCE].tolist())
+    return [
+        {"gate": gate, "position": t, "character": letter, "unit": u, "value": round(float(value), 4)}
+        for gate in learned
+        for t, letter in enumerate(letters)
+        for u, value in enumerate(values[gate][t, units])
+    ]
+
+
+def _watched(model: Model, X: Tensor, symbols: Sequence[str], note: Callable[[str, Tensor], None]) -> State:
+    """Read characters X (length, S, n) step by step, each gate's values noted as they come."""
+    cell = model.cell
+    for symbol in symbols:
+        equation = getattr(cell, symbol)
+
+        def watch(*seen: Tensor, symbol: str = symbol, equation: Callable[..., Tensor] = equation) -> Tensor:
+            values = equation(*seen)
+            note(symbol, values)
+            return values
+
+        object.__setattr__(cell, symbol, watch)
+    try:
+        return loop.unroll(cell, X, cell.begin(X.shape[2]))[1]
+    finally:
+        for symbol in symbols:
+            object.__delattr__(cell, symbol)
