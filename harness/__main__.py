@@ -199,7 +199,7 @@ def check(text: Corpus, protocol: Protocol) -> None:
 def choose(plan: Plan, folder: Path) -> tuple[Plan, list[dict[str, object]]]:
     """The plan with a learning rate for each variant, and how each was chosen: by as many trainings for every one.
 
-    Of seeds that are not scored, on the validation part: it lies where their held-out part is, right behind the training.
+    Of seeds that are not scored, on the validation part, which is where their held-out part lies: behind the training.
     """
     import math
 

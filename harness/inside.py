@@ -29,9 +29,10 @@ Facts = dict[str, Any]
 def gates(model: Model, streams: Tensor) -> list[dict[str, Facts]]:
     """gate -> what its values are over streams (length, S, n), of every seed: {'Z': {'mean': .4, ...}, ...}.
 
-    mean, sd: over units, characters and streams. shut, open: share of values under SHUT, over OPEN. unit_sd: of the units'
-    own means. tau_10 ... tau_90, of a gate whose 1 keeps the state: quantiles over units of the time in characters after
-    which a unit has forgotten all but 1/e, -1 / mean(ln Z): what is left of a state after many steps is the product of Z.
+    mean, sd: over units, characters and streams. shut, open: share of values under SHUT, over OPEN. unit_sd: of the
+    units' own means. tau_10 ... tau_90, of a gate whose 1 keeps the state: quantiles over units of the time in
+    characters after which a unit has forgotten all but 1/e, -1 / mean(ln Z): what is left of a state is the product of
+    all Z since.
     """
     S, h = len(model.b_q), model.cell.h
     learned = [g for g in model.cell.gates() if g not in model.cell.fixed]
