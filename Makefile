@@ -16,14 +16,14 @@
 #   ENGINE     auto, library, resident, native, fused or loop: what trains
 #   PYTHON     use this interpreter as it is and install nothing; else make fills .venv, once
 
-NAMES := PROTOCOL CORPUS DEVICE ENGINE SEEDS VARIANTS RESULTS INIT SET FULL PYTHON
+NAMES := PROTOCOL CORPUS DEVICE ENGINE SEEDS VARIANTS RESULTS INIT SET FULL TASKS LENGTHS PYTHON
 # Values go to the shell as they were typed, through the environment: make expands no `$` in them, the shell no quotes.
 $(foreach name,$(NAMES),$(eval override $(name) := $$(value $(name))))
 export $(NAMES)
 
 SHELL := /bin/sh
 .NOTPARALLEL:
-.PHONY: help bench ablate reproduce sweep report list test lint speed speed-compare clean unusable
+.PHONY: help bench ablate reproduce probe sweep report list test lint speed speed-compare clean unusable
 
 help:
 	@sed -n -e '/^#/!q' -e 's/^# \{0,1\}//p' Makefile
@@ -38,11 +38,11 @@ python := python=$$PYTHON; command -v "$$python" >/dev/null || \
 endif
 
 # `set -f`: lists are split at spaces, and no * in them is a file. `exec`: a signal to make's child is Python's.
-bench ablate reproduce sweep report list: $(ready)
+bench ablate reproduce probe sweep report list: $(ready)
 	@$(python); set -f; set -- $@; for field in $$SET; do set -- "$$@" --set="$$field"; done; \
 	exec "$$python" -m harness "$$@" $${INIT:+--set=init="$$INIT"} $${PROTOCOL:+--protocol="$$PROTOCOL"} \
 	  $${CORPUS:+--corpus="$$CORPUS"} $${DEVICE:+--device="$$DEVICE"} $${SEEDS:+--seeds="$$SEEDS"} \
-	  $${ENGINE:+--engine="$$ENGINE"} $${FULL:+--full} $${RESULTS:+--results="$$RESULTS"} $${VARIANTS:+--variants $$VARIANTS}
+	  $${ENGINE:+--engine="$$ENGINE"} $${FULL:+--full} $${TASKS:+--tasks $$TASKS} $${LENGTHS:+--lengths $$LENGTHS} $${RESULTS:+--results="$$RESULTS"} $${VARIANTS:+--variants $$VARIANTS}
 
 test: $(ready)
 	@$(python); exec "$$python" -m pytest

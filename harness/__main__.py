@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from harness.measure import Contender
     from harness.record import Results
 
-SEEDS = 10
+SEEDS, PROBE_SEEDS = 10, 5
 SIZES = (256, 128, 512)  # hidden units of a sweep; the first is the book's
 PRECISIONS = ("ieee", "tf32", "bf16")
 DEVICES = ("auto", "cpu", "cuda")
@@ -36,6 +36,7 @@ VERBS = {
     "ablate": "train and time the GRU with its gates fixed: ablate.csv and the report",
     "sweep": "time every engine by hidden size and number of seeds: speed.csv and the report; --full for all of it",
     "reproduce": "train the models whose perplexities the book publishes, on its two protocols: reproduce.csv",
+    "probe": "train on tasks that ask for memory (adding, copy, selective_copy, counting), by length: probes.csv",
     "report": "build the tables and the report again from what is on file, training nothing",
     "list": "what there is, what would run, its keys, and which runs are done",
 }
@@ -71,6 +72,8 @@ def parser() -> Parser:
     fields = ", ".join(f.name for f in dataclasses.fields(Protocol)[1:])
     top.add_argument("--set", nargs="+", action="extend", default=[], dest="settings", metavar="FIELD=VALUE",
                      help=f"fields of the protocol: {fields}")  # fmt: skip
+    top.add_argument("--tasks", nargs="+", metavar="T", help=f"of probe: {', '.join(grid.PROBES)}")
+    top.add_argument("--lengths", nargs="+", metavar="N", help="of probe, of every task")
     top.add_argument("--no-timing", action="store_true", help="bench and ablate: train only; what was timed stays")
     top.add_argument("--full", action="store_true", help="sweep: every size, engine and number of seeds, for hours")
     top.add_argument("--results", metavar="DIR", default="results", help="where everything is written")
@@ -100,7 +103,8 @@ class Plan:
         import variants
 
         engine = engine or self.engines(variant)[0]
-        also = [Path(__file__).with_name(f"{name}.py") for name in ["train"] + ["capture"] * capture]
+        loop = "train" if self.protocol.task == "text" else "probes"
+        also = [Path(__file__).with_name(f"{name}.py") for name in [loop] + ["capture"] * capture]
         source = variants.fingerprint(variant, engine, also)
         how = {"engine": engine, "capture": capture, "precision": self.precision, "source": source,
                "hidden": self.units.get(variant, 0), "lr": self.rates.get(variant, 0.0)}  # fmt: skip
@@ -252,8 +256,13 @@ def train(todo: Sequence[Run], corpus: Corpus, name: str, folder: Path, word: st
                 "environment": finished.environment, "started": finished.started, "wall_s": finished.wall_s,
                 "together": finished.together, "load": finished.load,
             })  # fmt: skip
-            said = outcome.error or f"held-out perplexity {outcome.heldout_perplexity:.2f}"
-            line = f"{finished.run.variant} seed {finished.run.seed}: {said} ({finished.wall_s:.1f} s)"
+            good = outcome.heldout_perplexity
+            said = outcome.error or (
+                f"score {outcome.score:.4f}" if good is None else f"held-out perplexity {good:.2f}"
+            )
+            task = finished.run.protocol
+            what = "" if task.task == "text" else f" {task.task} {task.num_steps}"
+            line = f"{finished.run.variant}{what} seed {finished.run.seed}: {said} ({finished.wall_s:.1f} s)"
             bar.finished(line, outcome.error, finished.run)
 
 
@@ -329,6 +338,60 @@ def reproduce(plans: Sequence[Plan], settings: Sequence[tuple[str, Sequence[str]
         screen.print_reproduce(results.reproduce)
         runs = [run for plan in plans for run in plan.runs]
         return _ended(runs, folder, stopped, [])
+
+
+def probe(options: argparse.Namespace, folder: Path) -> int:
+    """Train on every task, length and variant, and set the scores side by side. The exit status."""
+    from harness import record, screen
+    from harness.corpus import NOTHING
+
+    plans = _probes(options)
+    with record.writing(folder):
+        seeds = range(plans[0].seeds)
+        runs = [plan.run(variant, seed) for seed in seeds for plan in plans for variant in plan.variants]
+        todo = [run for run in runs if not record.done(folder, run)]
+        print(f"probe: {len(runs)} trainings{f', {len(runs) - len(todo)} done already' * (len(todo) < len(runs))}; "
+              f"{', '.join(dict.fromkeys(plan.protocol.task for plan in plans))}; {plans[0].device}")  # fmt: skip
+        record.write_grid(folder, "probe", {"runs": [run.key for run in runs], "session": "", "anchors": {}})
+        stopped = 0
+        try:
+            train(todo, NOTHING, "", folder)
+        except KeyboardInterrupt as stop:
+            stopped = _status(stop)
+        results = refresh(folder, draw=not stopped)
+        screen.print_probes(results.probes)
+        return _ended(runs, folder, stopped, [])
+
+
+def _probes(options: argparse.Namespace) -> list[Plan]:
+    """A plan a task and length. ValueError, in one line, for what cannot be asked of a probe."""
+    import variants
+    from harness import probes
+    from harness.corpus import NOTHING
+
+    if options.protocol or options.corpus:
+        raise ValueError("probe has no --protocol and no --corpus: its tasks make their own data (--tasks, --lengths)")
+    for setting in options.settings:
+        if setting.partition("=")[0] not in grid.PROBE_FIELDS:
+            raise ValueError(grid.unknown("field of a probe", setting.partition("=")[0], grid.PROBE_FIELDS))
+    names = tuple(dict.fromkeys(variants.canonical(v) for v in options.variants or grid.PROBED))
+    tasks = tuple(dict.fromkeys(options.tasks or grid.PROBES))
+    for task in tasks:
+        if task not in grid.PROBES:
+            raise ValueError(grid.unknown("task", task, grid.PROBES))
+    if options.engine not in ("auto", *variants.ENGINES):
+        raise ValueError(grid.unknown("engine", options.engine, ("auto", *variants.ENGINES)))
+    seeds = PROBE_SEEDS if options.seeds is None else _count("seeds", options.seeds)
+    device = _device(options.device)
+    asked = [_count("length", length) for length in options.lengths or ()]
+    if asked and min(asked) < 2:
+        raise ValueError("length is at least 2: the adding task marks two numbers")
+    plans = []
+    for task in tasks:
+        for length in dict.fromkeys(asked or probes.PROBES[task].lengths[device == "cuda"]):
+            protocol = dataclasses.replace(grid.PROBES[task].override(options.settings), num_steps=length)
+            plans.append(Plan("probe", names, protocol, seeds, NOTHING, device, options.engine))
+    return plans
 
 
 def asked(plan: Plan) -> dict[str, object]:
@@ -565,6 +628,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _report(folder)
         if options.verb == "reproduce":
             return reproduce(*_reproductions(options), folder)
+        if options.verb == "probe":
+            return probe(options, folder)
         if options.verb == "sweep":
             options.protocol = options.protocol or "classic"
             settings = [[*options.settings, f"hidden={h}"] for h in ((256, 128, 192, 512) if options.full else SIZES)]

@@ -63,6 +63,9 @@ class Corpus:
     note: str = ""
 
 
+NOTHING = Corpus("", "", None, ())  # type: ignore[arg-type]  # the text of what has none
+
+
 def load(source: str | None = None, cache: Path | None = None, whole: bool = False) -> Corpus:
     """The text called `time-machine` or `embedded`, or the UTF-8 file at that path.
 

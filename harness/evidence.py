@@ -89,6 +89,29 @@ def lesions(data: record.Results) -> pd.DataFrame:
     return pd.DataFrame({"seed": rows.seed, "lesion": rows.lesion, "after": after, "trained": trained})
 
 
+def probe_scores(probes: pd.DataFrame) -> pd.DataFrame:
+    """Of each task, length and variant, over seeds: the mean score, its 95 % t interval, n, how many failed."""
+    rows = []
+    known = probes.assign(error=probes.error.fillna("")).groupby(["protocol", "task", "length", "variant"], sort=False)
+    for (label, task, length, variant), own in known:
+        scores = pd.to_numeric(own.score[own.error == ""]).dropna().to_numpy(dtype=float)
+        bounds = stats.interval(scores)
+        rows.append({
+            "protocol": label, "task": task, "length": int(length), "variant": variant,
+            "engine": own.engine.iloc[0], "score_is": own.score_is.iloc[0], "trivial": float(own.trivial.iloc[0]),
+            "optimal": float(own.optimal.iloc[0]), "score": scores.mean() if len(scores) else math.nan,
+            "low": bounds.low, "high": bounds.high, "n": len(scores), "failed": len(own) - len(scores),
+        })  # fmt: skip
+    columns = ("protocol", "task", "length", "variant", "engine", "score_is", "trivial", "optimal", "score", "low",
+               "high", "n", "failed")  # fmt: skip
+    frame = pd.DataFrame(rows, columns=list(columns))
+    order = {name: k for k, name in enumerate([*grid.PROBED, *sorted(set(frame.variant))][::-1])}
+    tasks = {name: k for k, name in enumerate(grid.PROBES)}
+    keys = {"task": frame.task.map(tasks), "variant": -frame.variant.map(order).astype(float)}
+    frame = frame.assign(_task=keys["task"], _variant=keys["variant"])
+    return frame.sort_values(["_task", "length", "_variant"], kind="stable").drop(columns=["_task", "_variant"])
+
+
 def speed_samples(data: record.Results, table: pd.DataFrame) -> pd.DataFrame:
     """A row a fresh process, of the session the table was made from: label, round, and what it measured."""
     speed = data.speed[(data.speed.error == "") & ~data.speed.label.str.contains("#") & ~(data.speed.seeds > 1)]

@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection, wait
 from harness.corpus import Corpus
 from harness.grid import Run
 from harness.measure import Fact, describe, environment, now, settle
+from harness.probes import train as probe
 from harness.train import Outcome, packs, train
 
 
@@ -70,7 +71,7 @@ def _one(pack: Sequence[Run], corpus: Corpus, workers: int, tell: Tell) -> list[
 
     started, begun = now(), time.perf_counter()
     try:
-        outcomes = train(pack, corpus, progress)
+        outcomes = train(pack, corpus, progress) if pack[0].protocol.task == "text" else probe(pack, progress)
     except Exception as error:
         outcomes = [Outcome(error=describe(error))] * len(pack)
     wall_s = time.perf_counter() - begun

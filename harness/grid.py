@@ -13,6 +13,7 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 BASELINE = "gru"  # every difference is taken against it, paired by seed
 SPEED_BASELINE = "nn.gru"  # what an engineer would otherwise use; absent from a grid, BASELINE serves
@@ -36,6 +37,7 @@ CHOICES = {
     "rate": ("given", "chosen"),
     "match": ("hidden", "parameters"),
     "update_bias": ("own", "0", "1", "chrono"),
+    "task": ("text", "adding", "copy", "selective_copy", "counting"),
 }
 MAY_BE_ZERO = {"validation_characters"}
 RATES = (1.0, 2.0, 4.0, 8.0, 16.0)  # what rate=chosen chooses from, for every variant the same
@@ -61,6 +63,8 @@ class Protocol:
     `match` parameters: each variant has the hidden size that gives it the parameters of BASELINE with `hidden`.
     `update_bias`: initial bias of a GRU's update gate, where Z = 1 keeps: as `init` has it, 0, 1, or log U(1,
     num_steps - 1) (chrono, Tallec and Ollivier 2018).
+
+    `task`: the text, or a probe (harness/probes.py): then `num_steps` is its length, and an epoch 100 updates by Adam.
     """
 
     name: str = "classic"
@@ -80,11 +84,12 @@ class Protocol:
     rate: str = "given"
     match: str = "hidden"
     update_bias: str = "own"
+    task: str = "text"
 
     @property
     def label(self) -> str:
         """Its name, with every field that was overridden: `classic,hidden=64`."""
-        base = PROTOCOLS.get(self.name)
+        base = (PROTOCOLS | PROBES).get(self.name)
         changed = [
             f"{f.name}={_spell(getattr(self, f.name))}"
             for f in dataclasses.fields(self)
@@ -97,7 +102,7 @@ class Protocol:
     def override(self, settings: Iterable[str]) -> Protocol:
         """A copy with `field=value` texts applied. ValueError names the field, the choices, the value."""
         changes: dict[str, int | float | str] = {}
-        kinds = {f.name: type(f.default) for f in dataclasses.fields(self) if f.name != "name"}
+        kinds = {f.name: type(f.default) for f in dataclasses.fields(self) if f.name not in ("name", "task")}
         for setting in settings:
             field, equals, text = setting.partition("=")
             if not equals:
@@ -147,6 +152,30 @@ PROTOCOLS = {
         ),
     )
 }
+
+
+PROBES = {
+    name: Protocol(name=name, task=name, num_steps=10, hidden=32, lr=0.005, epochs=20, init="torch")
+    for name in ("adding", "copy", "selective_copy", "counting")
+}
+
+
+class Score(NamedTuple):
+    """What a probe's score is, what a network without memory reaches, and what a perfect one does."""
+
+    score_is: str
+    trivial: float
+    optimal: float
+
+
+SCORES = {
+    "adding": Score("mean squared error", 1 / 6, 0.0),
+    "copy": Score("share recalled", 1 / 8, 1.0),
+    "selective_copy": Score("share recalled", 1 / 8, 1.0),
+    "counting": Score("share of longer strings right", 0.0, 1.0),
+}
+PROBED = ("gru", "gru:R=1", "gru:Z=0", "rnn", "nn.gru", "nn.lstm")
+PROBE_FIELDS = ("batch_size", "hidden", "lr", "clip", "epochs", "init", "update_bias")
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from typing import Any
 
 import pandas as pd
 
-from harness.grid import Protocol, Run
+from harness.grid import SCORES, Protocol, Run
 from harness.measure import now
 
 VERSION = 1  # of the JSON files
@@ -71,6 +71,12 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         "protocol", "variant", "engine", "quantity", "published", "published_sd", "builds_least", "builds_most",
         "perplexity", "sd", "seeds", "failed", "within_2sd", "exp_of_mean", "corpus",
     ),
+    # one row a training on a probe: a task that asks for memory
+    "probes": (
+        "run", "variant", "engine", "capture", "precision", "device", "seed", "protocol", "task", "length", "hidden",
+        "parameters", "score", "score_is", "trivial", "optimal", "tokens", "train_s", "wall_s", "together",
+        "environment", "started", "load", "error",
+    ),
     # one row a variant and a learning rate that was tried for it
     "learning_rates": (
         "protocol", "corpus_sha256", "variant", "lr", "seeds", "failed", "validation_perplexity", "chosen",
@@ -108,6 +114,7 @@ class Results:
     heat: pd.DataFrame
     speed: pd.DataFrame
     reproduce: pd.DataFrame
+    probes: pd.DataFrame
     learning_rates: pd.DataFrame
     anchors: pd.DataFrame
     protocols: pd.DataFrame
@@ -247,7 +254,7 @@ def gather(folder: Path) -> Results:
         same = dataclasses.replace(run, source="")
         if same in rows and (rows[same]["run"] in named, rows[same]["started"]) > (key in named, row["started"]):
             continue
-        rows[same] = row
+        rows[same] = row | _probe(run, outcome)
         points[same] = [{**row, **point} for point in outcome["curve"]]
         held = outcome.get("lesions", {})  # results of before there were any have none
         inside["lesions"][same] = [{**row, "lesion": name, "heldout_perplexity": held[name]} for name in held]
@@ -276,7 +283,8 @@ def gather(folder: Path) -> Results:
     empty = {name: frame(name, []) for name in ("bench", "ablate", "reproduce")}
     return Results(
         **empty,
-        runs=frame("runs", [rows[r] for r in trained]),
+        runs=frame("runs", [rows[r] for r in trained if r.protocol.task == "text"]),
+        probes=frame("probes", [rows[r] for r in trained if r.protocol.task != "text"]),
         curves=frame("curves", [point for r in trained for point in points[r]]),
         **{name: frame(name, [row for r in trained for row in rows[r]]) for name, rows in inside.items()},
         speed=frame("speed", blocks),
@@ -339,6 +347,14 @@ def _as_run(fields: Loaded) -> Run:
 def _common(run: Run) -> Loaded:
     fields = ("variant", "engine", "capture", "precision", "device")
     return {f: getattr(run, f) for f in fields} | {"protocol": run.protocol.label, "hidden": run.setting.hidden}
+
+
+def _probe(run: Run, outcome: Loaded) -> Loaded:
+    """What a training on a probe has besides."""
+    if run.protocol.task == "text":
+        return {}
+    probe = SCORES[run.protocol.task]
+    return {"task": run.protocol.task, "length": run.protocol.num_steps, "score": outcome["score"], **probe._asdict()}
 
 
 def _environment(known: dict[str, Loaded], facts: Loaded) -> str:

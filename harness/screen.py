@@ -113,6 +113,25 @@ def print_reproduce(table: pd.DataFrame) -> None:
     print("\nperplexity, mean +- sd over builds and over seeds; classic: training, v1: held out, mean of exp(loss).")
 
 
+def print_probes(table: pd.DataFrame) -> None:
+    """Every task's scores, a line a length, a column a variant."""
+    from harness.evidence import probe_scores
+    from harness.spell import bracket
+
+    scores = probe_scores(table)
+    names = list(dict.fromkeys(scores.variant))
+    rows = [("task", "length", *names)]
+    for (task, length), own in scores.groupby(["task", "length"], sort=False):
+        said = {r.variant: f"{r.score:.3f} {bracket(r.low, r.high, lambda x: f'{x:.2f}')}" for r in own.itertuples()}
+        rows.append((str(task), str(length), *[said.get(name, "") for name in names]))
+    _print(rows, {"task"})
+    for task, own in scores.groupby("task", sort=False):
+        first = own.iloc[0]
+        print(
+            f"{task}: {first.score_is}, trivial {first.trivial:.3f}, optimal {first.optimal:g}, n up to {own.n.max()}"
+        )
+
+
 def _print(rows: Sequence[Sequence[str]], texts: set[str]) -> None:
     """Rows in columns, the first their heads; `texts` to the left, all others to the right."""
     wide = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]

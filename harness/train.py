@@ -51,6 +51,7 @@ class Outcome:
     error: str = ""
     curve: tuple[Point, ...] = field(default=())
     lesions: dict[str, float | None] = field(default_factory=dict)  # 'R=0' -> held-out perplexity
+    score: float | None = None  # of a probe
     gates: dict[str, dict[str, float]] = field(default_factory=dict)  # of harness/inside.py, over the held-out text
     reach: dict[int, float] = field(default_factory=dict)
     heat: tuple[dict[str, object], ...] = ()

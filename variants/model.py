@@ -23,7 +23,8 @@ class Model(nn.Module):
 
     Initial values come from a generator per (seed, name of the tensor), so a tensor that two variants share
     starts equal. All weights are float32 values, also in a float64 model. `engine` executes the cell; '' is the
-    plainest that can. `update_bias`: of the gate whose bias the cell names in `keeps`, as `grid.Protocol` has it.
+    plainest that can. `outputs` of the output layer, as many as the vocabulary if not given. `update_bias`: of the
+    gate whose bias the cell names in `keeps`, as `grid.Protocol` has it.
     """
 
     def __init__(
@@ -38,11 +39,12 @@ class Model(nn.Module):
         engine: str = "",
         update_bias: str = "own",
         horizon: int = 0,
+        outputs: int = 0,
     ) -> None:
         super().__init__()
         self.cell: Cell = get(variant)(vocabulary, hidden, len(seeds))
-        self.W_hq = nn.Parameter(torch.zeros(len(seeds), hidden, vocabulary))
-        self.b_q = nn.Parameter(torch.zeros(len(seeds), 1, vocabulary))
+        self.W_hq = nn.Parameter(torch.zeros(len(seeds), hidden, outputs or vocabulary))
+        self.b_q = nn.Parameter(torch.zeros(len(seeds), 1, outputs or vocabulary))
         self.unroll = importlib.import_module(f"variants.engines.{engine or plainest(variant)}").unroll
         library = isinstance(self.cell, Library)
         if init == "own":
@@ -54,6 +56,8 @@ class Model(nn.Module):
                 if name == self.cell.keeps and update_bias != "own":
                     value.data[k] = kept(update_bias, value.shape[1:], seed, horizon)
         self.to(device=device, dtype=dtype)
+        self.moments: tuple[Tensor, ...] = ()
+        self.steps = 0
         self.rows: list[tuple[Tensor, Tensor]] = []  # every weight and its gradient, a row a seed
         for weight in self.parameters():
             weight.grad = torch.zeros_like(weight)
@@ -82,14 +86,36 @@ class Model(nn.Module):
         Gives the norms before clipping (S,); no value is read back from the device. A seed whose norm is not
         finite stays where it is.
         """
-        values, gradients = zip(*self.rows, strict=True)
-        flat = torch.cat(gradients, 1)  # (S, P): few operations on much, where each costs a launch
-        norm: Tensor = torch.linalg.vector_norm(flat, dim=1)
+        flat, norm = self.gradients()
         step = (lr * (clip / norm).clamp(max=1))[:, None]
-        change = torch.where(norm.isfinite()[:, None], flat * step, 0.0)
+        self.subtract(torch.where(norm.isfinite()[:, None], flat * step, 0.0))
+        return norm
+
+    def adam(self, lr: float, clip: float, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8) -> Tensor:
+        """As `update`, the step Adam's. Kingma and Ba 2015, https://arxiv.org/abs/1412.6980, algorithm 1."""
+        flat, norm = self.gradients()
+        if not self.moments:
+            self.moments = (torch.zeros_like(flat), torch.zeros_like(flat))
+        self.steps += 1
+        m, v = self.moments
+        g = flat * (clip / norm).clamp(max=1)[:, None]
+        fine = norm.isfinite()[:, None]
+        m.copy_(torch.where(fine, beta1 * m + (1 - beta1) * g, m))
+        v.copy_(torch.where(fine, beta2 * v + (1 - beta2) * g * g, v))
+        size = lr * (m / (1 - beta1**self.steps)) / ((v / (1 - beta2**self.steps)).sqrt() + eps)
+        self.subtract(torch.where(fine, size, 0.0))
+        return norm
+
+    def gradients(self) -> tuple[Tensor, Tensor]:
+        """All of them in one (S, P), few operations on much where each costs a launch; and their norms (S,)."""
+        flat = torch.cat([gradient for _, gradient in self.rows], 1)
+        return flat, torch.linalg.vector_norm(flat, dim=1)
+
+    def subtract(self, change: Tensor) -> None:
+        """Take a change (S, P) from the weights; gradients back to zero."""
+        values, gradients = zip(*self.rows, strict=True)
         torch._foreach_sub_(values, change.split([g.shape[1] for g in gradients], 1))
         torch._foreach_zero_(gradients)
-        return norm
 
 
 def matched(variant: str, like: str, vocabulary: int, hidden: int) -> int:

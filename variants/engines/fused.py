@@ -49,8 +49,12 @@ def unroll(
     b, b_n = _biases(cell, gates, held)
     W_n = cell.W_hh if held.get("R", 1.0) == 1 else cell.W_hh * held["R"]
     W_h = [getattr(cell, f"W_h{k}") for k in gates] + [W_n] * (not isinstance(W_n, Absent))
-    table = W_x + b  # the input product, of every character there is
-    offsets = cell.d * torch.arange(cell.seeds, device=X.device)[:, None, None]
+    if X.is_floating_point():  # (T, S, n, d) numbers: each its own row
+        table = (X.transpose(0, 1) @ W_x.unsqueeze(1) + b.unsqueeze(1)).flatten(1, 2)
+        X = torch.arange(table.shape[1], device=X.device).view(X.shape[0], 1, X.shape[2]).expand(X.shape[:3])
+    else:
+        table = W_x + b  # the input product, of every character there is
+    offsets = table.shape[1] * torch.arange(cell.seeds, device=X.device)[:, None, None]
     W = torch.cat(W_h, -1) if W_h else None
     H = (recurrence or Recurrence).apply(table, X.transpose(0, 1) + offsets, state[0], W, b_n, reset, held.get("Z"))
     return H.transpose(0, 1), (H[:, -1],)

@@ -1,0 +1,193 @@
+"""PROBES: tasks that ask for memory and nothing else, made by the batch; difficulty is a length.
+
+Rule: a task is a function of (length, how many, generator) and knows no network. A network is trained on its seed's own
+data and scored on data that is the same for every network. Every task says its score; what a network without memory
+reaches (trivial) and what a perfect one does (optimal) are in grid.SCORES.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from harness.grid import Run
+from harness.train import Outcome, Progress, clock
+from variants.model import Model
+
+SCORED, SCORE_SEED = 1_000, 10**6  # sequences that are scored, and the generator they come from
+UPDATES = 100  # in an epoch
+SYMBOLS, KEPT = 8, 10  # of copy: different symbols, and how many are to be remembered
+
+Batch = tuple[Tensor, Tensor, Tensor]  # inputs (T, n) or (T, n, d), answers (T, n), where they count (T, n)
+
+
+def adding(length: int, n: int, rng: torch.Generator) -> Batch:
+    """Two of `length` numbers are marked, one in each half; at the end their sum is asked for. Score: mean squared error.
+
+        numbers   .71 .10 .49 .82 .33 .64        answer .10 + .64 = .74
+        marks       0   1   0   0   0   1
+
+    Numbers are uniform from 0 to 1, so always answering 1 has an error of 1/6. Hochreiter and Schmidhuber 1997.
+    """
+    numbers, marks = torch.rand(length, n, generator=rng), torch.zeros(length, n)
+    half, columns = length // 2, torch.arange(n)
+    first = torch.randint(half, (n,), generator=rng)
+    second = torch.randint(half, length, (n,), generator=rng)
+    marks[first, columns] = marks[second, columns] = 1.0
+    counts = torch.zeros(length, n, dtype=torch.bool)
+    counts[-1] = True
+    return torch.stack([numbers, marks], -1), (numbers * marks).sum(0).expand(length, n), counts
+
+
+def copy(length: int, n: int, rng: torch.Generator) -> Batch:
+    """Ten symbols, `length` blanks, a signal: then the symbols again, in order. Score: share of them that is right.
+
+        input    c a h b . . . . . . ! . . .        (here four symbols and six blanks)
+        answer                       c a h b
+
+    There are 8 symbols, so guessing is right 1/8 of the time. Hochreiter and Schmidhuber 1997; Arjovsky et al. 2016.
+    """
+    symbols = torch.randint(SYMBOLS, (KEPT, n), generator=rng)
+    X = torch.full((length + 2 * KEPT, n), SYMBOLS)
+    X[:KEPT] = symbols
+    X[length + KEPT] = SYMBOLS + 1
+    return _recall(X, symbols)
+
+
+def selective_copy(length: int, n: int, rng: torch.Generator) -> Batch:
+    """As copy, the ten symbols scattered among `length` blanks: when to remember is in the input. Score: as copy.
+
+        input    . c . . a h . . b . ! . . .        (here four symbols and six blanks)
+        answer                       c a h b
+
+    Gu and Dao 2023, after Jing et al. 2019.
+    """
+    symbols = torch.randint(SYMBOLS, (KEPT, n), generator=rng)
+    X = torch.full((length + 2 * KEPT, n), SYMBOLS)
+    where = torch.rand(n, length + KEPT, generator=rng).argsort(1)[:, :KEPT].sort(1).values.T
+    X[where, torch.arange(n)] = symbols
+    X[length + KEPT] = SYMBOLS + 1
+    return _recall(X, symbols)
+
+
+def counting(length: int, n: int, rng: torch.Generator) -> Batch:
+    """a^k b^k, k from 1 to `length`: after the first b, every next symbol is certain. Score: share of strings all right.
+
+        input    | a a a b b b        answer (from the first b on)    b b |
+
+    What is scored is longer than all that is trained on: k from length + 1 to 2 length. Always b is right for none.
+    Gers and Schmidhuber 2001; Weiss et al. 2018.
+    """
+    return _strings(torch.randint(1, length + 1, (n,), generator=rng), length)
+
+
+def counting_on(length: int, n: int, rng: torch.Generator) -> Batch:
+    """What `counting` is scored on."""
+    return _strings(torch.randint(length + 1, 2 * length + 1, (n,), generator=rng), 2 * length)
+
+
+def _strings(k: Tensor, longest: int) -> Batch:
+    t = torch.arange(2 * longest + 2)[:, None]
+    text = torch.where(t <= k, 1, torch.where(t <= 2 * k, 2, 0))
+    text[0] = 0
+    X, Y = text[:-1], text[1:]
+    return X, Y, (t[:-1] > k) & (t[:-1] <= 2 * k)
+
+
+def _recall(X: Tensor, symbols: Tensor) -> Batch:
+    """The last KEPT steps answer with the symbols."""
+    Y, counts = torch.zeros_like(X), torch.zeros_like(X, dtype=torch.bool)
+    Y[-KEPT:], counts[-KEPT:] = symbols, True
+    return X, Y, counts
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A task: how its data is made, its inputs and outputs, its lengths on a CPU and, as published, on a GPU."""
+
+    make: Callable[[int, int, torch.Generator], Batch]
+    inputs: int
+    outputs: int
+    lengths: tuple[tuple[int, ...], tuple[int, ...]]
+    scored: Callable[[int, int, torch.Generator], Batch] | None = None  # where it is not as what is trained on
+
+
+PROBES = {
+    "adding": Probe(adding, 2, 1, ((10, 25, 50), (200, 400, 600))),
+    "copy": Probe(copy, SYMBOLS + 2, SYMBOLS, ((5, 10, 20), (50, 100, 200))),
+    "selective_copy": Probe(selective_copy, SYMBOLS + 2, SYMBOLS, ((5, 10, 20), (50, 100, 200))),
+    "counting": Probe(counting, 3, 3, ((5, 10, 20), (50, 100, 200)), counting_on),
+}
+
+
+def train(runs: Sequence[Run], progress: Progress = lambda share, score: None) -> list[Outcome]:
+    """As harness.train.train, on a probe: perplexities stay None, `score` is the task's, on data never trained on."""
+    protocol, device = runs[0].setting, runs[0].device
+    probe = PROBES[protocol.task]
+    model = Model(
+        runs[0].variant, probe.inputs, protocol.hidden, [run.seed for run in runs], protocol.init, device=device,
+        engine=runs[0].engine, update_bias=protocol.update_bias, horizon=protocol.num_steps, outputs=probe.outputs,
+    )  # fmt: skip
+    generators = [torch.Generator().manual_seed(run.seed) for run in runs]
+    lost = torch.zeros(len(runs), dtype=torch.bool, device=device)
+    train_s = 0.0
+    for epoch in range(protocol.epochs):
+        begun = clock(device)
+        for _ in range(UPDATES):
+            drawn = [probe.make(protocol.num_steps, protocol.batch_size, g) for g in generators]
+            X, Y, counts = together(drawn, device)
+            losses = loss(model(X, model.cell.begin(protocol.batch_size))[0], Y, counts)
+            losses.sum().backward()
+            lost |= ~model.adam(protocol.lr, protocol.clip).isfinite()
+        train_s += clock(device) - begun
+        progress((epoch + 1) / protocol.epochs, None)
+        if bool(lost.all()):
+            break
+    scores = score(model, protocol.task, protocol.num_steps, len(runs), device)
+    return [
+        Outcome(
+            parameters=model.parameters_per_seed, train_s=train_s, score=None if gone else value,
+            tokens=protocol.epochs * UPDATES * protocol.batch_size * len(X),
+            error="diverged: the gradient is not a number" if gone else "",
+        )
+        for value, gone in zip(scores, (lost | ~torch.tensor(scores, device=device).isfinite()).tolist(), strict=True)
+    ]  # fmt: skip
+
+
+def together(batches: Sequence[Batch], device: str) -> Batch:
+    """Each seed's own batch side by side: (T, S, n)."""
+    X, Y, counts = (torch.stack(parts, 1).to(device) for parts in zip(*batches, strict=True))
+    return X, Y, counts
+
+
+def loss(outputs: Tensor, Y: Tensor, counts: Tensor) -> Tensor:
+    """(S,) mean over what counts: cross-entropy in nats, or of one output the squared error. outputs (T, S, n, k)."""
+    if outputs.shape[-1] == 1:
+        each = (outputs[..., 0] - Y) ** 2
+    else:
+        each = nn.functional.cross_entropy(outputs.movedim(-1, 1), Y, reduction="none")
+    return (each * counts).sum((0, 2)) / counts.sum((0, 2))
+
+
+@torch.no_grad()
+def score(model: Model, task: str, length: int, seeds: int, device: str) -> list[float]:
+    """Of every seed, on the same SCORED sequences."""
+    X, Y, counts = together([fresh(task, length)] * seeds, device)
+    outputs, _ = model(X, model.cell.begin(X.shape[2]))
+    if outputs.shape[-1] == 1:
+        return [float(x) for x in loss(outputs, Y, counts)]
+    right = (outputs.argmax(-1) == Y) | ~counts
+    if task == "counting":
+        return [float(x) for x in right.all(0).double().mean(1)]
+    return [float(x) for x in ((right & counts).sum((0, 2)) / counts.sum((0, 2)))]
+
+
+@functools.cache
+def fresh(task: str, length: int) -> Batch:
+    """Sequences that no training has seen but by chance."""
+    probe = PROBES[task]
+    return (probe.scored or probe.make)(length, SCORED, torch.Generator().manual_seed(SCORE_SEED))
