@@ -39,6 +39,8 @@ DARK = {"ink": "#e6e9ec", "muted": "#a3adb8", "grid": "#343c45", "point": "#7782
 SWAP = {light: DARK[name] for name, light in LIGHT.items()}
 FAMILY = {"rnn": "vermilion", "gru": "blue", "lstm": "green"}
 VERDICT = {"worse": ("vermilion", ">"), "better": ("green", "<"), "equivalent": ("blue", "s")}
+Draw = Callable[..., Figure | None]
+Describe = Callable[..., str]
 FONT = "system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,sans-serif"
 
 
@@ -306,6 +308,192 @@ def perplexity_speed_alt(table: pd.DataFrame, anchors: pd.DataFrame) -> str:
         + f". No other is both better and faster than: {', '.join(front)}."
     )
     return text + "".join(f" Reference line: {name} at {ppl(value)}." for name, value in _references(anchors))
+
+
+def probe_curves(scores: pd.DataFrame, width: float = WIDE) -> Figure | None:
+    """Score against length, one panel a task: mean over seeds with its 95 % interval. Dotted: what a network without
+    memory reaches, and what a perfect one does. Of adding, an error, lower is better; of the others higher is.
+    Solid lines are cells with every gate, dashed ones have a gate fixed or none, squares are torch's own."""
+    data = scores.dropna(subset=["score"])
+    if data.empty:
+        return None
+    tasks = list(dict.fromkeys(data.task))
+    columns = min(len(tasks), 2 if width > 5 else 1)
+    rows = math.ceil(len(tasks) / columns)
+    with _style() as ink:
+        figure = Figure(figsize=(width, 0.5 + 2.3 * rows), layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False)
+        for panel, task in zip(grid.flat, tasks, strict=False):
+            own = data[data.task == task]
+            names = list(dict.fromkeys(own.variant))
+            for k, name in enumerate(names):
+                mine = own[own.variant == name].sort_values("length")
+                x = np.arange(len(mine)) + (k - len(names) / 2) * 0.04
+                at = [sorted(set(own.length)).index(length) for length in mine.length]
+                x = np.array(at) + (k - len(names) / 2) * 0.04
+                panel.vlines(x, mine.low, mine.high, color=ink[_family(name)], lw=1.2)
+                panel.plot(x, mine.score, color=ink[_family(name)], marker=_marker(name), ms=4.5, lw=1.1,
+                           ls="--" if ":" in name or "rnn" in name else "-", label=_short(name))  # fmt: skip
+            for value in (own.trivial.iloc[0], own.optimal.iloc[0]):
+                panel.axhline(value, color=ink["ink"], lw=0.9, ls=":")
+            lengths = sorted(set(own.length))
+            panel.set_xticks(range(len(lengths)), [str(length) for length in lengths])
+            panel.set_title(f"{str(task).replace('_', ' ')}: {own.score_is.iloc[0]}", loc="left", color=ink["ink"])
+        for panel in grid.flat[len(tasks) :]:
+            panel.set_visible(False)
+        handles, labels = grid.flat[0].get_legend_handles_labels()
+        figure.legend(
+            handles, labels, loc="outside lower center", ncols=6 if width > 5 else 3, frameon=False, fontsize=8
+        )
+        for panel in grid.flat[max(0, len(tasks) - columns) : len(tasks)]:
+            panel.set_xlabel("length")
+        return figure
+
+
+def probe_curves_alt(scores: pd.DataFrame) -> str:
+    data = scores.dropna(subset=["score"])
+    if data.empty:
+        return ""
+    said = []
+    for (task, length), own in data.groupby(["task", "length"], sort=False):
+        each = ", ".join(f"{r.variant} {r.score:.3g} (n = {r.n})" for r in own.itertuples())
+        first = own.iloc[0]
+        ends = f"trivial {first.trivial:.3g}, optimal {first.optimal:g}"
+        said.append(f"{task}, length {length} ({first.score_is}, {ends}): {each}")
+    return f"Line charts of score against length, {data.task.nunique()} tasks. {'; '.join(said)}."
+
+
+def reach(shares: pd.DataFrame, width: float = WIDE) -> Figure | None:
+    """Share of the gradient at a character that reaches the state some characters before it, logarithmic: geometric
+    mean over seeds, band: its 95 % interval. Higher is a longer memory in training; a straight line down forgets at
+    one rate. Dashed: a gate is fixed, or there is none."""
+    data = shares[(shares.gradient_share > 0) & (shares.characters_back > 0)]
+    if data.empty:
+        return None
+    with _style() as ink:
+        figure = Figure(figsize=(width, 3.6), layout="constrained")
+        ax = figure.subplots()
+        names = list(dict.fromkeys(data.label))[:MOST]
+        for k, name in enumerate(names):
+            line = _over(data[data.label == name], "characters_back", "gradient_share")
+            colour = ink[_family(name)]
+            ax.fill_between(line.index, line.low, line.high, color=colour, alpha=0.15, lw=0)
+            ax.plot(line.index, line["mean"], color=colour, lw=1.3, marker="osD^vP*X<>"[k % 10], ms=4,
+                    ls="--" if ":" in name or "rnn" in name else "-", label=_short(name))  # fmt: skip
+        ax.set_yscale("log")
+        ax.set_ylim(bottom=max(ax.get_ylim()[0], 1e-12))
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}" if y >= 0.01 else f"{y:.0e}"))
+        ax.yaxis.set_minor_formatter(NullFormatter())
+        ax.set_xlabel("characters back")
+        ax.set_ylabel("share of the gradient")
+        figure.legend(loc="outside right center" if width > 5 else "outside lower center", frameon=False, fontsize=8,
+                      ncols=1 if width > 5 else 2)  # fmt: skip
+        return figure
+
+
+def reach_alt(shares: pd.DataFrame) -> str:
+    data = shares[(shares.gradient_share > 0) & (shares.characters_back > 0)]
+    if data.empty:
+        return ""
+    said = []
+    for name, own in data.groupby("label", sort=False):
+        line = _over(own, "characters_back", "gradient_share")
+        at = [t for t in (4, 16, 64) if t in line.index]
+        said.append(f"{name} " + ", ".join(f"{line['mean'][t]:.1e} at {t}" for t in at)
+                    + f" (n = {own.seed.nunique()} seeds)")  # fmt: skip
+    return f"Line chart of the share of the gradient left, by characters back, {len(said)} variants: {'; '.join(said)}."
+
+
+def time_constants(gates: pd.DataFrame, width: float = WIDE) -> Figure | None:
+    """Characters after which a unit has forgotten all but 1/e of its state, by its update gate: the median unit, and
+    the range from the 10th to the 90th hundredth of units (thin) and from the 25th to the 75th (thick); medians over
+    seeds. Only gates at which 1 keeps the state."""
+    data = gates.dropna(subset=["tau_50"])
+    if data.empty:
+        return None
+    with _style() as ink:
+        names = list(dict.fromkeys(data.label))[:MOST]
+        figure = Figure(figsize=(width, 0.9 + 0.36 * len(names)), layout="constrained")
+        ax = figure.subplots()
+        for y, name in enumerate(names):
+            tau = data.loc[data.label == name, [f"tau_{q}" for q in (10, 25, 50, 75, 90)]].median()
+            colour = ink[_family(name)]
+            ax.plot([tau.tau_10, tau.tau_90], [y, y], color=colour, lw=1)
+            ax.plot([tau.tau_25, tau.tau_75], [y, y], color=colour, lw=4, alpha=0.6)
+            ax.plot(tau.tau_50, y, marker=_marker(name), ms=7, color=colour)
+        ax.set_xscale("log")
+        ax.set_xlim(_at_least(3, *ax.get_xlim()))
+        _plain(ax, "x")
+        ax.set_yticks(range(len(names)), [_short(name) for name in names])
+        ax.set_ylim(len(names) - 0.5, -0.5)
+        ax.set_xlabel("time constant, characters (log scale), longer memory \u2192")
+        return figure
+
+
+def time_constants_alt(gates: pd.DataFrame) -> str:
+    data = gates.dropna(subset=["tau_50"])
+    if data.empty:
+        return ""
+    said = []
+    for name, own in data.groupby("label", sort=False):
+        tau = own[["tau_10", "tau_50", "tau_90"]].median()
+        said.append(f"{name} {tau.tau_50:.3g} ({tau.tau_10:.3g} to {tau.tau_90:.3g}, n = {own.seed.nunique()} seeds)")
+    return f"Dot plot of units' time constants in characters, median and 10 to 90 %: {'; '.join(said)}."
+
+
+def gate_map(heat: pd.DataFrame, width: float = WIDE) -> Figure | None:
+    """Gate values of one trained network over a sentence of held-out text, a column a character, a row a unit; dark is
+    open, 1, and light is shut, 0. The units are spread evenly from the one whose first gate is lowest on average to
+    the one whose is highest, the same in every panel. Z = 1 keeps the state, R = 1 lets the candidate see it."""
+    if heat.empty:
+        return None
+    run = heat.run.iloc[0]
+    own = heat[heat.run == run]
+    names = list(dict.fromkeys(own.gate))
+    with _style() as ink:
+        most = 60 if width > 5 else 24
+        figure = Figure(figsize=(width, 0.3 + 1.7 * len(names)), layout="constrained")
+        axes = figure.subplots(len(names), 1, squeeze=False)[:, 0]
+        for ax, gate in zip(axes, names, strict=True):
+            table = own[own.gate == gate].pivot_table(index="unit", columns="position", values="value").iloc[:, :most]
+            letters = (
+                own[own.gate == gate].drop_duplicates("position").sort_values("position").character.tolist()[:most]
+            )
+            mesh = ax.pcolormesh(table.to_numpy(), cmap="Blues", vmin=0, vmax=1, rasterized=False)
+            ax.set_xticks(np.arange(len(letters)) + 0.5, ["\u2423" if c == " " else _short(c) for c in letters])
+            ax.tick_params(axis="x", labelsize=7, length=0)
+            ax.set_yticks([])
+            ax.set_title(f"gate {gate}, seed {count(own.seed.iloc[0])}", loc="left", color=ink["ink"])
+            ax.grid(visible=False)
+        figure.colorbar(mesh, ax=axes.tolist(), fraction=0.03, pad=0.01)
+        return figure
+
+
+def gate_map_alt(heat: pd.DataFrame) -> str:
+    if heat.empty:
+        return ""
+    own = heat[heat.run == heat.run.iloc[0]]
+    text = "".join(own[own.gate == own.gate.iloc[0]].drop_duplicates("position").sort_values("position").character)
+    said = []
+    for gate, rows in own.groupby("gate", sort=False):
+        at = rows.groupby(["position", "character"]).value.mean()
+        low, high = at.idxmin(), at.idxmax()
+        said.append(f"gate {gate}, mean {rows.value.mean():.2f}, lowest at {low[1]!r} ({at.min():.2f}), highest at "
+                    f"{high[1]!r} ({at.max():.2f})")  # fmt: skip
+    return (
+        f"Heat map of {own.unit.nunique()} units over the {own.position.nunique()} characters {text!r}, "
+        f"{own.variant.iloc[0]}, one seed: {'; '.join(said)}."
+    )
+
+
+def _over(data: pd.DataFrame, by: str, column: str) -> pd.DataFrame:
+    """Geometric mean over seeds, and its 95 % t interval, by a column."""
+    rows = {}
+    for at, values in data.groupby(by)[column]:
+        logs = np.log(values.to_numpy(dtype=float))
+        bounds = stats.interval(logs)
+        rows[float(str(at))] = np.exp([logs.mean(), bounds.low, bounds.high])
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["mean", "low", "high"]).sort_index()
 
 
 def svg(figure: Figure) -> str:

@@ -19,7 +19,8 @@ ROW = ["variant", "engine", "capture", "precision", "device", "protocol"]
 TEXTS = {
     "run", "variant", "engine", "precision", "device", "protocol", "corpus", "corpus_sha256", "baseline", "verdict",
     "speed_baseline", "error", "sample", "environment", "started", "session", "label", "model", "name", "init",
-    "kernels", "lesion",
+    "kernels", "lesion", "quantity", "within_2sd", "gate", "character", "task", "score_is", "text", "sampling", "rate",
+    "match", "update_bias",
 }  # fmt: skip
 
 
@@ -30,7 +31,7 @@ def typed(results: record.Results) -> record.Results:
         frame = getattr(results, name).reindex(columns=list(columns))
         for column in columns:
             values = frame[column]
-            if column in {"capture", "disturbed"}:
+            if column in {"capture", "disturbed", "chosen"}:
                 frame[column] = values.astype(str).str.lower().isin(["true", "1", "1.0"])
             elif column in TEXTS or name == "environments":
                 frame[column] = values.astype(object).where(values.notna(), "").astype(str)
@@ -87,6 +88,22 @@ def lesions(data: record.Results) -> pd.DataFrame:
     after = np.log(rows.heldout_perplexity.to_numpy(dtype=float)) - rows.logs
     trained = rows.logs_held - rows.logs
     return pd.DataFrame({"seed": rows.seed, "lesion": rows.lesion, "after": after, "trained": trained})
+
+
+def inside(data: record.Results, name: str) -> pd.DataFrame:
+    """Rows of gates.csv or reach.csv, of trainings behind the rows of the ablation, else of the bench; with `label`."""
+    rows = getattr(data, name)
+    for table in (data.ablate, data.bench):
+        own = finished(data, table)
+        order = {name: k for k, name in enumerate(label(row, table) for _, row in table.iterrows())}
+        found = rows.merge(own[["run", "label"]], on="run")
+        if len(found):
+            return (
+                found.assign(_order=found.label.map(order))
+                .sort_values(["_order", "seed"], kind="stable")
+                .drop(columns="_order")
+            )
+    return rows.iloc[:0].assign(label="")
 
 
 def probe_scores(probes: pd.DataFrame) -> pd.DataFrame:

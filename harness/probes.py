@@ -26,7 +26,7 @@ Batch = tuple[Tensor, Tensor, Tensor]  # inputs (T, n) or (T, n, d), answers (T,
 
 
 def adding(length: int, n: int, rng: torch.Generator) -> Batch:
-    """Two of `length` numbers are marked, one in each half; at the end their sum is asked for. Score: mean squared error.
+    """Two of `length` numbers are marked, one in each half; their sum is asked for last. Score: mean squared error.
 
         numbers   .71 .10 .49 .82 .33 .64        answer .10 + .64 = .74
         marks       0   1   0   0   0   1
@@ -75,7 +75,7 @@ def selective_copy(length: int, n: int, rng: torch.Generator) -> Batch:
 
 
 def counting(length: int, n: int, rng: torch.Generator) -> Batch:
-    """a^k b^k, k from 1 to `length`: after the first b, every next symbol is certain. Score: share of strings all right.
+    """a^k b^k, k from 1 to `length`: after the first b every next symbol is certain. Score: share of strings all right.
 
         input    | a a a b b b        answer (from the first b on)    b b |
 

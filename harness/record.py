@@ -241,7 +241,7 @@ def gather(folder: Path) -> Results:
     for path in sorted((folder / "runs").glob("[!.]*.json")):
         whole = _load(path)
         run, outcome = _as_run(whole["run"]), whole["outcome"]
-        key = run.key
+        key = path.stem  # what it was when it was written: a field that was added since has changed `run.key`
         protocols[run.protocol.label] = dataclasses.asdict(run.protocol)
         row = _common(run) | {
             "run": key, "seed": run.seed, "corpus": whole["corpus"], "corpus_sha256": run.corpus_sha256,
@@ -259,7 +259,7 @@ def gather(folder: Path) -> Results:
         held = outcome.get("lesions", {})  # results of before there were any have none
         inside["lesions"][same] = [{**row, "lesion": name, "heldout_perplexity": held[name]} for name in held]
         inside["gates"][same] = [{**row, "gate": gate, **facts} for gate, facts in outcome.get("gates", {}).items()]
-        inside["reach"][same] = [
+        inside["reach"][same] = [  # by character
             {**row, "characters_back": int(t), "gradient_share": share} for t, share in outcome.get("reach", {}).items()
         ]
         inside["heat"][same] = [{**row, **fact} for fact in outcome.get("heat", [])]

@@ -11,15 +11,14 @@ import base64
 import functools
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
 import pandas as pd
-from matplotlib.figure import Figure
 
-from harness import draw, evidence, record, sentences, stats, tables
+from harness import draw, evidence, record, sections, sentences, stats, tables
 from harness.spell import count, mib, rate, several, unique
 from harness.tables import Numbers, Table
 
@@ -28,8 +27,6 @@ MOST_CSV = 900_000  # bytes of tables put inside the page, which is to stay unde
 LONGEST_ERROR = 2_000  # characters shown of one error
 
 Frames = tuple[pd.DataFrame, pd.DataFrame]
-Draw = Callable[..., Figure | None]
-Describe = Callable[[pd.DataFrame, pd.DataFrame], str]
 
 
 @dataclass(frozen=True)
@@ -80,6 +77,7 @@ def html(results: record.Results) -> str:
         noise=sentences.noise(data),
         lesions=tables.lesions(data),
         sweep=tables.sweep(data),
+        further=[(section, further(section)) for section in sections.sections(data)],
         machine=tables.machine(data),
         methods=sentences.methods(data),
         margin=stats.MARGIN_NATS,
@@ -139,7 +137,7 @@ def charts(data: record.Results, verb: str) -> list[Chart]:
         tables.samples_table(timed, "peak_memory_mib", mib),
         tables.samples_table(timed, "percent_of_peak", lambda x: f"{x:.1f}"),
     )
-    made: list[tuple[str, str, Draw, Describe, Frames, Numbers, str]] = [
+    made: list[tuple[str, str, draw.Draw, draw.Describe, Frames, Numbers, str]] = [
         ("effects", effects, draw.gate_effects, draw.gate_effects_alt, (labelled, points),
          tables.effects_table(labelled, points), "no difference to the baseline is known"),
         ("curves", "How does perplexity fall in training", draw.learning_curves, draw.learning_curves_alt,
@@ -161,17 +159,32 @@ def charts(data: record.Results, verb: str) -> list[Chart]:
         if not text:
             out.append(Chart(f"{verb}-{name}", heading, missing=f"Nothing to draw: {lack}. make {verb} measures it."))
             continue
-        images = []
-        for width in (draw.WIDE, draw.NARROW):
-            picture = figure(*frames, width=width)
-            drawn = draw.svg(picture) if picture else ""
-            images += [_svg_uri(drawn), _svg_uri(draw.darken(drawn))]
+        images = _images(figure, frames)
         caption = " ".join((figure.__doc__ or "").split())
         cut = f" The first {draw.MOST} of {len(table)} are drawn." if len(table) > draw.MOST else ""
         out.append(
             Chart(f"{verb}-{name}", heading, images, text, caption + cut, Table(f"{verb}-{name}-data", *numbers))
         )
     return out
+
+
+def further(section: sections.Section) -> list[Chart]:
+    """The charts of a further section; one that has no data is left out."""
+    return [
+        Chart(f"{section.id}-{name}", heading, _images(figure, frames), text, " ".join((figure.__doc__ or "").split()))
+        for name, heading, figure, alt, frames in section.pictures
+        if (text := alt(*frames))
+    ]
+
+
+def _images(figure: draw.Draw, frames: Sequence[pd.DataFrame]) -> list[str]:
+    """SVG data URIs: wide, wide dark, narrow, narrow dark."""
+    images = []
+    for width in (draw.WIDE, draw.NARROW):
+        picture = figure(*frames, width=width)
+        drawn = draw.svg(picture) if picture else ""
+        images += [_svg_uri(drawn), _svg_uri(draw.darken(drawn))]
+    return images
 
 
 def samples(data: record.Results) -> list[tuple[str, str, str]]:
