@@ -109,7 +109,9 @@ def inside(data: record.Results, name: str) -> pd.DataFrame:
 def probe_scores(probes: pd.DataFrame) -> pd.DataFrame:
     """Of each task, length and variant, over seeds: the mean score, its 95 % t interval, n, how many failed."""
     rows = []
-    known = probes.assign(error=probes.error.fillna("")).groupby(["protocol", "task", "length", "variant"], sort=False)
+    known = probes.assign(error=probes.error.astype(object).where(probes.error.notna(), "")).groupby(
+        ["protocol", "task", "length", "variant"], sort=False
+    )
     for (label, task, length, variant), own in known:
         scores = pd.to_numeric(own.score[own.error == ""]).dropna().to_numpy(dtype=float)
         bounds = stats.interval(scores)

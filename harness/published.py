@@ -59,7 +59,7 @@ def compare(runs: pd.DataFrame, asked: Mapping[str, Any]) -> pd.DataFrame:
             continue
         name = setting[0]
         own = runs[runs.run.isin(part["runs"]) & (runs.variant == variant)]
-        done = own[own.error.fillna("") == ""]
+        done = own[own.error.astype(object).where(own.error.notna(), "") == ""]
         column = "train_perplexity" if name == "classic" else "heldout_mean_exp"
         ours = pd.to_numeric(done[column]).dropna().to_numpy(dtype=float)
         held = np.log(pd.to_numeric(done.heldout_perplexity).dropna().to_numpy(dtype=float))

@@ -113,9 +113,60 @@ def write(
             "commit": "abc1234", "dirty": False,
         }]),
     }  # fmt: skip
+    out |= {name: frame(name, rows) for name, rows in looked_into(runs, own, random).items()}
     for name, rows in out.items():
         rows.to_csv(folder / f"{name}.csv", index=False)
     return folder
+
+
+def looked_into(
+    runs: list[dict[str, object]], own: grid.Protocol, random: np.random.Generator
+) -> dict[str, list[dict[str, object]]]:
+    """What the further sections read: published figures, learning rates, probes, gates, gradients, a heat map."""
+    done = [r for r in runs if not r["error"]]
+    learned = [
+        (r, g) for r in done if str(r["variant"]).startswith("gru") for g in "ZR" if f"{g}=" not in str(r["variant"])
+    ]
+    heat = next((r for r in done if r["variant"] == "gru"), None)
+    return {
+        "reproduce": [
+            {"protocol": "classic", "variant": "gru", "engine": "native", "quantity": "training, last epoch",
+             "published": 1.11, "published_sd": 0.06, "builds_least": 87, "builds_most": 101, "perplexity": 1.06,
+             "sd": 0.01, "seeds": 10, "failed": 0, "within_2sd": "yes", "corpus": "time-machine"},
+            {"protocol": "v1", "variant": "nn.rnn", "engine": "library", "quantity": "held out, mean of exp",
+             "published": 7.27, "published_sd": 0.09, "builds_least": 11, "builds_most": 11, "perplexity": 7.55,
+             "sd": 0.1, "seeds": 3, "failed": 1, "within_2sd": "no", "exp_of_mean": 7.5, "corpus": "time-machine"},
+        ],
+        "learning_rates": [
+            {"protocol": "book", "corpus_sha256": SHA, "variant": variant, "lr": lr, "seeds": 2 * (lr < 16),
+             "failed": 2 * (lr >= 16), "validation_perplexity": None if lr >= 16 else 6 + abs(lr - best) / 10,
+             "chosen": lr == best}
+            for variant, best in (("gru", 8.0), ("rnn", 1.0)) for lr in grid.RATES
+        ],
+        "probes": [
+            {"run": f"{variant}-{task}-{length}-{k}", "variant": variant, "engine": "loop", "capture": False,
+             "precision": "ieee", "device": "cpu", "seed": k, "protocol": f"{task},num_steps={length}", "task": task,
+             "length": length, "hidden": 32, "parameters": 4000, "tokens": 1000, "train_s": 1.0, "wall_s": 1.0,
+             "score": None if (variant, k) == ("rnn", 2) else ends.trivial + (ends.optimal - ends.trivial) * share,
+             **ends._asdict(), "environment": "e1", "started": "2025-11-01T09:00:00+00:00", "load": 0.1, "together": 2,
+             "error": "diverged: the gradient is not a number" if (variant, k) == ("rnn", 2) else ""}
+            for task, ends in grid.SCORES.items() for length in (5, 20)
+            for variant, best in (("gru", 0.99), ("rnn", 0.0)) for k in range(3)
+            for share in [best + float(random.normal(0, 0.002))]
+        ],
+        "gates": [
+            {**r, "gate": gate, "mean": 0.4 + k / 1000, "sd": 0.2, "shut": 0.1, "open": 0.05, "unit_sd": 0.1,
+             **({"tau_10": 0.5, "tau_25": 1.0, "tau_50": 2.0, "tau_75": 4.0, "tau_90": 9.0} if gate == "Z" else {})}
+            for k, (r, gate) in enumerate(learned)
+        ],
+        "reach": [
+            {**r, "characters_back": t, "gradient_share": math.exp(-t / 4)} for r in done for t in (0, 1, 4, 16, 64)
+        ],
+        "heat": [
+            {**heat, "gate": gate, "position": t, "character": letter, "unit": u, "value": (t + u) % 7 / 7}
+            for gate in "ZR" for t, letter in enumerate("he said <b>") for u in range(3)
+        ] if heat else [],
+    }  # fmt: skip
 
 
 def read(folder: Path) -> record.Results:

@@ -1,0 +1,354 @@
+"""Are the further protocols what they say: v1's windows, a rate chosen on validation, matched sizes, biases, Adam."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+import variants
+from harness import __main__ as command
+from harness import corpus as text
+from harness import grid, published, record
+from harness import train as training
+from harness.grid import Protocol, Run
+from harness.train import train
+from variants.library import Library
+from variants.model import Model, kept, matched
+
+V1 = Protocol(
+    name="v1", train_characters=50, heldout_characters=30, batch_size=16, num_steps=6, hidden=5, lr=2.0, epochs=3,
+    evaluations=3, init="torch", text="whole", sampling="windows",
+)  # fmt: skip
+
+
+@functools.cache
+def embedded() -> text.Corpus:
+    return text.load("embedded")
+
+
+def run(protocol: Protocol, variant: str = "gru", seed: int = 0, **how: object) -> Run:
+    return Run(variant, seed, protocol, embedded().sha256, "cpu", **how)  # type: ignore[arg-type]
+
+
+class Noting(Model):
+    """Notes what every update saw, and every state it began from."""
+
+    saw: list[tuple[torch.Tensor, torch.Tensor]]
+    last: Noting
+
+    def losses(self, X, Y, state):  # type: ignore[no-untyped-def]
+        if torch.is_grad_enabled():
+            Noting.last = self
+            self.saw = [*getattr(self, "saw", []), (X, Y)]
+            assert not any(s.any() for s in state)
+        return super().losses(X, Y, state)
+
+
+def test_windows_are_drawn_each_once_an_epoch_in_another_order_from_a_zero_state(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(training, "Model", Noting)
+    [outcome] = train([run(V1)], embedded())
+    saw = Noting.last.saw
+    sizes = [16, 16, 16, 2]  # 50 windows, the last batch what is left
+    assert [x.shape for x, _ in saw] == [(6, 1, n) for n in sizes] * 3
+    tokens = embedded().tokens.astype(int).tolist()
+    known = {tuple(tokens[k : k + 7]): k for k in range(50)}
+    orders = []
+    for epoch in range(3):
+        here = saw[4 * epoch : 4 * epoch + 4]
+        windows = [(*x[:, 0, k].tolist(), int(y[-1, 0, k])) for x, y in here for k in range(x.shape[2])]
+        assert all(torch.equal(y[:-1], x[1:]) for x, y in here)
+        orders.append([known[w] for w in windows])
+        assert sorted(windows) == sorted(tuple(tokens[k : k + 7]) for k in range(50))
+    assert orders[0] != orders[1] != orders[2]
+    assert outcome.tokens == 3 * 50 * 6
+
+
+def test_v1_scores_each_window_from_a_zero_state_in_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once more, window by window: exp of the mean loss, and the mean over minibatches of exp(loss)."""
+    monkeypatch.setattr(training, "Model", Noting)
+    [outcome] = train([run(V1)], embedded())
+    tokens = torch.from_numpy(embedded().tokens.astype("int64"))
+    losses = []
+    with torch.no_grad():
+        for k in range(50, 80):
+            logits, _ = Noting.last(tokens[k : k + 6, None, None], Noting.last.cell.begin(1))
+            losses.append(nn.functional.cross_entropy(logits[:, 0, 0], tokens[k + 1 : k + 7]).item())
+    batches = [sum(part) / len(part) for part in (losses[:16], losses[16:])]
+    assert outcome.heldout_perplexity == pytest.approx(math.exp(sum(losses) / 30), rel=1e-5)
+    assert outcome.heldout_mean_exp == pytest.approx(sum(map(math.exp, batches)) / 2, rel=1e-5)
+    assert (outcome.heldout_mean_exp or 0) > (outcome.heldout_perplexity or 9e9)
+
+
+def test_a_window_seed_alone_is_the_seed_together() -> None:
+    together = train([run(V1, seed=seed) for seed in (3, 4)], embedded())
+    alone = train([run(V1, seed=4)], embedded())[0]
+    assert alone.heldout_perplexity == pytest.approx(together[1].heldout_perplexity, rel=1e-4)
+    assert alone.heldout_perplexity != together[0].heldout_perplexity
+
+
+def test_the_later_edition_reads_the_text_whole() -> None:
+    data = b"A b-c\n\n  D! e1f\n"
+    lines, whole = (text._book(data, w) for w in (False, True))
+    assert text.decode(lines, lines.tokens) == "a b cd e f"
+    assert text.decode(whole, whole.tokens) == "a b c d e f "
+
+
+def test_curves_are_of_validation_and_the_held_out_part_lies_behind_it() -> None:
+    plain = dataclasses.replace(V1, sampling="sequential", train_characters=300, heldout_characters=60)
+    apart = dataclasses.replace(plain, validation_characters=60)
+    [one], [other] = (train([run(p)], embedded()) for p in (plain, apart))
+    assert other.curve == one.curve  # the same 60 characters, behind the training part
+    assert other.heldout_perplexity != one.heldout_perplexity
+    _, validation, heldout = training.parts(embedded(), apart)
+    assert heldout.tolist() == embedded().tokens[360:420].tolist()
+    assert validation.tolist() == embedded().tokens[300:360].tolist()
+
+
+TINY = ["train_characters=400", "validation_characters=60", "heldout_characters=60", "batch_size=4", "num_steps=5",
+        "hidden=4", "epochs=2"]  # fmt: skip
+
+
+def test_each_variant_gets_the_rate_that_validates_best_of_an_equal_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(grid, "RATES", (0.01, 0.5, 3.0))
+    words = ["ablate", "--protocol", "book", "--corpus", "embedded", "--device", "cpu", "--seeds", "2", "--no-timing",
+             "--variants", "gru", "rnn", "--results", str(tmp_path), "--set", *TINY]  # fmt: skip
+    assert command.main(words) == 0
+    results = record.read(tmp_path)
+    tried = results.learning_rates
+    assert sorted(zip(tried.variant, tried.lr, strict=True)) == sorted(
+        (v, r) for v in ("gru", "rnn") for r in grid.RATES
+    )
+    assert set(tried.seeds) == {len(grid.RATE_SEEDS)}
+    for _, own in tried.groupby("variant"):
+        assert own[own.chosen].lr.tolist() == [own.loc[own.validation_perplexity.idxmin(), "lr"]]
+    chosen = tried[tried.chosen].set_index("variant").lr
+    final = results.runs[results.runs.seed < 1000]
+    assert len(final) == 4
+    assert all(row.lr == chosen[row.variant] for row in final.itertuples())
+    assert not set(final.seed) & set(grid.RATE_SEEDS)
+    assert results.ablate.set_index("variant").lr.to_dict() == chosen.to_dict()
+    choosing = results.runs[results.runs.seed >= 1000]
+    assert choosing.protocol.str.contains("validation_characters=0").all()  # what they score is the validation part
+    best = choosing[(choosing.variant == "gru") & (choosing.lr == chosen["gru"])].heldout_perplexity
+    said = tried[(tried.variant == "gru") & tried.chosen].validation_perplexity.iloc[0]
+    assert said == pytest.approx(math.exp(sum(map(math.log, best)) / 2))
+    capsys.readouterr()
+    assert command.main(words) == 0
+    assert "4 done already" in capsys.readouterr().out
+
+
+def test_a_rate_that_diverges_for_a_seed_is_not_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grid, "RATES", (0.5, 1.0))
+    monkeypatch.setattr(command, "train", lambda *rest: None)
+    scores = {(0.5, 1000): 9.0, (0.5, 1001): 9.0, (1.0, 1000): 2.0, (1.0, 1001): None}
+    monkeypatch.setattr(record, "heldout", lambda folder, run: scores[run.setting.lr, run.seed])
+    options = command.parser().parse_args(
+        ["ablate", "--protocol", "book", "--corpus", "embedded", "--variants", "gru", "--device", "cpu"]
+    )
+    plan, rows = command.choose(command.plan("ablate", options), tmp_path)
+    assert plan.rates == {"gru": 0.5}
+    assert [(r["lr"], r["failed"], r["validation_perplexity"]) for r in rows][1] == (1.0, 1, None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["rate=chosen"], "chooses on the validation part"),
+        (["rate=chosen", "lr=1"], "gives lr, and rate=chosen"),
+        (["match=size"], "no match 'size'"),
+        (["update_bias=2"], "no update_bias '2'"),
+        (["validation_characters=-1"], "validation_characters must be"),
+    ],
+)
+def test_what_contradicts_itself_is_one_line(
+    settings: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["bench", "--corpus", "embedded", "--device", "cpu", "--results", str(tmp_path), "--set", *settings]
+    assert command.main(words) == 2
+    line = capsys.readouterr().err
+    assert said in line
+    assert line.count("\n") == 1
+
+
+def test_book_is_cut_by_position_whatever_the_text() -> None:
+    options = command.parser().parse_args(["ablate", "--protocol", "book", "--corpus", "embedded", "--device", "cpu"])
+    p = command.plan("ablate", options).protocol
+    assert (p.train_characters, p.validation_characters, p.heldout_characters) == (90_000, 5_000, 5_000)
+    fixed = command.parser().parse_args(
+        ["ablate", "--protocol", "book", "--corpus", "embedded", "--device", "cpu", "--set", "lr=1"]
+    )
+    label = command.plan("ablate", fixed).protocol.label
+    assert "rate=given" in label
+    assert not command.plan("ablate", fixed).rates
+
+
+def parameters(variant: str, hidden: int) -> int:
+    return Model(variant, 28, hidden, [0]).parameters_per_seed
+
+
+@pytest.mark.parametrize("variant", ["rnn", "gru:R=1", "gru:Z=0", "lstm", "nn.gru", "gru3", "gru"])
+def test_matched_sizes_are_within_a_hundredth(variant: str) -> None:
+    hidden = matched(variant, "gru", 28, 256)
+    want = parameters("gru", 256)
+    assert abs(parameters(variant, hidden) - want) <= 0.01 * want
+    for beside in (hidden - 1, hidden + 1):
+        assert abs(parameters(variant, beside) - want) >= abs(parameters(variant, hidden) - want)
+
+
+def test_matching_parameters_trains_each_at_its_size(tmp_path: Path) -> None:
+    words = ["ablate", "--corpus", "embedded", "--device", "cpu", "--seeds", "1", "--no-timing", "--variants", "gru",
+             "rnn", "nn.gru", "--results", str(tmp_path), "--set", "match=parameters", "train_characters=300",
+             "heldout_characters=100", "batch_size=4", "num_steps=5", "epochs=1", "hidden=24"]  # fmt: skip
+    assert command.main(words) == 0
+    table = record.read(tmp_path).ablate.set_index("variant")
+    assert table.hidden["gru"] == 24
+    assert table.hidden["rnn"] > 35
+    assert (abs(table.parameters / table.parameters["gru"] - 1) < 0.05).all()
+    assert table.protocol.nunique() == 1
+
+
+@pytest.mark.parametrize("variant", ["gru", "gru_after", "nn.gru", "gru1", "gru3"])
+def test_the_update_gate_s_bias_starts_where_it_is_asked_to(variant: str) -> None:
+    def bias(**how: object) -> torch.Tensor:
+        cell = Model(variant, 5, 400, [7], "torch", **how).cell  # type: ignore[arg-type]
+        values = dict(cell.named_parts())["b_xz"] if isinstance(cell, Library) else getattr(cell, cell.keeps)
+        return torch.as_tensor(values).detach().flatten()
+
+    assert bias().std() > 0
+    assert (bias(update_bias="1") == 1).all()
+    assert not bias(update_bias="0").any()
+    spread = bias(update_bias="chrono", horizon=100).exp()  # uniform from 1 to 99
+    assert 1 <= spread.min() < 3
+    assert 97 < spread.max() <= 99
+    assert spread.mean().item() == pytest.approx(50, abs=5)
+    alone, beside = kept("chrono", (1, 4), 7, 100), kept("chrono", (1, 4), 8, 100)
+    assert not torch.equal(alone, beside)
+
+
+def test_a_larger_update_bias_keeps_longer() -> None:
+    """Z = 1 keeps: after a bias of 1 more of the first state is left, in every cell that names its bias."""
+    for variant in ("gru", "gru_after", "nn.gru", "gru1", "gru3"):
+        left = []
+        for bias in ("0", "1"):
+            model = Model(variant, 5, 8, [1], "book", update_bias=bias)
+            state = (torch.ones(1, 1, 8),)
+            _, (after,) = model(torch.zeros(3, 1, 1, dtype=torch.long), state)
+            left.append(after.mean().item())
+        assert left[1] > left[0] + 0.1, variant
+
+
+def test_adam_is_torch_s_adam_for_each_seed_on_its_own() -> None:
+    both, alone = Model("gru", 5, 4, [3, 4], "torch"), Model("gru", 5, 4, [4], "torch")
+    twin = [w.detach()[1:].clone().requires_grad_() for w in both.parameters()]
+    adam = torch.optim.Adam(twin, lr=0.05)
+    rng = torch.Generator().manual_seed(0)
+    for step in range(6):
+        grads = [torch.randn(w.shape, generator=rng) * 10 ** (step - 3) for w in both.parameters()]
+        for w, g in zip(both.parameters(), grads, strict=True):
+            w.grad.copy_(g)  # type: ignore[union-attr]
+        for model, cut in ((alone, grads),):
+            for w, g in zip(model.parameters(), cut, strict=True):
+                w.grad.copy_(g[1:])  # type: ignore[union-attr]
+        for t, g in zip(twin, grads, strict=True):
+            t.grad = g[1:].clone()
+        norm = nn.utils.clip_grad_norm_(twin, 1.0)
+        found = both.adam(0.05, 1.0)
+        assert found[1] == pytest.approx(norm.item(), rel=1e-5)
+        alone.adam(0.05, 1.0)
+        adam.step()
+    for ours, own, theirs in zip(both.parameters(), alone.parameters(), twin, strict=True):
+        assert (ours[1:] - theirs).abs().max() < 1e-5  # float32: the clip's scale is rounded otherwise
+        assert (ours[1:] - own).abs().max() < 1e-5
+    before = [w.detach().clone() for w in both.parameters()]
+    next(both.parameters()).grad[0, 0, 0] = math.nan  # type: ignore[index]
+    both.adam(0.05, 1.0)
+    assert all(torch.equal(w[0], b[0]) for w, b in zip(both.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize("engine", ["fused", "native"])
+def test_numbers_as_inputs_are_the_loop_s(engine: str) -> None:
+    """(T, S, n, d) instead of characters, as the adding task has them: outputs and every gradient."""
+    if variants.refusals("gru")[engine]:
+        pytest.skip(variants.refusals("gru")[engine])
+    X = torch.randn(7, 2, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for variant in ("gru", "rnn", "gru_after", "gru:Z=0.5,R=0"):
+        found = []
+        for name in ("loop", engine):
+            model = Model(variant, 4, 5, [0, 1], "torch", dtype=torch.float64, engine=name, outputs=1)
+            outputs, _ = model(X, model.cell.begin(3))
+            (outputs * torch.arange(7.0, dtype=torch.float64).view(7, 1, 1, 1)).sum().backward()
+            found.append([outputs, *(w.grad for w in model.parameters())])
+        assert max((a - b).abs().max().item() for a, b in zip(*found, strict=True)) <= 1e-10
+
+
+# ---- what was published ----------------------------------------------------------------------------------------
+
+
+def test_reproduce_sets_ours_beside_what_was_published(tmp_path: Path) -> None:
+    words = ["reproduce", "--corpus", "embedded", "--device", "cpu", "--seeds", "2", "--results", str(tmp_path),
+             "--set", "epochs=1", "hidden=4", "train_characters=300", "heldout_characters=100", "batch_size=8",
+             "num_steps=5", "evaluations=1"]  # fmt: skip
+    assert command.main(words) == 0
+    table = record.read(tmp_path).reproduce
+    assert list(zip(table.variant, table.published, strict=True)) == [
+        (variant, figure.mean) for (_, variant), figure in published.PUBLISHED.items()
+    ]
+    runs = record.read(tmp_path).runs
+    for row in table.itertuples():
+        own = runs[(runs.variant == row.variant) & (runs.protocol == row.protocol)]
+        column = own.train_perplexity if row.protocol.startswith("classic") else own.heldout_mean_exp
+        assert row.seeds == len(own) == 2
+        assert row.perplexity == pytest.approx(column.mean())
+        assert row.within_2sd == ("yes" if abs(column.mean() - row.published) <= 2 * row.published_sd else "no")
+    assert table[table.protocol.str.startswith("v1")].exp_of_mean.notna().all()
+    lr = runs[runs.protocol.str.startswith("v1")].groupby("variant").lr.first()
+    assert (lr["rnn"], lr["gru"]) == (1.0, 4.0)
+
+
+@pytest.mark.parametrize(("ours", "said"), [(1.22, "yes"), (1.24, "no"), (0.98, "no")])
+def test_within_two_published_standard_deviations(ours: float, said: str) -> None:
+    runs = pd.DataFrame([{"run": f"r{k}", "variant": "gru", "engine": "native", "train_perplexity": ours + d,
+                          "heldout_perplexity": 9.0, "heldout_mean_exp": None, "error": ""}
+                         for k, d in enumerate((-0.01, 0.01))])  # fmt: skip
+    part = {"setting": ["classic", []], "runs": ["r0", "r1"], "protocol": {"label": "classic"}, "corpus": "x"}
+    [row] = published.compare(runs, {"parts": [part]}).to_dict("records")
+    assert (row["within_2sd"], row["seeds"], row["published"]) == (said, 2, 1.11)
+    failed = runs.assign(error="diverged")
+    [row] = published.compare(failed, {"parts": [part]}).to_dict("records")
+    assert (row["within_2sd"], row["seeds"], row["failed"]) == ("", 0, 2)
+    assert row["perplexity"] is None
+
+
+def test_reproduce_knows_only_what_was_published(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["--protocol", "quick"], ["--variants", "gru"]):
+        assert command.main(["reproduce", "--results", str(tmp_path), *words]) == 2
+    assert capsys.readouterr().err.count("\n") == 2
+
+
+def test_a_run_file_of_before_a_field_was_there_is_still_told(tmp_path: Path) -> None:
+    record.write_run(tmp_path, run(V1), {
+        "corpus": "embedded", "outcome": dataclasses.asdict(training.Outcome(2.0, 3.0)), "environment": {}, "load": 0.1,
+        "started": "2025-11-01T00:00:00+00:00", "wall_s": 1.0, "together": 1,
+    })  # fmt: skip
+    [path] = (tmp_path / "runs").glob("*.json")
+    whole = json.loads(path.read_text())
+    for field in ("task", "match", "rate", "update_bias"):
+        del whole["run"]["protocol"][field]
+    for field in ("gates", "reach", "heat", "score", "heldout_mean_exp", "lesions"):
+        del whole["outcome"][field]
+    path.write_text(json.dumps(whole))
+    [row] = record.gather(tmp_path).runs.to_dict("records")
+    assert row["run"] == path.stem
+    assert row["heldout_perplexity"] == 3.0
