@@ -16,7 +16,7 @@
 #   ENGINE     auto, library, resident, native, fused or loop: what trains
 #   PYTHON     use this interpreter as it is and install nothing; else make fills .venv, once
 
-NAMES := PROTOCOL CORPUS DEVICE ENGINE SEEDS VARIANTS RESULTS INIT SET FULL TASKS LENGTHS PYTHON
+NAMES := PROTOCOL CORPUS DEVICE ENGINE SEEDS VARIANTS RESULTS INIT SET FULL TASKS LENGTHS MAX MATCH PYTHON
 # Values go to the shell as they were typed, through the environment: make expands no `$` in them, the shell no quotes.
 $(foreach name,$(NAMES),$(eval override $(name) := $$(value $(name))))
 export $(NAMES)
@@ -40,8 +40,8 @@ endif
 # `set -f`: lists are split at spaces, and no * in them is a file. `exec`: a signal to make's child is Python's.
 bench ablate reproduce probe sweep report list: $(ready)
 	@$(python); set -f; set -- $@; for field in $$SET; do set -- "$$@" --set="$$field"; done; \
-	exec "$$python" -m harness "$$@" $${INIT:+--set=init="$$INIT"} $${PROTOCOL:+--protocol="$$PROTOCOL"} \
-	  $${CORPUS:+--corpus="$$CORPUS"} $${DEVICE:+--device="$$DEVICE"} $${SEEDS:+--seeds="$$SEEDS"} \
+	exec "$$python" -m harness "$$@" $${INIT:+--set=init="$$INIT"} $${MATCH:+--set=match="$$MATCH"} $${PROTOCOL:+--protocol="$$PROTOCOL"} \
+	  $${CORPUS:+--corpus="$$CORPUS"} $${DEVICE:+--device="$$DEVICE"} $${SEEDS:+--seeds="$$SEEDS"} $${MAX:+--max="$$MAX"} \
 	  $${ENGINE:+--engine="$$ENGINE"} $${FULL:+--full} $${TASKS:+--tasks $$TASKS} $${LENGTHS:+--lengths $$LENGTHS} $${RESULTS:+--results="$$RESULTS"} $${VARIANTS:+--variants $$VARIANTS}
 
 test: $(ready)

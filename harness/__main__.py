@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from harness.measure import Contender
     from harness.record import Results
 
-SEEDS, PROBE_SEEDS = 10, 5
 SIZES = (256, 128, 512)  # hidden units of a sweep; the first is the book's
 PRECISIONS = ("ieee", "tf32", "bf16")
 DEVICES = ("auto", "cpu", "cuda")
+UNTIL = "until-decided"
 GRIDS = {"bench": grid.BENCH, "ablate": grid.ABLATE}
 VERBS = {
     "bench": "train and time the cells written here and torch's: bench.csv and the report",
@@ -67,7 +67,11 @@ def parser() -> Parser:
     top.add_argument(
         "--precision", metavar="NAME", default="ieee", help=f"of float32 products: {', '.join(PRECISIONS)} (CUDA only)"
     )
-    top.add_argument("--seeds", metavar="N", help=f"how many trainings a variant, {SEEDS} if not given")
+    top.add_argument(
+        "--seeds", metavar="N",
+        help=f"how many trainings a variant, {grid.SEEDS} if not given (probe: {grid.PROBE_SEEDS}); or until-decided",
+    )  # fmt: skip
+    top.add_argument("--max", metavar="N", help="the most seeds of --seeds until-decided, 30 if not given")
     top.add_argument("--variants", nargs="+", metavar="V", help="like rnn gru:R=1 nn.gru (`list` names them all)")
     fields = ", ".join(f.name for f in dataclasses.fields(Protocol)[1:])
     top.add_argument("--set", nargs="+", action="extend", default=[], dest="settings", metavar="FIELD=VALUE",
@@ -93,6 +97,7 @@ class Plan:
     engine: str = "auto"
     precision: str = "ieee"
     rates: Mapping[str, float] = field(default_factory=dict)  # variant -> learning rate, where they are chosen
+    looks: tuple[int, ...] = ()  # numbers of seeds at which to stop if all is decided; none: train them all
 
     @property
     def runs(self) -> list[Run]:
@@ -172,7 +177,11 @@ def plan(verb: str, options: argparse.Namespace) -> Plan:
         raise ValueError(grid.unknown("engine", options.engine, ("auto", *variants.ENGINES)))
     if options.precision not in PRECISIONS:
         raise ValueError(grid.unknown("precision", options.precision, PRECISIONS))
-    seeds = SEEDS if options.seeds is None else _count("seeds", options.seeds)
+    if options.max is not None and options.seeds != UNTIL:
+        raise ValueError(f"--max is the end of --seeds {UNTIL}: give that too, or leave --max out")
+    most = _count("max", options.max or "30")
+    looks = grid.looks(grid.contrasts(names), most) if options.seeds == UNTIL and verb in GRIDS else ()
+    seeds = looks[-1] if looks else grid.SEEDS if options.seeds is None else _count("seeds", options.seeds)
     if options.protocol is not None:
         grid.protocol(options.protocol)  # a misspelt name is said before anything slow
     device = _device(options.device)
@@ -187,7 +196,7 @@ def plan(verb: str, options: argparse.Namespace) -> Plan:
             protocol, train_characters=len(text.tokens) - 2 * rest, validation_characters=rest, heldout_characters=rest
         )
     check(text, protocol)
-    return Plan(verb, names, protocol, seeds, text, device, options.engine, options.precision)
+    return Plan(verb, names, protocol, seeds, text, device, options.engine, options.precision, looks=looks)
 
 
 def check(text: Corpus, protocol: Protocol) -> None:
@@ -278,12 +287,18 @@ def go(plan: Plan, folder: Path, timing: bool = True) -> int:
         todo = [run for run in plan.runs if not record.done(folder, run)]
         announce(plan, len(todo), min(cores(), len(todo)) if plan.device == "cpu" else 1)
         session = _session(plan.verb, plan.contenders, plan.device)
-        record.write_grid(folder, plan.verb, {
-            **asked(plan), "session": session, "speed_baseline": plan.speed_baseline, "learning_rates": choices,
-        })  # fmt: skip
-        stopped = 0
+        stopped, whole = 0, plan
         try:
-            train(todo, plan.corpus, plan.corpus_name, folder)
+            for seeds in plan.looks or (plan.seeds,):
+                plan = dataclasses.replace(whole, seeds=seeds)
+                record.write_grid(folder, plan.verb, {
+                    **asked(plan), "session": session, "speed_baseline": plan.speed_baseline,
+                    "learning_rates": choices, "looks": plan.looks,
+                })  # fmt: skip
+                todo = [run for run in plan.runs if not record.done(folder, run)]
+                train(todo, plan.corpus, plan.corpus_name, folder)
+                if plan.looks and _decided(plan, folder):
+                    break
             if timing:
                 _time(plan.contenders, len(plan.corpus.vocabulary), folder, session)
         except KeyboardInterrupt as stop:
@@ -293,6 +308,15 @@ def go(plan: Plan, folder: Path, timing: bool = True) -> int:
     mine = results.speed[(results.speed["session"] == session) & results.speed["error"].fillna("").astype(bool)]
     timings = [f"timing {r['label']}, round {r['round'] + 1}: {r['error']}" for r in mine.to_dict("records")]
     return _ended(plan.runs, folder, stopped, timings)
+
+
+def _decided(plan: Plan, folder: Path) -> bool:
+    """Whether every verdict of a grid is more than 'undecided', which is said."""
+    table = getattr(refresh(folder, draw=False), plan.verb)
+    open_ = table[table.baseline.astype(bool) & ~table.verdict.isin(["worse", "better", "equivalent"])]
+    left = f"undecided: {', '.join(open_.variant)}" if len(open_) else "all decided"
+    print(f"looked at {plan.seeds} seeds (of at most {plan.looks[-1]}; looks at {plan.looks}): {left}")
+    return len(open_) == 0
 
 
 def _ended(runs: Sequence[Run], folder: Path, stopped: int, failed: list[str]) -> int:
@@ -381,7 +405,7 @@ def _probes(options: argparse.Namespace) -> list[Plan]:
             raise ValueError(grid.unknown("task", task, grid.PROBES))
     if options.engine not in ("auto", *variants.ENGINES):
         raise ValueError(grid.unknown("engine", options.engine, ("auto", *variants.ENGINES)))
-    seeds = PROBE_SEEDS if options.seeds is None else _count("seeds", options.seeds)
+    seeds = grid.PROBE_SEEDS if options.seeds is None else _count("seeds", options.seeds)
     device = _device(options.device)
     asked = [_count("length", length) for length in options.lengths or ()]
     if asked and min(asked) < 2:
@@ -547,7 +571,7 @@ def refresh(folder: Path, draw: bool = True) -> Results:
         speed = results.speed[results.speed["session"] == asked["session"]]
         answers[verb] = table.build(
             runs, speed, asked["variants"], asked["protocol"]["label"], asked["corpus_sha256"], asked["device"],
-            speed_baseline=asked["speed_baseline"],
+            speed_baseline=asked["speed_baseline"], looks=max(1, len(asked.get("looks", ()))),
         )  # fmt: skip
     if "reproduce" in grids:
         from harness import published

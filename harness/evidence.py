@@ -195,7 +195,8 @@ def family(table: pd.DataFrame) -> int:
     if len(both):
         least = both.loc[both.p_signflip.idxmin()]
         if least.p_signflip > 0 and least.p_holm < 1:
-            return round(float(least.p_holm) / float(least.p_signflip))
+            looks = least.looks if least.looks > 0 else 1.0
+            return round(float(least.p_holm) / float(least.p_signflip) / looks)
     return max(len(set(table.variant) - {grid.BASELINE}), len(both))
 
 

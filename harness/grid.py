@@ -42,6 +42,7 @@ CHOICES = {
 MAY_BE_ZERO = {"validation_characters"}
 RATES = (1.0, 2.0, 4.0, 8.0, 16.0)  # what rate=chosen chooses from, for every variant the same
 RATE_SEEDS = (1000, 1001)  # that choose it: none of them is scored
+SEEDS, PROBE_SEEDS = 10, 5  # trainings a variant, if not asked for otherwise
 LARGEST = 10**9  # of any count: a typing slip becomes an error, not a week of work
 
 
@@ -221,6 +222,17 @@ def seeds_needed(contrasts: int, alpha: float = 0.05) -> int:
     n pairs give no p under 2 / 2^n, and Holm asks alpha / contrasts of the smallest.
     """
     return max(2, math.ceil(math.log2(2 * max(contrasts, 1) / alpha)))
+
+
+def looks(contrasts: int, most: int, count: int = 4) -> tuple[int, ...]:
+    """At how many seeds a grid that runs until decided is looked at: fixed before running, `most` the last.
+
+    The first is the least at which anything could be decided at alpha / count, the others evenly between.
+    """
+    first = max(SEEDS, seeds_needed(contrasts, 0.05 / count))
+    if most <= first:
+        return (most,)
+    return tuple(dict.fromkeys(round(first + (most - first) * k / (count - 1)) for k in range(count)))
 
 
 def unknown(kind: str, name: str, choices: Iterable[str]) -> str:

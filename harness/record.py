@@ -91,10 +91,10 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 TABLE = (
     "variant", "engine", "capture", "precision", "device", "protocol", "corpus", "corpus_sha256",
     "hidden", "lr", "parameters", "seeds", "failed", "train_perplexity", "train_sd", "heldout_perplexity",
-    "heldout_low", "heldout_high", "baseline", "pairs", "delta_nats", "delta_low", "delta_high",
-    "p_signflip", "p_holm", "p_better", "verdict", "tokens_per_sec", "tokens_per_sec_q1",
-    "tokens_per_sec_q3", "speed_samples", "speed_baseline", "speed_ratio", "speed_ratio_low",
-    "speed_ratio_high", "tokens_per_sec_all_seeds", "step_ms", "percent_of_peak",
+    "heldout_low", "heldout_high", "heldout_iqm", "baseline", "pairs", "delta_nats", "delta_low", "delta_high",
+    "looks", "p_signflip", "p_holm", "p_better", "p_better_low", "p_better_high", "verdict",
+    "tokens_per_sec", "tokens_per_sec_q1", "tokens_per_sec_q3", "speed_samples", "speed_baseline",
+    "speed_ratio", "speed_ratio_low", "speed_ratio_high", "tokens_per_sec_all_seeds", "step_ms", "percent_of_peak",
     "peak_memory_mib", "peak_reserved_mib", "error",
 )  # fmt: skip
 COLUMNS["bench"] = COLUMNS["ablate"] = TABLE

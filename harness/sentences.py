@@ -460,8 +460,16 @@ def methods(data: record.Results) -> list[str]:
                 f"is the exact paired sign-flip test (sampled above {stats.EXACT_UP_TO} pairs), adjusted by Holm over "
                 f"{many}. Equivalent means that the whole interval lies inside \u00b1{stats.MARGIN_NATS} nats/char, a "
                 f"margin stated before running; worse and better need p under {stats.ALPHA} after Holm and an interval "
-                "that excludes 0; everything else is undecided."
+                "that excludes 0; everything else is undecided. The t interval and not the BCa bootstrap: for 3 to 20 "
+                "seeds the latter covers 72 to 93 % where it says 95, measured (stats.py)."
             )
+            looks = table.looks.max()
+            if looks > 1:
+                text += (
+                    f" The seeds were looked at up to {count(looks)} times, at numbers fixed beforehand, and no more "
+                    f"were trained once every verdict was decided: each p is multiplied by {count(looks)} and the "
+                    f"intervals of differences are {100 * (1 - stats.ALPHA / looks):.2f} % ones."
+                )
         rounds = table.speed_samples.dropna()
         if len(rounds):
             text += (

@@ -16,10 +16,10 @@ import pandas as pd
 from harness import rates
 from harness.grid import BASELINE, SPEED_BASELINE
 from harness.record import TABLE
-from harness.stats import holm, interval, p_better, sign_flip, verdict
+from harness.stats import ALPHA, holm, interval, iqm, p_better, sign_flip, verdict
 
 _ROW = ("variant", "engine", "capture", "precision")
-_COUNTS = ("hidden", "parameters", "pairs", "speed_samples")
+_COUNTS = ("hidden", "parameters", "pairs", "looks", "speed_samples")
 _TEXTS = (
     "variant", "engine", "precision", "device", "protocol", "corpus", "corpus_sha256", "baseline",
     "verdict", "speed_baseline", "error",
@@ -36,6 +36,7 @@ def build(
     baseline: str = BASELINE,
     speed_baseline: str = SPEED_BASELINE,
     seeds: Iterable[int] | None = None,
+    looks: int = 1,
 ) -> pd.DataFrame:
     """bench.csv or ablate.csv: columns record.TABLE, a row a variant x engine (x capture x precision).
 
@@ -47,6 +48,9 @@ def build(
     Differences are paired by seed with the baseline (its run in the same engine, else in the engine with
     most pairs) if `variants` names it. Holm's family is every other variant asked for. The speed baseline
     is looked for in the row's own session: `speed_baseline`, else `baseline`, of the same precision.
+
+    `looks`: how often, stated before running, the differences may be looked at with the right to stop: each look then
+    is at alpha / looks (Bonferroni), p_holm and the interval of a difference widened by as much.
     """
     runs = _quality(runs, variants, protocol, corpus_sha256, device, seeds)
     speed = rates.blocks(speed)
@@ -69,7 +73,7 @@ def build(
             errors.append(_short(mine["error"], "run"))
             if key[0] != baseline and references:
                 same = _log_perplexity(trained[baseline, *key[1:]]) if (baseline, *key[1:]) in trained else None
-                row |= {"baseline": baseline} | _difference(_log_perplexity(mine), same, references)
+                row |= {"baseline": baseline} | _difference(_log_perplexity(mine), same, references, looks)
         if clocked is not None:
             clocked = rates.latest(clocked, ())
             row |= _speeds(speed, clocked, (speed_baseline, baseline))
@@ -87,7 +91,7 @@ def build(
             frame[column] = frame[column].astype(bool if column == "capture" else np.float64)
     ps = frame["p_signflip"].to_numpy()
     family = max(len(set(variants) - {baseline}), int(np.sum(~np.isnan(ps))))  # two engines of one variant are two
-    frame["p_holm"] = holm(ps, family)
+    frame["p_holm"] = np.minimum(looks * holm(ps, family), 1.0)
     numbers = zip(*(frame[c] for c in ("delta_nats", "delta_low", "delta_high", "p_holm")), strict=True)
     frame["verdict"] = [verdict(*four) for four in numbers]
     return frame
@@ -131,6 +135,7 @@ def _perplexities(runs: pd.DataFrame) -> dict[str, object]:
     heldout = _log_perplexity(runs).to_numpy()
     low, high, _, _ = interval(heldout)
     row |= {"heldout_perplexity": np.exp(heldout.mean()), "heldout_low": np.exp(low), "heldout_high": np.exp(high)}
+    row["heldout_iqm"] = np.exp(iqm(heldout))
     row |= {"train_perplexity": np.exp(np.log(done["train_perplexity"]).mean())}
     row |= {"train_sd": done["train_perplexity"].std(ddof=1)}
     # a speed: of the machine used last, never of two machines together
@@ -139,7 +144,9 @@ def _perplexities(runs: pd.DataFrame) -> dict[str, object]:
     return row | {"tokens_per_sec_all_seeds": rate.median()}
 
 
-def _difference(mine: pd.Series, same: pd.Series | None, references: Sequence[pd.Series]) -> dict[str, object]:
+def _difference(
+    mine: pd.Series, same: pd.Series | None, references: Sequence[pd.Series], looks: int
+) -> dict[str, object]:
     """Paired by seed with the baseline: `same` engine where it finished any, else the one with most pairs."""
     pairs = [] if same is None else [(mine - same).dropna()]  # aligned on seed
     if not pairs or pairs[0].empty:
@@ -147,10 +154,11 @@ def _difference(mine: pd.Series, same: pd.Series | None, references: Sequence[pd
     d = max(pairs, key=len).sort_index().to_numpy(dtype=np.float64)
     if not len(d):
         return {"pairs": 0}
-    low, high, _, _ = interval(d)
+    low, high, _, _ = interval(d, 1 - ALPHA / looks)
+    share, least, most = p_better(d)
     return {
-        "pairs": len(d), "delta_nats": d.mean(), "delta_low": low, "delta_high": high,
-        "p_signflip": sign_flip(d), "p_better": p_better(d)[0],
+        "pairs": len(d), "delta_nats": d.mean(), "delta_low": low, "delta_high": high, "looks": looks,
+        "p_signflip": sign_flip(d), "p_better": share, "p_better_low": least, "p_better_high": most,
     }  # fmt: skip
 
 

@@ -50,7 +50,7 @@ def main_table(data: record.Results, verb: str, table: pd.DataFrame) -> Table:
         ("variant", "engine", False, True, _name),
         ("held-out perplexity", "mean [95 %]", True, True, _heldout),
         (f"difference to {base}", "% [95 %], nats/char", True, True, _delta),
-        ("verdict", "p after Holm", False, True, _verdict_cell),
+        ("verdict", "p after Holm, share of seeds", False, True, _verdict_cell),
         ("training perplexity", "mean, sd", True, True, _train),
         ("parameters", "", True, True, lambda r: _plain(r.parameters, count)),
         ("tokens/s", "median [quartiles]", True, True, _rate),
@@ -85,7 +85,8 @@ def _heldout(r: pd.Series) -> Cell:
     if not math.isfinite(r.heldout_perplexity):
         return Cell("failed" if r.failed > 0 else "", f"{count(r.failed)} of {count(r.failed)}" if r.failed > 0 else "")
     bounds = bracket(r.heldout_low, r.heldout_high, ppl) or "no interval"
-    return Cell(ppl(r.heldout_perplexity), f"{bounds}\nn = {count(r.seeds)}", plain(r.heldout_perplexity))
+    middle = f", IQM {ppl(r.heldout_iqm)}" if r.seeds >= 4 and math.isfinite(r.heldout_iqm) else ""
+    return Cell(ppl(r.heldout_perplexity), f"{bounds}\nn = {count(r.seeds)}{middle}", plain(r.heldout_perplexity))
 
 
 def _delta(r: pd.Series) -> Cell:
@@ -99,6 +100,9 @@ def _delta(r: pd.Series) -> Cell:
 def _verdict_cell(r: pd.Series) -> Cell:
     word = evidence.verdict(r)
     p = f"p {p_value(r.p_holm)}" if math.isfinite(r.p_holm) else ""
+    bounds = bracket(100 * r.p_better_low, 100 * r.p_better_high, lambda x: f"{x:.0f}")
+    if bounds:
+        p += f"\nbetter in {100 * r.p_better:.0f} % {bounds}"
     return Cell(f"{evidence.VERDICTS[word]} {word}" if word else "", p, word, word)
 
 

@@ -356,7 +356,7 @@ def test_list_says_what_is_done(fake: list[Run], tmp_path: Path, capsys: pytest.
 def test_list_of_everything_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["list", "--corpus", "embedded", "--device", "cpu", "--results", str(tmp_path / "none")]) == 0
     shown = capsys.readouterr().out
-    assert shown.count("to do ") == (7 + 9) * command.SEEDS
+    assert shown.count("to do ") == (7 + 9) * grid.SEEDS
     assert not (tmp_path / "none").exists()
 
 
@@ -445,3 +445,50 @@ def test_sweep_times_by_size_and_seeds(fake: list[Run], tmp_path: Path) -> None:
     full = command.sizes([command.plan("sweep", command.parser().parse_args([*words, "--full"]))], full=True)
     assert {c.seeds for c in full if c.run.engine != "library"} == {1, 8, 30}
     assert {c.seeds for c in full if c.run.engine == "library"} == {1}
+
+
+def test_until_decided_stops_at_the_first_look_at_which_all_is(
+    fake: list[Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["ablate", "--corpus", "embedded", "--device", "cpu", "--seeds", "until-decided", "--no-timing", *TINY,
+             "--results", str(tmp_path), "--variants", "gru"]  # fmt: skip
+    assert command.main([*words, "gru:R=0", "--max", "30"]) == 0  # fakes differ by 0.2 from the first seed on
+    assert len(fake) == 2 * 10
+    table = record.read(tmp_path).ablate.set_index("variant")
+    assert (table.looks["gru:R=0"], table.pairs["gru:R=0"], table.verdict["gru:R=0"]) == (4, 10, "worse")
+    assert table.p_holm["gru:R=0"] == pytest.approx(4 * 2 / 2**10)
+    assert "all decided" in capsys.readouterr().out
+    page = report.html(record.read(tmp_path))
+    assert "up to 4 times" in page
+    assert "98.75 %" in page
+    assert "Holm over 1)" in page
+
+
+def test_until_decided_goes_on_to_its_end_where_nothing_decides(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], fake: list[Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "_decided", lambda *rest: False)
+    words = ["ablate", "--corpus", "embedded", "--device", "cpu", "--seeds", "until-decided", "--max", "16",
+             "--no-timing", *TINY, "--results", str(tmp_path), "--variants", "gru", "rnn"]  # fmt: skip
+    assert command.main(words) == 0
+    assert len(fake) == 2 * 16
+    assert [run.seed for run in fake] == [seed for seed in range(16) for _ in range(2)]  # none trained twice
+
+
+def test_looks_are_fixed_by_the_grid_alone() -> None:
+    assert grid.looks(1, 30) == (10, 17, 23, 30)
+    assert grid.looks(8, 30) == (11, 17, 24, 30)  # 10 pairs could not pass Holm over 8 at a quarter of 5 %
+    assert grid.looks(8, 5) == (5,)
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["--max", "20"], "give that too"),
+    (["--seeds", "until-decided", "--max", "0"], "max is a whole number"),
+    (["--seeds", "until"], "seeds is a whole number"),
+])  # fmt: skip
+def test_max_belongs_to_until_decided(
+    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["ablate", "--corpus", "embedded", "--device", "cpu", "--results", str(tmp_path), *words]
+    assert command.main(asked) == 2
+    assert said in capsys.readouterr().err

@@ -323,10 +323,10 @@ def test_within_two_published_standard_deviations(ours: float, said: str) -> Non
                           "heldout_perplexity": 9.0, "heldout_mean_exp": None, "error": ""}
                          for k, d in enumerate((-0.01, 0.01))])  # fmt: skip
     part = {"setting": ["classic", []], "runs": ["r0", "r1"], "protocol": {"label": "classic"}, "corpus": "x"}
-    [row] = published.compare(runs, {"parts": [part]}).to_dict("records")
+    row = published.compare(runs, {"parts": [part]}).set_index("variant").loc["gru"]
     assert (row["within_2sd"], row["seeds"], row["published"]) == (said, 2, 1.11)
     failed = runs.assign(error="diverged")
-    [row] = published.compare(failed, {"parts": [part]}).to_dict("records")
+    row = published.compare(failed, {"parts": [part]}).set_index("variant").loc["gru"]
     assert (row["within_2sd"], row["seeds"], row["failed"]) == ("", 0, 2)
     assert row["perplexity"] is None
 

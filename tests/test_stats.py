@@ -293,3 +293,19 @@ def test_importing_costs_no_scipy_and_no_torch() -> None:
     code = "import sys, harness.table; print([m for m in ('scipy', 'torch') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_looking_four_times_keeps_the_error_rate() -> None:
+    """600 simulated nulls, stopped at the first look that says worse or better: at most 5 %, within chance."""
+    random = np.random.default_rng(5)
+    looks, wrong = (8, 10, 12, 14), 0
+    for _ in range(600):
+        d = random.normal(0, 0.1, looks[-1])
+        for n in looks:
+            low, high, _, _ = stats.interval(d[:n], 1 - stats.ALPHA / len(looks))
+            p = min(1.0, len(looks) * stats.sign_flip(d[:n]))
+            if stats.verdict(float(d[:n].mean()), low, high, p) in ("worse", "better"):
+                wrong += 1
+                break
+    assert wrong / 600 <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 600)
+    assert wrong > 0
