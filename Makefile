@@ -13,7 +13,7 @@
 #   DEVICE     cpu, cuda or auto        SEEDS     how many trainings a variant
 #   VARIANTS   like "gru gru:R=1"       SET       fields of the protocol, like "epochs=20 hidden=64"
 #   INIT       own, book or torch       RESULTS   folder to write to, results if not given
-#   ENGINE     auto, library, resident, native, fused or loop: what trains
+#   ENGINE     auto, library, resident, native, scan, fused or loop: what trains
 #   PYTHON     use this interpreter as it is and install nothing; else make fills .venv, once
 
 NAMES := PROTOCOL CORPUS DEVICE ENGINE SEEDS VARIANTS RESULTS INIT SET FULL TASKS LENGTHS MAX MATCH PYTHON

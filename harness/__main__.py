@@ -62,7 +62,7 @@ def parser() -> Parser:
     top.add_argument("--device", metavar="NAME", default="auto", help="auto: cuda where there is one")
     top.add_argument(
         "--engine", metavar="NAME", default="auto",
-        help="what trains: auto (the fastest that can), library, resident, native, fused or loop; bench times them all",
+        help="what trains: auto (the fastest that can), library, resident, native, scan, fused, loop; bench times all",
     )  # fmt: skip
     top.add_argument(
         "--precision", metavar="NAME", default="ieee", help=f"of float32 products: {', '.join(PRECISIONS)} (CUDA only)"

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import jinja2
 import pandas as pd
+from matplotlib.figure import Figure
 
 from harness import draw, evidence, record, sections, sentences, stats, tables
 from harness.spell import count, mib, rate, several, unique
@@ -26,6 +27,7 @@ NAME = "report.html"
 MOST_CSV = 900_000  # bytes of tables put inside the page, which is to stay under 3 MB; the smallest go first
 LONGEST_ERROR = 2_000  # characters shown of one error
 
+Figures = dict[str, Figure]
 Frames = tuple[pd.DataFrame, pd.DataFrame]
 
 
@@ -46,17 +48,37 @@ def write(results: record.Results, folder: Path) -> Path:
     """The report as `folder/report.html`, whole or not at all. Returns its path."""
     path = Path(folder) / NAME
     path.parent.mkdir(parents=True, exist_ok=True)
+    figures: Figures = {}
+    page = html(results, figures)
+    keep(figures, path.parent / "figures")
     part = path.with_name(f".{NAME}.{os.getpid()}.tmp")
     try:
-        part.write_bytes(html(results).encode("utf-8", "replace"))
+        part.write_bytes(page.encode("utf-8", "replace"))
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
     return path
 
 
-def html(results: record.Results) -> str:
-    """The whole page. Works for any tables missing, empty or half filled."""
+def keep(figures: Figures, folder: Path) -> None:
+    """Each figure as SVG and PNG, for a paper; those of an earlier report that are no longer drawn go."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*-*.*"):
+        if old.stem not in figures and old.suffix in (".svg", ".png"):
+            old.unlink()
+    for name, figure in figures.items():
+        record.write(folder / f"{name}.svg", draw.svg(figure))
+        part = folder / f".{name}.{os.getpid()}.part"
+        try:
+            part.write_bytes(draw.png(figure))
+            os.replace(part, folder / f"{name}.png")
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def html(results: record.Results, figures: Figures | None = None) -> str:
+    """The whole page. Works for any tables missing, empty or half filled. `figures` gets what is drawn, by its id."""
+    drawn: Figures = {} if figures is None else figures
     data = evidence.typed(results)
     verbs = [(verb, table) for verb, table in (("bench", data.bench), ("ablate", data.ablate)) if len(table)]
     answers = [*sentences.gate_answers(data), *sentences.loop_answer(data)]
@@ -71,13 +93,13 @@ def html(results: record.Results) -> str:
         findings={verb: sentences.findings(data, table) for verb, table in verbs},
         caveats=sentences.caveats(data),
         sections=[_section(data, verb) for verb in ("bench", "ablate")],
-        charts=[chart for verb in ("bench", "ablate") for chart in charts(data, verb)],
+        charts=[chart for verb in ("bench", "ablate") for chart in charts(data, verb, drawn)],
         samples=samples(data),
         failures=failures(data),
         noise=sentences.noise(data),
         lesions=tables.lesions(data),
         sweep=tables.sweep(data),
-        further=[(section, further(section)) for section in sections.sections(data)],
+        further=[(section, further(section, drawn)) for section in sections.sections(data)],
         machine=tables.machine(data),
         methods=sentences.methods(data),
         margin=stats.MARGIN_NATS,
@@ -113,7 +135,7 @@ def _section(data: record.Results, verb: str) -> dict[str, object]:
     }  # fmt: skip
 
 
-def charts(data: record.Results, verb: str) -> list[Chart]:
+def charts(data: record.Results, verb: str, drawn: Figures) -> list[Chart]:
     """Those of one table. What has no data says which command makes it."""
     table = data.bench if verb == "bench" else data.ablate
     word = "bench" if verb == "bench" else "ablation"
@@ -159,7 +181,7 @@ def charts(data: record.Results, verb: str) -> list[Chart]:
         if not text:
             out.append(Chart(f"{verb}-{name}", heading, missing=f"Nothing to draw: {lack}. make {verb} measures it."))
             continue
-        images = _images(figure, frames)
+        images = _images(f"{verb}-{name}", figure, frames, drawn)
         caption = " ".join((figure.__doc__ or "").split())
         cut = f" The first {draw.MOST} of {len(table)} are drawn." if len(table) > draw.MOST else ""
         out.append(
@@ -168,22 +190,25 @@ def charts(data: record.Results, verb: str) -> list[Chart]:
     return out
 
 
-def further(section: sections.Section) -> list[Chart]:
+def further(section: sections.Section, drawn: Figures) -> list[Chart]:
     """The charts of a further section; one that has no data is left out."""
-    return [
-        Chart(f"{section.id}-{name}", heading, _images(figure, frames), text, " ".join((figure.__doc__ or "").split()))
-        for name, heading, figure, alt, frames in section.pictures
-        if (text := alt(*frames))
-    ]
+    found = []
+    for name, heading, figure, alt, frames in section.pictures:
+        if text := alt(*frames):
+            caption, key = " ".join((figure.__doc__ or "").split()), f"{section.id}-{name}"
+            found.append(Chart(key, heading, _images(key, figure, frames, drawn), text, caption))
+    return found
 
 
-def _images(figure: draw.Draw, frames: Sequence[pd.DataFrame]) -> list[str]:
-    """SVG data URIs: wide, wide dark, narrow, narrow dark."""
+def _images(name: str, figure: draw.Draw, frames: Sequence[pd.DataFrame], drawn: Figures) -> list[str]:
+    """SVG data URIs: wide, wide dark, narrow, narrow dark. The wide one is added to what is `drawn`."""
     images = []
     for width in (draw.WIDE, draw.NARROW):
         picture = figure(*frames, width=width)
-        drawn = draw.svg(picture) if picture else ""
-        images += [_svg_uri(drawn), _svg_uri(draw.darken(drawn))]
+        text = draw.svg(picture) if picture else ""
+        images += [_svg_uri(text), _svg_uri(draw.darken(text))]
+        if picture and width == draw.WIDE:
+            drawn[name] = picture
     return images
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 import variants
 from variants.cell import Cell
-from variants.engines import fused, loop, native, resident
+from variants.engines import fused, loop, native, resident, scan
 
 WITHOUT = native.refuses(variants.get("gru"))
 FAST = [fused, pytest.param(native, marks=pytest.mark.skipif(bool(WITHOUT), reason=WITHOUT or "it runs"))]
@@ -235,3 +235,36 @@ def test_who_refuses_what() -> None:
     for name in variants.found():
         engines = [e.__name__ for e in (loop, fused, native) if not e.refuses(variants.get(name))]
         assert bool(engines) != (variants.plainest(name) == "library"), name
+
+
+LINEAR = ["min_gru", "min_gru:Z=0.3", "min_gru:Z=1", "min_lstm", "min_lstm:F=1", "min_lstm:I=0.5", "min_lstm:F=0"]
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+@pytest.mark.parametrize("variant", LINEAR)
+def test_the_scan_is_the_step(variant: str, seeds: int) -> None:
+    one, other = (results(variant, engine, seeds, torch.float64) for engine in (loop, scan))
+    wrong = {name: (other[name] - one[name]).abs().max().item() for name in one if one[name] is not None}
+    assert max(wrong.values()) <= 1e-10, wrong
+    assert variants.refusals(variant)["scan"] == ""
+
+
+@pytest.mark.parametrize("T", [1, 2, 3, 8, 13])
+def test_the_scan_carries_its_state(T: int) -> None:
+    """One pass is two, at every length and cut."""
+    cell = variants.get("min_lstm")(4, 5, 2).double()
+    for weight in cell.parameters():
+        weight.data = torch.randn(weight.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    X = torch.randint(4, (T, 2, 3), generator=torch.Generator().manual_seed(T))
+    begin = (torch.randn(2, 3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1)),)
+    whole, (last,) = scan.unroll(cell, X, begin)
+    for cut in range(1, T):
+        first, state = scan.unroll(cell, X[:cut], begin)
+        second, (end,) = scan.unroll(cell, X[cut:], state)
+        assert (torch.cat([first, second]) - whole).abs().max() <= 1e-12
+        assert (end - last).abs().max() <= 1e-12
+
+
+def test_the_scan_refuses_what_is_not_linear_in_its_state() -> None:
+    assert "not a linear function" in scan.refuses(variants.get("gru"))
+    assert "nothing to scan" in scan.refuses(variants.get("min_gru:Z=0"))

@@ -86,7 +86,7 @@ def drawn(results: record.Results, only: str) -> str:
     """The page with the charts of `bench`, of `ablate`, or of nothing: a chart costs as much as the rest of a page."""
     charts = report.charts
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "charts", lambda data, verb: charts(data, verb) if verb == only else [])
+        patch.setattr(report, "charts", lambda data, verb, kept: charts(data, verb, kept) if verb == only else [])
         return report.html(results)
 
 

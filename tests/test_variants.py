@@ -22,6 +22,9 @@ SCRATCH = [name for name, entry in found().items() if entry.file != "library"]
 TORCH = [name for name, entry in found().items() if entry.file == "library"]
 
 
+NO_NUMBER = ["min_lstm:F=0,I=0"]  # nothing kept and nothing let in, scaled to add up to one
+
+
 def fixings(name: str) -> list[str]:
     """Every gate of a cell at 0, 1/2, 1, and every two of its gates at each of those."""
     gates = found()[name].gates
@@ -31,7 +34,7 @@ def fixings(name: str) -> list[str]:
         for g, k in itertools.combinations(gates, 2)
         for v, w in itertools.product((0, 0.5, 1), repeat=2)
     ]
-    return ones + twos
+    return [fixed for fixed in ones + twos if fixed not in NO_NUMBER]
 
 
 FIXED = [name for cell in SCRATCH for name in fixings(cell)]
@@ -227,10 +230,21 @@ def min_gru(w: Weights, held: Held, x: list[float], state: list[list[float]]) ->
     return [new]
 
 
+def min_lstm(w: Weights, held: Held, x: list[float], state: list[list[float]]) -> list[list[float]]:
+    (h,) = state
+    new = []
+    for j in range(len(h)):
+        f = held.get("F", sigma(times(x, w["W_xf"], j) + w["b_f"][0][j]))
+        i = held.get("I", sigma(times(x, w["W_xi"], j) + w["b_i"][0][j]))
+        candidate = times(x, w["W_xh"], j) + w["b_h"][0][j]
+        new.append(candidate + f / (f + i) * (h[j] - candidate))
+    return [new]
+
+
 TWINS: dict[str, Twin] = {
     "rnn": rnn, "gru": gru, "gru_after": gru_after, "lstm": lstm, "mgu": mgu(keeps=False), "mgu_keep": mgu(keeps=True),
     "gru1": simpler_gru("Hb"), "gru2": simpler_gru("H"), "gru3": simpler_gru("b"), "janet": janet, "cifg": cifg,
-    "lstm_peephole": lstm_peephole, "indrnn": indrnn, "min_gru": min_gru,
+    "lstm_peephole": lstm_peephole, "indrnn": indrnn, "min_gru": min_gru, "min_lstm": min_lstm,
 }  # fmt: skip
 
 # weights of the cell, without the output layer, by hidden units h, with 28 characters
@@ -249,6 +263,7 @@ SIZES: dict[str, Callable[[int], int]] = {
     "lstm_peephole": lambda h: 4 * h * (28 + h + 1) + 3 * h,
     "indrnn": lambda h: h * (28 + 2),
     "min_gru": lambda h: 2 * h * (28 + 1),
+    "min_lstm": lambda h: 3 * h * (28 + 1),
 }
 
 
@@ -287,6 +302,12 @@ def test_a_cell_is_its_scalar_twin(name: str) -> None:
         shown = 1 if held.get("O") == 0 else len(now)  # a memory that no output shows has no weights left
         for part, value in zip(state[:shown], now[:shown], strict=True):
             assert part[s, i].tolist() == pytest.approx(value, abs=1e-12, rel=0)
+
+
+@pytest.mark.parametrize("name", NO_NUMBER)
+def test_what_gives_no_number_is_refused_in_one_line(name: str) -> None:
+    with pytest.raises(ValueError, match=r"^with F=0, I=0 its equations divide by 0"):
+        get(name)
 
 
 # ---- torch's own modules ----

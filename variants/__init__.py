@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .cell import Cell
 
 HERE = Path(__file__).parent
-ENGINES = ("library", "resident", "native", "fused", "loop")  # the fastest first
+ENGINES = ("library", "resident", "native", "scan", "fused", "loop")  # the fastest first
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,7 @@ class Cell(nn.Module):
     keeps: ClassVar[str] = ""
     absent: ClassVar[frozenset[str]] = frozenset()
     fixed: ClassVar[dict[str, float]] = {}
+    linear: Callable[..., tuple[Tensor, Tensor]]  # for engines/scan.py alone
     step: Callable[..., Tensor | State]  # the equations: X (S, n, d) and the state before -> the state after
 
     def __init__(self, d: int, h: int, seeds: int = 1) -> None:
@@ -115,7 +116,11 @@ def fix(cell: type[Cell], values: tuple[tuple[str, float], ...]) -> type[Cell]:
         weight.data = torch.randn(weight.shape, generator=rng, dtype=torch.float64)
     state, total = probe.begin(2), torch.zeros((), dtype=torch.float64)
     for _ in range(4):
-        after = probe.step(torch.randn(1, 2, 2, generator=rng, dtype=torch.float64), *state)
+        try:
+            after = probe.step(torch.randn(1, 2, 2, generator=rng, dtype=torch.float64), *state)
+        except ZeroDivisionError:
+            names = ", ".join(f"{gate}={value:g}" for gate, value in values)
+            raise ValueError(f"with {names} its equations divide by 0: hold one of these gates elsewhere") from None
         state = after if isinstance(after, tuple) else (after,)
         total = total + (state[0] * torch.randn(1, 2, 3, generator=rng, dtype=torch.float64)).sum()
     if total.requires_grad:

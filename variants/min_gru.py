@@ -13,9 +13,13 @@ class MinGRU(Cell):
     weights = "W_xz b_z W_xh b_h"
 
     @gate
-    def Z(self, X: Tensor, H: Tensor) -> Tensor:
+    def Z(self, X: Tensor) -> Tensor:
         return sigmoid(X @ self.W_xz + self.b_z)
 
+    def linear(self, X: Tensor) -> tuple[Tensor, Tensor]:
+        Z = self.Z(X)
+        return 1 - Z, Z * (X @ self.W_xh + self.b_h)
+
     def step(self, X: Tensor, H: Tensor) -> Tensor:
-        Z = self.Z(X, H)
-        return (1 - Z) * H + Z * (X @ self.W_xh + self.b_h)
+        A, B = self.linear(X)
+        return A * H + B

@@ -1,0 +1,33 @@
+"""Cells that are linear in their state, H_t = A_t ⊙ H_{t-1} + B_t with A and B of X alone: every t in log T passes.
+
+A pass joins each step with the one 1, 2, 4, ... before it: (A_t A_s, A_t B_s + B_t). Hillis and Steele 1986. Such a
+cell has a method `linear`, X (..., S, n, d) -> A, B, from which its `step` follows.
+"""
+
+import torch
+from torch import Tensor
+
+from ..cell import Cell, State
+
+
+def refuses(variant: type[Cell], device: str = "cpu") -> str:
+    if not hasattr(variant, "linear"):
+        return "its state is not a linear function of the state before (it has no method `linear`)"
+    if variant.absent and "W_xh" in variant.absent:
+        return "nothing of the input reaches its state: there is nothing to scan"
+    return ""
+
+
+def unroll(cell: Cell, X: Tensor, state: State) -> tuple[Tensor, State]:
+    if reason := refuses(type(cell)):
+        raise ValueError(reason)
+    A, B = cell.linear(cell.one_hot(X))
+    A = A.expand_as(B) if isinstance(A, Tensor) else torch.full_like(B, A)  # a gate held is a number
+    B = torch.cat([B[:1] + A[:1] * state[0], B[1:]])
+    T, back = len(B), 1
+    while back < T:
+        joined = A[back:] * B[:-back] + B[back:]
+        A = torch.cat([A[:back], A[back:] * A[:-back]])
+        B = torch.cat([B[:back], joined])
+        back *= 2
+    return B, (B[-1],)
