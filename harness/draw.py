@@ -146,7 +146,8 @@ def gate_effects(effects: pd.DataFrame, pairs: pd.DataFrame, width: float = WIDE
                     mfc=ink["paper"] if marker == "o" else ink[colour], mew=1.6)  # fmt: skip
             if width > 5:
                 said = f"{nats(row.delta_nats, sign=True)} {bracket(row.delta_low, row.delta_high, nats)}"
-                for away, text, weight in ((8, said, "normal"), (124, str(row.verdict), "bold")):
+                word = str(row.verdict) if row.verdict in (*VERDICT, "undecided") else ""
+                for away, text, weight in ((8, said, "normal"), (124, word, "bold")):
                     ax.annotate(text, (1, y), xycoords=("axes fraction", "data"), xytext=(away, 0), va="center",
                                 textcoords="offset points", fontsize=8, color=ink[colour], weight=weight)  # fmt: skip
         ax.set_yticks(range(len(data)), [_short(label) for label in data.label])
@@ -328,7 +329,6 @@ def probe_curves(scores: pd.DataFrame, width: float = WIDE) -> Figure | None:
             names = list(dict.fromkeys(own.variant))
             for k, name in enumerate(names):
                 mine = own[own.variant == name].sort_values("length")
-                x = np.arange(len(mine)) + (k - len(names) / 2) * 0.04
                 at = [sorted(set(own.length)).index(length) for length in mine.length]
                 x = np.array(at) + (k - len(names) / 2) * 0.04
                 panel.vlines(x, mine.low, mine.high, color=ink[_family(name)], lw=1.2)
@@ -338,7 +338,9 @@ def probe_curves(scores: pd.DataFrame, width: float = WIDE) -> Figure | None:
                 panel.axhline(value, color=ink["ink"], lw=0.9, ls=":")
             lengths = sorted(set(own.length))
             panel.set_xticks(range(len(lengths)), [str(length) for length in lengths])
-            panel.set_title(f"{str(task).replace('_', ' ')}: {own.score_is.iloc[0]}", loc="left", color=ink["ink"])
+            panel.set_title(
+                f"{str(task).replace('_', ' ')}: {_short(own.score_is.iloc[0], 32)}", loc="left", color=ink["ink"]
+            )
         for panel in grid.flat[len(tasks) :]:
             panel.set_visible(False)
         handles, labels = grid.flat[0].get_legend_handles_labels()
@@ -460,7 +462,7 @@ def gate_map(heat: pd.DataFrame, width: float = WIDE) -> Figure | None:
                 own[own.gate == gate].drop_duplicates("position").sort_values("position").character.tolist()[:most]
             )
             mesh = ax.pcolormesh(table.to_numpy(), cmap="Blues", vmin=0, vmax=1, rasterized=False)
-            ax.set_xticks(np.arange(len(letters)) + 0.5, ["\u2423" if c == " " else _short(c) for c in letters])
+            ax.set_xticks(np.arange(len(letters)) + 0.5, ["\u2423" if c == " " else _short(c, 1) for c in letters])
             ax.tick_params(axis="x", labelsize=7, length=0)
             ax.set_yticks([])
             ax.set_title(f"gate {gate}, seed {count(own.seed.iloc[0])}", loc="left", color=ink["ink"])

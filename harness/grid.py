@@ -40,7 +40,7 @@ CHOICES = {
     "task": ("text", "adding", "copy", "selective_copy", "counting"),
 }
 MAY_BE_ZERO = {"validation_characters"}
-RATES = (1.0, 2.0, 4.0, 8.0, 16.0)  # what rate=chosen chooses from, for every variant the same
+RATES = (0.25, 0.5, 1.0, 2.0, 4.0)  # what rate=chosen chooses from, for every variant the same
 RATE_SEEDS = (1000, 1001)  # that choose it: none of them is scored
 SEEDS, PROBE_SEEDS = 10, 5  # trainings a variant, if not asked for otherwise
 LARGEST = 10**9  # of any count: a typing slip becomes an error, not a week of work

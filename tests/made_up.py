@@ -139,9 +139,9 @@ def looked_into(
         ],
         "learning_rates": [
             {"protocol": "book", "corpus_sha256": SHA, "variant": variant, "lr": lr, "seeds": 2 * (lr < 16),
-             "failed": 2 * (lr >= 16), "validation_perplexity": None if lr >= 16 else 6 + abs(lr - best) / 10,
+             "failed": 2 * (lr >= 4), "validation_perplexity": None if lr >= 4 else 6 + abs(lr - best) / 10,
              "chosen": lr == best}
-            for variant, best in (("gru", 8.0), ("rnn", 1.0)) for lr in grid.RATES
+            for variant, best in (("gru", 2.0), ("rnn", 1.0)) for lr in grid.RATES
         ],
         "probes": [
             {"run": f"{variant}-{task}-{length}-{k}", "variant": variant, "engine": "loop", "capture": False,

@@ -1,0 +1,250 @@
+"""The report in a real browser: nothing asked for, nothing said, readable at every width, by keyboard, and by everyone.
+
+Chromium is spoken to through its own pipe (--remote-debugging-pipe): no driver to install. tests/vendor has axe-core,
+the accessibility checker, as published (MPL 2.0).
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import made_up
+import pytest
+
+from harness import record, report
+
+CHROMIUM = next((p for name in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(name))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+AXE = Path(__file__).parent / "vendor" / "axe-core-4.14.1.min.js"
+PATIENCE_S = 60.0
+WIRE = """
+import fcntl, os, sys
+ends = [fcntl.fcntl(int(fd), fcntl.F_DUPFD, 10) for fd in sys.argv[1:3]]  # out of the way of 3 and 4
+for fd, end in zip((3, 4), ends):  # it reads commands on 3 and writes on 4
+    os.dup2(end, fd)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+
+
+class Browser:
+    """Chromium with one page, by the DevTools protocol. `heard`: every event so far."""
+
+    def __init__(self, profile: Path) -> None:
+        ours_in, theirs_out = os.pipe()
+        theirs_in, ours_out = os.pipe()
+
+        words = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+                 "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
+                 f"--user-data-dir={profile}", "--remote-debugging-pipe", "about:blank"]  # fmt: skip
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", WIRE, str(theirs_in), str(theirs_out), *map(str, words)],
+            pass_fds=(theirs_in, theirs_out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        os.close(theirs_in)
+        os.close(theirs_out)
+        os.set_blocking(ours_in, False)
+        self.reader, self.writer = ours_in, ours_out
+        self.number, self.rest, self.heard, self.session = 0, b"", list[dict[str, Any]](), ""
+        targets = self.ask("Target.getTargets")["targetInfos"]
+        page = next(t["targetId"] for t in targets if t["type"] == "page")
+        self.session = self.ask("Target.attachToTarget", targetId=page, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.ask(f"{domain}.enable")
+
+    def ask(self, method: str, **params: object) -> dict[str, Any]:
+        """The answer of a command."""
+        self.number += 1
+        message: dict[str, object] = {"id": self.number, "method": method, "params": params}
+        if self.session:
+            message["sessionId"] = self.session
+        os.write(self.writer, json.dumps(message).encode() + b"\0")
+        return self._hear(lambda m: m.get("id") == self.number)
+
+    def wait(self, event: str) -> None:
+        self._hear(lambda m: m.get("method") == event)
+
+    def js(self, code: str) -> Any:
+        """The value of a piece of script, awaited."""
+        said = self.ask("Runtime.evaluate", expression=code, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in said, said
+        return said["result"].get("value")
+
+    def key(self, key: str, code: int, text: str = "") -> None:
+        for kind in ("keyDown", "keyUp"):
+            more = {"text": text} if text and kind == "keyDown" else {}
+            self.ask("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code, **more)
+
+    def look(self, width: int, scheme: str = "light") -> None:
+        """The page at a width, in a colour scheme."""
+        self.ask("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
+        self.ask("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+
+    def open(self, path: Path) -> None:
+        self.heard.clear()
+        self.ask("Page.navigate", url=path.as_uri())
+        self.wait("Page.loadEventFired")
+
+    def _hear(self, wanted: Any) -> dict[str, Any]:
+        end = time.monotonic() + PATIENCE_S
+        while time.monotonic() < end:
+            while b"\0" in self.rest:
+                one, _, self.rest = self.rest.partition(b"\0")
+                message = json.loads(one)
+                if "method" in message:
+                    self.heard.append(message)
+                if wanted(message):
+                    assert "error" not in message, message
+                    result: dict[str, Any] = message.get("result", {})
+                    return result
+            try:
+                part = os.read(self.reader, 2**20)
+                assert part, "the browser has gone"
+                self.rest += part
+            except BlockingIOError:
+                time.sleep(0.005)
+        raise TimeoutError("the browser did not answer")
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self.reader)
+        os.close(self.writer)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    if not os.access("/dev/null", os.R_OK):
+        pytest.skip("no /dev/null")
+    one = Browser(tmp_path_factory.mktemp("profile"))
+    yield one
+    one.close()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = made_up.write(tmp_path_factory.mktemp("results"), seeds=3, bench=("rnn", "gru", "nn.gru", "lstm"),
+                           ablate=("gru", "gru:R=1", "gru:Z=0", "gru:Z=0,R=1"))  # fmt: skip
+    report.write(record.read(folder), folder)
+    return folder
+
+
+@pytest.fixture
+def page(browser: Browser, folder: Path) -> Browser:
+    browser.look(1200)
+    browser.open(folder / report.NAME)
+    return browser
+
+
+def test_nothing_is_asked_for_and_nothing_said(page: Browser) -> None:
+    page.js("new Promise(done => requestAnimationFrame(() => setTimeout(done, 100)))")
+    asked = [e["params"]["request"]["url"] for e in page.heard if e["method"] == "Network.requestWillBeSent"]
+    assert [url.split(":")[0] for url in asked][:1] == ["file"]
+    assert {url.split(":")[0] for url in asked[1:]} <= {"data"}
+    said = [
+        e
+        for e in page.heard
+        if e["method"] in ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded")
+    ]
+    assert said == []
+    assert page.js("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 768, 1440])
+def test_no_width_makes_the_page_scroll_sideways(page: Browser, width: int, scheme: str) -> None:
+    page.look(width, scheme)
+    assert page.js("document.documentElement.scrollWidth") <= width
+    assert page.js("innerWidth") == width
+    dark = page.js("getComputedStyle(document.body).backgroundColor") == "rgb(21, 25, 30)"
+    assert dark == (scheme == "dark")
+    used = page.js("document.querySelector('picture img').currentSrc")
+    other = page.js("document.querySelector('picture img').src")
+    assert (used == other) == (scheme == "light" and width > 640)  # another figure where it is dark or narrow
+
+
+def test_a_table_is_sorted_by_keyboard(page: Browser) -> None:
+    heads = "[...document.querySelectorAll('#ablate-table thead th')]"
+    column = page.js(f"{heads}.findIndex(th => th.dataset.name.startsWith('held-out'))")
+    values = f"[...document.querySelectorAll('#ablate-table tbody tr')].map(r => +r.cells[{column}].dataset.v)"
+    before = page.js(values)
+    page.js("document.querySelector('.skip').focus()")
+    for _ in range(200):  # by Tab alone, from the first link of the page
+        page.key("Tab", 9)
+        if page.js(f"document.activeElement.closest('th') === {heads}[{column}]"):
+            break
+    else:
+        raise AssertionError("Tab never came to the column's button")
+    assert page.js("getComputedStyle(document.activeElement).outlineStyle") != "none"
+    for pressed, order, said in (("Enter", sorted(before), "ascending"), (" ", sorted(before)[::-1], "descending")):
+        page.key(pressed, 13 if pressed == "Enter" else 32, "\r" if pressed == "Enter" else " ")
+        assert page.js(values) == order
+        assert page.js(f"{heads}[{column}].getAttribute('aria-sort')") == said
+        assert page.js(f"{heads}.filter(th => th.hasAttribute('aria-sort')).length") == 1
+        assert said in page.js("document.querySelector('#ablate-table-live').textContent")
+    assert len(before) == 4
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_an_accessibility_checker_finds_nothing_serious(page: Browser, scheme: str) -> None:
+    page.look(1200, scheme)
+    page.js("document.querySelectorAll('details').forEach(d => d.open = true)")
+    page.js(AXE.read_text(encoding="utf-8") + "; 0")
+    found = page.js(
+        "axe.run(document).then(r => r.violations.map(v => [v.impact, v.id, v.nodes.length, v.nodes[0].html]))"
+    )
+    assert page.js("axe.run(document).then(r => r.passes.length)") > 20
+    assert [v for v in found if v[0] in ("serious", "critical")] == []
+
+
+def test_it_prints(page: Browser) -> None:
+    pdf = base64.b64decode(
+        page.ask("Page.printToPDF", printBackground=False, paperWidth=8.27, paperHeight=11.69)["data"]
+    )
+    assert pdf.startswith(b"%PDF-")
+    pages = pdf.count(b"/Type /Page\n") + pdf.count(b"/Type /Page ")
+    assert 3 <= pages <= 40
+    assert len(pdf) > 50_000
+
+
+def test_complete_without_its_script(browser: Browser, folder: Path) -> None:
+    browser.ask("Emulation.setScriptExecutionDisabled", value=True)
+    try:
+        browser.look(1200)
+        browser.open(folder / report.NAME)
+    finally:
+        browser.ask("Emulation.setScriptExecutionDisabled", value=False)
+    assert browser.js("document.querySelectorAll('#ablate-table tbody tr').length") == 4
+    assert browser.js("document.querySelectorAll('th button').length") == 0
+
+
+BAD = "<script>window.hacked=1</script><img src=x onerror='window.hacked=1'>\"'=cmd|' /C calc'!A0"
+
+
+def test_text_from_a_file_never_runs(browser: Browser, tmp_path: Path) -> None:
+    """In every text column of every table: the page shows it, the policy would refuse it, and nothing has run."""
+    folder = made_up.write(tmp_path, seeds=2, bench=("rnn", "gru"), ablate=("gru", "gru:R=1"))
+    results = record.read(folder)
+    for name in ("runs", "ablate", "environments", "probes", "reproduce", "heat", "learning_rates"):
+        frame = getattr(results, name)
+        for column in frame.select_dtypes(["object", "str"]):
+            if column not in ("run", "environment", "corpus_sha256", "variant", "protocol", "task", "within_2sd",
+                              "engine", "device", "precision", "gate"):  # fmt: skip
+                frame[column] = BAD
+    path = tmp_path / "report.html"
+    path.write_text(report.html(results), encoding="utf-8")
+    browser.look(1200)
+    browser.open(path)
+    browser.js("new Promise(done => setTimeout(done, 200))")
+    assert browser.js("window.hacked === undefined")
+    assert browser.js("document.body.innerText.includes('<script>window.hacked=1</script>')")
+    assert not [e for e in browser.heard if e["method"] == "Log.entryAdded"]
+    assert browser.js("document.querySelectorAll('img[src=x]').length") == 0
