@@ -609,7 +609,12 @@ def _list(options: argparse.Namespace, folder: Path) -> int:
     print("variants, with the gates that can be fixed (like gru:R=1 or gru:Z=0,R=1):")
     for name, entry in variants.found().items():
         print(f"  {name:<10} {' '.join(entry.gates):<6} {entry.about}")
+    known = record.grids(folder)
     for asked in plans:
+        tried = [
+            r for g in known.values() for r in g.get("learning_rates", ()) if r["protocol"] == asked.protocol.label
+        ]
+        asked = dataclasses.replace(asked, rates={row["variant"]: row["lr"] for row in tried if row["chosen"]})
         print(f"\n{asked.verb}: protocol {asked.protocol.label}, text {asked.corpus_name}, device {asked.device}")
         for run in asked.runs:
             state = "done" if record.done(folder, run) else "failed" if record.failed(folder, run) else "to do"

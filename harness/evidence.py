@@ -151,8 +151,12 @@ def speed_samples(data: record.Results, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def speed_ratio(data: record.Results, table: pd.DataFrame, one: str, other: str) -> rates.SpeedRatio | None:
-    """Of two variants of a table with one row each, in one precision, in a session that holds both."""
+    """Of two variants of a table, in one precision, in a session that holds both: each as it was trained,
+
+    the first of its rows, where it was timed in several engines.
+    """
     rows = table[table.variant.isin([one, other])].dropna(subset=["tokens_per_sec"])
+    rows = rows[~rows.capture].drop_duplicates("variant")
     if sorted(rows.variant) != sorted([one, other]) or rows.precision.nunique() > 1:
         return None
     speed = data.speed[data.speed.protocol.isin(rows.protocol) & data.speed.device.isin(rows.device)]

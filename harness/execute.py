@@ -44,6 +44,8 @@ class Underway:
     perplexity: float | None
 
 
+SHARING = 8  # processes that train torch's own modules on one GPU
+
 Tell = Callable[[Underway], None]
 
 
@@ -58,8 +60,11 @@ def execute(runs: Sequence[Run], corpus: Corpus, workers: int, tell: Tell = lamb
     if todo and runs[0].device == "cuda":
         settle(cores(), runs[0].precision)
         for pack in todo:
-            yield from _one(pack, corpus, 1, tell)
-        return
+            if pack[0].engine != "library":
+                yield from _one(pack, corpus, 1, tell)
+        # torch's own modules take one seed at a time, which leaves most of a GPU idle: several processes share it
+        todo = [pack for pack in todo if pack[0].engine == "library"]
+        workers = min(SHARING, cores())
     yield from _workers(todo, corpus, min(workers, len(todo)), tell)
 
 
@@ -140,7 +145,7 @@ def _workers(todo: list[list[Run]], corpus: Corpus, count: int, tell: Tell) -> I
                     del working[pipe]
                     reason = f"crashed: its worker process ended with status {process.exitcode}"
                     for run in left:
-                        facts = environment("cpu")
+                        facts = environment(run.device)
                         yield Finished(run, Outcome(error=reason), 0.0, count, os.getloadavg()[0], now(), facts)
                     if queue:
                         give(start())

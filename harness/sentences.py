@@ -196,7 +196,7 @@ def loop_answer(data: record.Results) -> list[Answer]:
     if table.empty:
         return []
     fast, slow, twin = grid.SPEED_BASELINE, grid.BASELINE, "gru_after"
-    rows = {str(r.variant): r for _, r in table.iterrows()}
+    rows = {str(r.variant): r for _, r in table[::-1].iterrows()}  # of several engines the first, which trained it
     whole = evidence.speed_ratio(data, table, fast, slow)
     if not whole:
         return []
@@ -314,6 +314,14 @@ def setting(data: record.Results, table: pd.DataFrame) -> str:
                 f"{count(p.num_steps)} steps, SGD at learning rate {plain(p.lr)}, gradient norm at most "
                 f"{plain(p['clip'])}, initial values \u201c{p.init}\u201d"
             )
+            if p.rate == "chosen":
+                text = text.replace(
+                    f"SGD at learning rate {plain(p.lr)}", "SGD at a learning rate chosen for each variant (see below)"
+                )
+            if p.validation_characters > 0:
+                text += f"; {count(p.validation_characters)} characters between the two parts to validate on"
+            if p.match == "parameters":
+                text += f"; hidden units such that each variant has as many parameters as {grid.BASELINE} has"
         parts.append(text)
     shas = unique(table.corpus_sha256)
     parts.append("Text: " + ", ".join(unique(table.corpus)) + (f" (SHA-256 {shas[0][:12]})" if len(shas) == 1 else ""))
@@ -493,11 +501,16 @@ def limits(data: record.Results) -> list[str]:
         known = data.protocols[data.protocols.protocol == label]
         if len(known):
             p = known.iloc[0]
-            said.append(
-                f"{label}: one learning rate ({plain(p.lr)}) and one size ({count(p.hidden)} hidden units) for every "
-                "variant. One that another rate would suit better is shown at a disadvantage, and variants differ in "
-                "parameters."
-            )
+            if p.rate == "chosen":
+                rate, unfair = "a learning rate chosen for each variant from one grid", ""
+            else:
+                rate = f"one learning rate ({plain(p.lr)}) for every variant"
+                unfair = " One that another rate would suit better is shown at a disadvantage."
+            if p.match == "parameters":
+                size = "one number of parameters for every variant, which then differ in hidden units"
+            else:
+                size = f"one size ({count(p.hidden)} hidden units), so that variants differ in parameters"
+            said.append(f"{label}: {rate}, and {size}.{unfair}")
     return said
 
 

@@ -147,6 +147,8 @@ def test_each_variant_gets_the_rate_that_validates_best_of_an_equal_budget(
     capsys.readouterr()
     assert command.main(words) == 0
     assert "4 done already" in capsys.readouterr().out
+    assert command.main(["list", *[w for w in words[1:] if w != "--no-timing"]]) == 0
+    assert capsys.readouterr().out.count("  done ") == 4
 
 
 def test_a_rate_that_diverges_for_a_seed_is_not_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

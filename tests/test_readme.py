@@ -55,7 +55,7 @@ def test_links_lead_somewhere(link: str) -> None:
 
 
 def test_the_files_are_read_as_it_reads_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (code,) = re.findall(r"```python\n(import harness\n.*?)```", README, re.DOTALL)
+    code, figures = re.findall(r"```python\n(import harness\n.*?)```", README, re.DOTALL)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match="no results folder results: make bench"):
         harness.read()
@@ -66,4 +66,6 @@ def test_the_files_are_read_as_it_reads_them(tmp_path: Path, monkeypatch: pytest
     table = eval(last, names)
     finished = harness.read(made).runs.dropna(subset=["heldout_perplexity"])
     assert table["count"].sum() == len(finished) > 100
+    exec(figures, {})
+    assert (tmp_path / "probes.pdf").read_bytes().startswith(b"%PDF")
     assert table["mean"]["gru"] == pytest.approx(finished[finished.variant == "gru"].heldout_perplexity.mean())

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -174,3 +176,20 @@ def test_an_environments_name_is_never_read_back_as_a_number() -> None:
     names = [record._environment({}, {"torch": str(k)}) for k in range(200)]
     assert not any(name[0].isdigit() for name in names)  # pandas would take 27299456 and 1234e567 for numbers
     assert len(set(names)) == 200
+
+
+def test_a_full_disk_names_the_file_and_leaves_the_old_one_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "bench.csv"
+    record.write(path, "old")
+
+    def full(fd: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=re.escape(str(path))) as caught:
+        record.write(path, "new")
+    assert caught.value.errno == errno.ENOSPC
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]

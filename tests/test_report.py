@@ -665,3 +665,39 @@ def test_opens_without_a_word_on_the_console(raw_single: str, tmp_path: Path) ->
     assert done.stdout.count('<button type="button">') == len(
         re.findall(r"<th scope=\"col\"", raw_single.split('id="charts"')[0])
     )
+
+
+def test_the_loop_is_answered_where_every_engine_was_timed(results: record.Results) -> None:
+    """Of each variant the engine that trained it counts, its first row; others only add rows."""
+    alone = sentences.loop_answer(evidence.typed(results))[0].finding
+    slow = results.bench[results.bench.variant == "gru"].assign(engine="loop", tokens_per_sec=9.0)
+    first = results.bench.assign(engine=results.bench.engine.where(results.bench.variant != "gru", "native"))
+    speed = results.speed.assign(engine=results.speed.engine.where(results.speed.variant != "gru", "native"))
+    extra = speed[speed.label == "gru"].assign(label="gru (loop)", engine="loop", tokens_per_sec=9.0)
+    several = dataclasses.replace(
+        results, bench=pd.concat([first, slow], ignore_index=True), speed=pd.concat([speed, extra], ignore_index=True)
+    )
+    answer = sentences.loop_answer(evidence.typed(several))
+    assert answer[0].finding == alone
+    assert any("engine native" in point for point in answer[0].points)
+
+
+def test_a_rate_that_was_chosen_and_a_size_that_was_matched_are_said(tmp_path: Path) -> None:
+    protocol = dataclasses.replace(grid.PROTOCOLS["book"], match="parameters")
+    made = made_up.read(made_up.write(tmp_path, protocol=protocol, bench=("gru", "rnn"), ablate=("gru", "gru:R=1")))
+    table = made.ablate.assign(hidden=[128, 153], lr=[1.0, 4.0])
+    data = evidence.typed(dataclasses.replace(made, ablate=table))
+    said = sentences.setting(data, data.ablate)
+    assert "a learning rate chosen for each variant" in said
+    assert "SGD at learning rate" not in said
+    assert "8,529 characters between the two parts" in said
+    (limit,) = [text for text in sentences.limits(data) if text.startswith("book")]
+    assert "one learning rate" not in limit
+    assert "one number of parameters" in limit
+    shown = tables.main_table(data, "ablate", data.ablate)
+    heads = [head[0] for head in shown.heads]
+    assert [row[heads.index("hidden units")].text for row in shown.rows] == ["128", "153"]
+    assert [row[heads.index("learning rate")].text for row in shown.rows] == ["1", "4"]
+    plain = evidence.typed(made_up.read(made_up.write(tmp_path / "plain", bench=("gru",), ablate=("gru", "rnn"))))
+    assert "learning rate" not in [head[0] for head in tables.main_table(plain, "ablate", plain.ablate).heads]
+    assert any("one learning rate" in text for text in sentences.limits(plain))
