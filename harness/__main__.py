@@ -611,9 +611,8 @@ def _list(options: argparse.Namespace, folder: Path) -> int:
         print(f"  {name:<10} {' '.join(entry.gates):<6} {entry.about}")
     known = record.grids(folder)
     for asked in plans:
-        tried = [
-            r for g in known.values() for r in g.get("learning_rates", ()) if r["protocol"] == asked.protocol.label
-        ]
+        rows = [row for one in known.values() for row in one.get("learning_rates", ())]
+        tried = [row for row in rows if row["protocol"] == asked.protocol.label]
         asked = dataclasses.replace(asked, rates={row["variant"]: row["lr"] for row in tried if row["chosen"]})
         print(f"\n{asked.verb}: protocol {asked.protocol.label}, text {asked.corpus_name}, device {asked.device}")
         for run in asked.runs:

@@ -377,7 +377,7 @@ def reach(shares: pd.DataFrame, width: float = WIDE) -> Figure | None:
         ax = figure.subplots()
         names = list(dict.fromkeys(data.label))[:MOST]
         for k, name in enumerate(names):
-            line = _over(data[data.label == name], "characters_back", "gradient_share")
+            line = over(data[data.label == name], "characters_back", "gradient_share")
             colour = ink[_family(name)]
             ax.fill_between(line.index, line.low, line.high, color=colour, alpha=0.15, lw=0)
             ax.plot(line.index, line["mean"], color=colour, lw=1.3, marker="osD^vP*X<>"[k % 10], ms=4,
@@ -399,7 +399,7 @@ def reach_alt(shares: pd.DataFrame) -> str:
         return ""
     said = []
     for name, own in data.groupby("label", sort=False):
-        line = _over(own, "characters_back", "gradient_share")
+        line = over(own, "characters_back", "gradient_share")
         at = [t for t in (4, 16, 64) if t in line.index]
         said.append(f"{name} " + ", ".join(f"{line['mean'][t]:.1e} at {t}" for t in at)
                     + f" (n = {own.seed.nunique()} seeds)")  # fmt: skip
@@ -488,7 +488,7 @@ def gate_map_alt(heat: pd.DataFrame) -> str:
     )
 
 
-def _over(data: pd.DataFrame, by: str, column: str) -> pd.DataFrame:
+def over(data: pd.DataFrame, by: str, column: str) -> pd.DataFrame:
     """Geometric mean over seeds, and its 95 % t interval, by a column."""
     rows = {}
     for at, values in data.groupby(by)[column]:

@@ -193,10 +193,11 @@ def charts(data: record.Results, verb: str, drawn: Figures) -> list[Chart]:
 def further(section: sections.Section, drawn: Figures) -> list[Chart]:
     """The charts of a further section; one that has no data is left out."""
     found = []
-    for name, heading, figure, alt, frames in section.pictures:
+    for name, heading, figure, alt, frames, numbers in section.pictures:
         if text := alt(*frames):
             caption, key = " ".join((figure.__doc__ or "").split()), f"{section.id}-{name}"
-            found.append(Chart(key, heading, _images(key, figure, frames, drawn), text, caption))
+            table = Table(f"{key}-data", *numbers) if numbers else None
+            found.append(Chart(key, heading, _images(key, figure, frames, drawn), text, caption, table))
     return found
 
 

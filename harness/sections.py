@@ -15,9 +15,10 @@ from markupsafe import Markup
 
 from harness import draw, evidence, grid, record, stats
 from harness.spell import bracket, compact, count, pct, plain, ppl, several
-from harness.tables import Cell, Table
+from harness.tables import Cell, Numbers, Table
 
-Picture = tuple[str, str, draw.Draw, draw.Describe, tuple[pd.DataFrame, ...]]  # id, heading, figure, its words, frames
+# id, heading, figure, its words, frames, and its numbers where the section's own table has them not
+Picture = tuple[str, str, draw.Draw, draw.Describe, tuple[pd.DataFrame, ...], Numbers | None]
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,7 @@ def probes(data: record.Results) -> Section | None:
         *((name, "mean [95 %]", True) for name in names),
     ]
     table = Table("probes", "Scores on tasks of memory", heads, cells, cards=True)
-    picture = ("probes", "How far does each remember?", draw.probe_curves, draw.probe_curves_alt, (scores,))
+    picture = ("probes", "How far does each remember?", draw.probe_curves, draw.probe_curves_alt, (scores,), None)
     return Section("probes", "Probes: memory and nothing else", setting, said, table, [picture])
 
 
@@ -242,11 +243,24 @@ def gates(data: record.Results) -> Section | None:
     table = Table("gates", "What the gates do over held-out text", heads, cells, cards=True) if cells else None
     seen = data.heat
     pictures: list[Picture] = [
-        ("reach", "How far back does the gradient reach?", draw.reach, draw.reach_alt, (reached,)),
-        ("times", "How long does a unit keep its state?", draw.time_constants, draw.time_constants_alt, (own,)),
-        ("heat", "What do the gates do, character by character?", draw.gate_map, draw.gate_map_alt, (seen,)),
+        ("reach", "How far back does the gradient reach?", draw.reach, draw.reach_alt, (reached,), _shares(reached)),
+        ("times", "How long does a unit keep its state?", draw.time_constants, draw.time_constants_alt, (own,), None),
+        ("heat", "What do the gates do, character by character?", draw.gate_map, draw.gate_map_alt, (seen,), None),
     ]
     return Section("gates", "Inside the gates", setting, said, table, pictures)
+
+
+def _shares(reached: pd.DataFrame) -> Numbers:
+    """The numbers of the chart of reach: geometric means over seeds with their 95 % intervals."""
+    rows = []
+    for label, own in reached[reached.gradient_share > 0].groupby("label", sort=False):
+        for t, r in draw.over(own, "characters_back", "gradient_share").iterrows():
+            bounds = bracket(r.low, r.high, lambda x: f"{x:.2g}")
+            n = str(own[own.characters_back == t].seed.nunique())
+            rows.append([Cell(str(label)), Cell(f"{t:g}"), Cell(f"{r['mean']:.3g}"), Cell(bounds), Cell(n)])
+    heads = [("variant", "", False), ("characters back", "", True), ("share of the gradient", "", True),
+             ("95 % interval", "", True), ("seeds", "", True)]  # fmt: skip
+    return "Share of the gradient that is left, mean over seeds", heads, rows
 
 
 def _mean(values: pd.Series, share: bool = False) -> Cell:
