@@ -19,6 +19,7 @@ from variants.model import Model
 SHUT, OPEN = 0.1, 0.9  # a gate's value below and above which it counts as saturated
 REACHES = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # characters back
 REACH = REACHES[-1]
+FAINTEST = 1e-30  # of a gradient: below it is what a float32 rounds away, here or there
 SENTENCE, UNITS = 60, 16  # of the heat map: characters, and units evenly spread from the fastest to the slowest
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 
@@ -86,9 +87,10 @@ def reach(model: Model, streams: Tensor) -> list[dict[int, float]]:
     each = len(state)
     norms = []
     for k in range(0, len(grads), each):
-        parts = [g.square().sum(-1) for g in grads[k : k + each] if g is not None]
-        norms.append(torch.stack(parts).sum(0).sqrt() if parts else torch.zeros_like(states[0][0][..., 0]))
+        parts = [g.double().square().sum(-1) for g in grads[k : k + each] if g is not None]  # float32 would underflow
+        norms.append(torch.stack(parts).sum(0).sqrt() if parts else torch.zeros_like(states[0][0][..., 0]).double())
     shares = torch.stack(norms[::-1]) / norms[-1].clamp(min=1e-30)  # (t, S, n)
+    shares = torch.where(shares > FAINTEST, shares, 0.0)
     return [{t: one[t] for t in REACHES if t < len(one)} for one in shares.mean(2).T.tolist()]
 
 

@@ -95,7 +95,7 @@ def test_every_engine_is_timed_except_under_quick() -> None:
 
 def test_bench_for_real_then_report_without_torch(tmp_path: Path, monkeypatch, capfd) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.setattr(measure, "ROUNDS", 1)
-    monkeypatch.setattr("harness.__main__.SEEDS", 1)
+    monkeypatch.setattr("harness.grid.SEEDS", 1)
     folder = tmp_path / "results"
     words = ["bench", "--protocol", "classic", *ONE_RNN[1:]]  # quick times only the engine that trains
     assert command.main([*words, "--results", str(folder)]) == 0
