@@ -1,5 +1,7 @@
 # make bench      vanilla RNN, scratch GRU, nn.GRU and the rest: perplexity, tokens/sec, memory
 # make ablate     the GRU with its reset or update gate fixed, each value, many seeds
+# make reproduce  what the book publishes on its two protocols, and ours beside it
+# make probe      tasks that ask for memory and nothing else, by length
 # make report     the tables and results/report.html again, from what is on file
 # make list       what there is, what would run, and what is done
 # make test       every check, on a machine with no GPU
@@ -9,9 +11,11 @@
 # make clean      remove results (not results/reference), saved timings and caches
 #
 # Choose with NAME=value, like: make bench VARIANTS="rnn gru" SEEDS=3
-#   PROTOCOL   classic or quick         CORPUS    time-machine, embedded, or the path of a UTF-8 file
-#   DEVICE     cpu, cuda or auto        SEEDS     how many trainings a variant
+#   PROTOCOL   quick, classic, v1, book CORPUS    time-machine, embedded, or the path of a UTF-8 file
+#   DEVICE     cpu, cuda or auto        SEEDS     how many trainings a variant, or until-decided
 #   VARIANTS   like "gru gru:R=1"       SET       fields of the protocol, like "epochs=20 hidden=64"
+#   MAX        the most of SEEDS=until-decided        MATCH   hidden or parameters: what variants share
+#   TASKS      of probe, like "adding copy"           LENGTHS of probe, like "10 50"
 #   INIT       own, book or torch       RESULTS   folder to write to, results if not given
 #   ENGINE     auto, library, resident, native, scan, fused or loop: what trains
 #   PYTHON     use this interpreter as it is and install nothing; else make fills .venv, once

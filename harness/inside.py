@@ -39,7 +39,10 @@ def gates(model: Model, streams: Tensor) -> list[dict[str, Facts]]:
     learned = [g for g in model.cell.gates() if g not in model.cell.fixed]
     sums = {g: torch.zeros(5, S, h, dtype=torch.float64, device=streams.device) for g in learned}
 
-    def note(gate: str, values: Tensor) -> None:
+    def note(gate: str, values: Tensor | float) -> None:
+        if not isinstance(values, Tensor):  # its weights are dead: a constant that nothing depends on
+            sums.pop(gate, None)
+            return
         v = values.double()
         shares = [(v < SHUT).double(), (v > OPEN).double()]
         sums[gate] += torch.stack([x.mean(1).expand(S, h) for x in (v, v * v, *shares, v.clamp(min=1e-30).log())])

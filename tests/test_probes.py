@@ -239,6 +239,7 @@ def test_saturation_and_time_constant(bias: float, shut: float, open_: float) ->
 def test_a_fixed_gate_is_not_looked_at_and_torch_has_none() -> None:
     assert list(inside.gates(network("gru:R=1"), characters(9, 2))[0]) == ["Z"]
     assert inside.gates(network("rnn"), characters(9, 2)) == [{}, {}]
+    assert inside.gates(network("gru:Z=1"), characters(9, 2)) == [{}, {}]  # R has no weights left: nothing to look at
     assert inside.gates(network("nn.gru", (0,)), characters(9, 1)) == [{}]
 
 

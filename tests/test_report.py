@@ -128,7 +128,7 @@ def test_same_bytes_elsewhere_without_torch(
         "import made_up; from harness import report\n"
         "charts = report.charts\n"
         "for source, target, only in zip(*[iter(sys.argv[3:])] * 3):\n"
-        "    report.charts = lambda data, verb: charts(data, verb) if verb == only else []\n"
+        "    report.charts = lambda data, verb, kept: charts(data, verb, kept) if verb == only else []\n"
         "    print(report.write(made_up.read(pathlib.Path(source)), pathlib.Path(target)))"
     )
     here = Path(__file__).parent
@@ -149,13 +149,18 @@ def test_same_bytes_elsewhere_without_torch(
     assert done.stdout.split() == [str(tmp_path / "new" / name / "report.html") for name in pages]
     for name, text in pages.items():
         assert (tmp_path / "new" / name / "report.html").read_bytes() == text.encode()
-        assert [f.name for f in (tmp_path / "new" / name).iterdir()] == ["report.html"]  # nothing half written is left
+        left = sorted(f.name for f in (tmp_path / "new" / name).iterdir())
+        assert left == ["figures", "report.html"]  # nothing half written is left
+        files = sorted(f.name for f in (tmp_path / "new" / name / "figures").iterdir())
+        shown = re.findall(r'<h3 id="([\w-]+)">[^<]*</h3>\s*<figure>', text)
+        assert files == sorted(f"{chart}.{kind}" for chart in shown for kind in ("png", "svg"))
+        assert "gates-reach.svg" in files
 
 
 def test_a_failed_write_keeps_the_old_page(
     results: record.Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(report, "html", lambda results: f"a page of {len(results.bench)} rows")
+    monkeypatch.setattr(report, "html", lambda results, figures: f"a page of {len(results.bench)} rows")
     path = report.write(results, tmp_path)
     before = path.read_bytes()
 
@@ -166,7 +171,7 @@ def test_a_failed_write_keeps_the_old_page(
     with pytest.raises(OSError, match="disk full"):
         report.write(dataclasses.replace(results, bench=results.bench.iloc[:1]), tmp_path)
     assert path.read_bytes() == before == b"a page of 6 rows"
-    assert list(tmp_path.iterdir()) == [path]
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "figures", path]
 
 
 def test_fetches_nothing_and_is_small(raw: str, page: Page) -> None:
@@ -662,9 +667,8 @@ def test_opens_without_a_word_on_the_console(raw_single: str, tmp_path: Path) ->
         pytest.skip("chromium did not answer in 30 s: the machine is busy")
     assert "CONSOLE" not in done.stderr
     assert "Refused" not in done.stderr
-    assert done.stdout.count('<button type="button">') == len(
-        re.findall(r"<th scope=\"col\"", raw_single.split('id="charts"')[0])
-    )
+    heads = re.findall(r'<table[^>]* class="main".*?</thead>', raw_single, re.DOTALL)
+    assert done.stdout.count('<button type="button">') == sum(head.count('<th scope="col"') for head in heads) > 20
 
 
 def test_the_loop_is_answered_where_every_engine_was_timed(results: record.Results) -> None:
