@@ -308,9 +308,12 @@ def setting(data: record.Results, table: pd.DataFrame) -> str:
         text = f"Protocol {label}"
         if len(known):
             p = known.iloc[0]
+            rest = f"the next {count(p.heldout_characters)} held out"
+            if p.validation_characters > 0:
+                rest = f"the next {count(p.validation_characters)} to validate on, {rest}"
             text += (
-                f": {count(p.train_characters)} characters to learn from, the next {count(p.heldout_characters)} held "
-                f"out; {count(p.hidden)} hidden units, {count(p.epochs)} epochs, batch {count(p.batch_size)}, "
+                f": {count(p.train_characters)} characters to learn from, {rest}; "
+                f"{count(p.hidden)} hidden units, {count(p.epochs)} epochs, batch {count(p.batch_size)}, "
                 f"{count(p.num_steps)} steps, SGD at learning rate {plain(p.lr)}, gradient norm at most "
                 f"{plain(p['clip'])}, initial values \u201c{p.init}\u201d"
             )
@@ -318,8 +321,6 @@ def setting(data: record.Results, table: pd.DataFrame) -> str:
                 text = text.replace(
                     f"SGD at learning rate {plain(p.lr)}", "SGD at a learning rate chosen for each variant (see below)"
                 )
-            if p.validation_characters > 0:
-                text += f"; {count(p.validation_characters)} characters between the two parts to validate on"
             if p.match == "parameters":
                 text += f"; hidden units such that each variant has as many parameters as {grid.BASELINE} has"
         parts.append(text)
@@ -400,6 +401,8 @@ def _caveats(data: record.Results, verb: str, table: pd.DataFrame) -> list[Marku
             names.append(f"{row.variant}{f' (about {more:,} more seeds would decide)' if more else ''}")
     if names:
         said.append(Markup("Undecided, which is not \u201cno difference\u201d: {}.").format("; ".join(names)))
+    if late := _past_their_best(data, table):
+        said.append(late)
     counted = evidence.anchors(data, table).query("model == '1-gram'").heldout_perplexity
     worse = table[(table.heldout_perplexity > counted.max()) & (table.train_perplexity < counted.max())]
     if len(worse):
@@ -415,6 +418,33 @@ def _caveats(data: record.Results, verb: str, table: pd.DataFrame) -> list[Marku
         text = Markup("{} failed. Failures are counted, <a href='#failures'>listed</a>, and in no mean.")
         said.append(text.format(several(failed, "training")))
     return said
+
+
+def _past_their_best(data: record.Results, table: pd.DataFrame) -> Markup:
+    """Variants that were better on the validation part before the last epoch: all had the same number of epochs."""
+    own = evidence.finished(data, table)
+    known = data.protocols[data.protocols.protocol.isin(table.protocol)]
+    if not (known.validation_characters > 0).any():
+        return Markup("")
+    curves = data.curves[["run", "epoch", "heldout_perplexity"]].merge(own[["run", "label"]], on="run")
+    curves = curves.dropna(subset=["heldout_perplexity"]).sort_values("epoch", kind="stable")
+    found = []
+    for label, rows in curves.groupby("label", sort=False):
+        by_run = rows.groupby("run")
+        best = rows.loc[by_run.heldout_perplexity.idxmin()]
+        last = float(np.exp(np.log(by_run.heldout_perplexity.last()).mean()))
+        least = float(np.exp(np.log(best.heldout_perplexity).mean()))
+        if last > 1.01 * least:
+            found.append(
+                f"{label} (best at epoch {best.epoch.mean():.0f} on average, {ppl(least)}; at the end, {ppl(last)}; "
+                f"n = {several(len(best), 'seed')})"
+            )
+    if not found:
+        return Markup("")
+    return Markup(
+        "Past their best on the validation part by more than 1 % when training ended: {}. Every variant was trained "
+        "for as many epochs; none was stopped early."
+    ).format("; ".join(found))
 
 
 def noise(data: record.Results) -> list[Markup]:

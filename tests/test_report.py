@@ -694,7 +694,7 @@ def test_a_rate_that_was_chosen_and_a_size_that_was_matched_are_said(tmp_path: P
     said = sentences.setting(data, data.ablate)
     assert "a learning rate chosen for each variant" in said
     assert "SGD at learning rate" not in said
-    assert "8,529 characters between the two parts" in said
+    assert "153,522 characters to learn from, the next 8,529 to validate on, the next 8,529 held out;" in said
     (limit,) = [text for text in sentences.limits(data) if text.startswith("book")]
     assert "one learning rate" not in limit
     assert "one number of parameters" in limit
@@ -705,3 +705,16 @@ def test_a_rate_that_was_chosen_and_a_size_that_was_matched_are_said(tmp_path: P
     plain = evidence.typed(made_up.read(made_up.write(tmp_path / "plain", bench=("gru",), ablate=("gru", "rnn"))))
     assert "learning rate" not in [head[0] for head in tables.main_table(plain, "ablate", plain.ablate).heads]
     assert any("one learning rate" in text for text in sentences.limits(plain))
+
+
+def test_a_variant_past_its_best_is_said(tmp_path: Path) -> None:
+    made = made_up.read(made_up.write(tmp_path, protocol=grid.PROTOCOLS["book"], bench=("gru",), ablate=("gru", "rnn")))
+    assert sentences._past_their_best(evidence.typed(made), made.ablate) == ""  # made-up curves only fall
+    last = made.curves.epoch == made.curves.epoch.max()
+    worse = made.curves.heldout_perplexity.where(~(last & (made.curves.variant == "rnn")), 9.0)
+    data = evidence.typed(dataclasses.replace(made, curves=made.curves.assign(heldout_perplexity=worse)))
+    said = sentences._past_their_best(data, data.ablate)
+    assert "rnn (best at epoch" in said
+    assert "at the end, 9.00; n = 10 seeds)" in said
+    assert "gru (" not in said
+    assert said in sentences.caveats(data)[-1] or any(said in line for line in sentences.caveats(data))
