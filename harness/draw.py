@@ -461,7 +461,8 @@ def gate_map(heat: pd.DataFrame, width: float = WIDE) -> Figure | None:
             letters = (
                 own[own.gate == gate].drop_duplicates("position").sort_values("position").character.tolist()[:most]
             )
-            mesh = ax.pcolormesh(table.to_numpy(), cmap="Blues", vmin=0, vmax=1, rasterized=False)
+            mesh = ax.imshow(table.to_numpy(), cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="nearest",
+                             origin="lower", extent=(0, table.shape[1], 0, table.shape[0]))  # fmt: skip
             ax.set_xticks(np.arange(len(letters)) + 0.5, ["\u2423" if c == " " else _short(c, 1) for c in letters])
             ax.tick_params(axis="x", labelsize=7, length=0)
             ax.set_yticks([])

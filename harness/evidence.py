@@ -107,7 +107,10 @@ def inside(data: record.Results, name: str) -> pd.DataFrame:
 
 
 def probe_scores(probes: pd.DataFrame) -> pd.DataFrame:
-    """Of each task, length and variant, over seeds: the mean score, its 95 % t interval, n, how many failed."""
+    """Of each task, length and variant, over seeds: the mean score, its 95 % t interval, n, how many failed.
+
+    No score is below 0 and no share above 1: an interval ends there.
+    """
     rows = []
     known = probes.assign(error=probes.error.astype(object).where(probes.error.notna(), "")).groupby(
         ["protocol", "task", "length", "variant"], sort=False
@@ -115,11 +118,13 @@ def probe_scores(probes: pd.DataFrame) -> pd.DataFrame:
     for (label, task, length, variant), own in known:
         scores = pd.to_numeric(own.score[own.error == ""]).dropna().to_numpy(dtype=float)
         bounds = stats.interval(scores)
+        most = 1.0 if own.optimal.iloc[0] == 1 else math.inf  # a share; an error has no end
         rows.append({
             "protocol": label, "task": task, "length": int(length), "variant": variant,
             "engine": own.engine.iloc[0], "score_is": own.score_is.iloc[0], "trivial": float(own.trivial.iloc[0]),
             "optimal": float(own.optimal.iloc[0]), "score": scores.mean() if len(scores) else math.nan,
-            "low": bounds.low, "high": bounds.high, "n": len(scores), "failed": len(own) - len(scores),
+            "low": max(bounds.low, 0.0), "high": min(bounds.high, most), "n": len(scores),
+            "failed": len(own) - len(scores),
         })  # fmt: skip
     columns = ("protocol", "task", "length", "variant", "engine", "score_is", "trivial", "optimal", "score", "low",
                "high", "n", "failed")  # fmt: skip

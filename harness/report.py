@@ -24,7 +24,7 @@ from harness.spell import count, mib, rate, several, unique
 from harness.tables import Numbers, Table
 
 NAME = "report.html"
-MOST_CSV = 800_000  # bytes of tables put inside the page, which is to stay under 3 MB; the smallest go first
+MOST_CSV = 700_000  # bytes of tables put inside the page, which is to stay under 3 MB; the smallest go first
 LONGEST_ERROR = 2_000  # characters shown of one error
 
 Figures = dict[str, Figure]

@@ -14,7 +14,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from harness import draw, evidence, grid, record, stats
-from harness.spell import bracket, compact, count, pct, plain, ppl, several
+from harness.spell import bracket, compact, count, pct, plain, ppl, score, several, span
 from harness.tables import Cell, Numbers, Table
 
 # id, heading, figure, its words, frames, and its numbers where the section's own table has them not
@@ -26,6 +26,7 @@ class Section:
     """`pictures` are yet to be drawn."""
 
     id: str
+    word: str  # in the list of contents
     title: str
     setting: str
     said: Sequence[Markup]
@@ -94,7 +95,7 @@ def published(data: record.Results) -> Section | None:
     keep = [k for k in range(len(heads)) if any(row[k].text for row in cells)]
     shown = [[row[k] for k in keep] for row in cells]
     table = Table("reproduce", "Published perplexities and ours", [heads[k] for k in keep], shown, cards=True)
-    return Section("reproduce", "Is the book reproduced?", setting, said, table)
+    return Section("reproduce", "Reproduction", "Is the book reproduced?", setting, said, table)
 
 
 def rates(data: record.Results) -> Section | None:
@@ -134,7 +135,7 @@ def rates(data: record.Results) -> Section | None:
     )
     heads = [("variant", "protocol", False), *((f"lr {plain(lr)}", "validation perplexity", True) for lr in tried)]
     table = Table("rates", "Validation perplexity by learning rate", heads, cells, cards=True)
-    return Section("rates", "Which learning rate suits each?", setting, said, table)
+    return Section("rates", "Learning rates", "Which learning rate suits each?", setting, said, table)
 
 
 def probes(data: record.Results) -> Section | None:
@@ -154,17 +155,20 @@ def probes(data: record.Results) -> Section | None:
             if r is None or not math.isfinite(r.score):
                 row.append(Cell("failed" if r is not None and r.failed else ""))
                 continue
-            bounds = bracket(r.low, r.high, _score) or "no interval"
-            row.append(Cell(_score(r.score), f"{bounds}\nn = {r.n}", plain(r.score)))
-        ends = Cell(f"{_score(first.trivial)} / {_score(first.optimal)}", str(first.score_is), plain(first.trivial))
+            bounds = bracket(r.low, r.high, score) or "no interval"
+            row.append(Cell(score(r.score), f"{bounds}\nn = {r.n}", plain(r.score)))
+        ends = Cell(f"{score(first.trivial)} / {score(first.optimal)}", str(first.score_is), plain(first.trivial))
         cells.append([Cell(str(task).replace("_", " "), f"length {length}", f"{task} {length:06d}"), ends, *row])
     for task, own in scores.groupby("task", sort=False):
         hardest = own[own.length == own.length.max()]
         solved, lost = [], []
         for r in hardest.itertuples():
-            span = sorted((r.trivial, r.optimal))
             near = abs(r.score - r.optimal) <= 0.1 * abs(r.optimal - r.trivial)
-            if near and r.n > 1 and max(abs(r.low - r.optimal), abs(r.high - r.optimal)) <= 0.2 * (span[1] - span[0]):
+            if (
+                near
+                and r.n > 1
+                and max(abs(r.low - r.optimal), abs(r.high - r.optimal)) <= 0.2 * abs(r.optimal - r.trivial)
+            ):
                 solved.append(r.variant)
             elif r.n > 1 and r.low <= r.trivial <= r.high:
                 lost.append(r.variant)
@@ -182,8 +186,8 @@ def probes(data: record.Results) -> Section | None:
     one = data.probes.iloc[0]
     setting = (
         f"Tasks that ask for memory and nothing else; difficulty is the length. {count(one.hidden)} hidden units, "
-        f"{count(scores.n.max())} seeds, Adam; the score is of 1,000 sequences never trained on, the same for every "
-        "network. Means over seeds with 95 % t intervals; no test is made, and no learning rate was searched."
+        f"{span(scores.n[scores.n > 0])} seeds, Adam; the score is of 1,000 sequences never trained on, the same for "
+        "every network. Means over seeds with 95 % t intervals; no test is made, and no learning rate was searched."
     )
     heads = [
         ("task", "length", False),
@@ -192,7 +196,7 @@ def probes(data: record.Results) -> Section | None:
     ]
     table = Table("probes", "Scores on tasks of memory", heads, cells, cards=True)
     picture = ("probes", "How far does each remember?", draw.probe_curves, draw.probe_curves_alt, (scores,), None)
-    return Section("probes", "Probes: memory and nothing else", setting, said, table, [picture])
+    return Section("probes", "Probes", "Probes: memory and nothing else", setting, said, table, [picture])
 
 
 def gates(data: record.Results) -> Section | None:
@@ -247,7 +251,7 @@ def gates(data: record.Results) -> Section | None:
         ("times", "How long does a unit keep its state?", draw.time_constants, draw.time_constants_alt, (own,), None),
         ("heat", "What do the gates do, character by character?", draw.gate_map, draw.gate_map_alt, (seen,), None),
     ]
-    return Section("gates", "Inside the gates", setting, said, table, pictures)
+    return Section("gates", "Gates", "Inside the gates", setting, said, table, pictures)
 
 
 def _shares(reached: pd.DataFrame) -> Numbers:
@@ -275,10 +279,6 @@ def _mean(values: pd.Series, share: bool = False) -> Cell:
 
     low, high = max(bounds.low, 0.0), min(bounds.high, 100.0 if share else math.inf)  # a share is no less than none
     return Cell(spell(float(x.mean())), bracket(low, high, spell) if len(x) > 1 else "", plain(float(x.mean())))
-
-
-def _score(x: float) -> str:
-    return f"{x:.3f}" if x >= 0.001 or x == 0 else f"{x:.1g}"
 
 
 def _time(x: float) -> str:

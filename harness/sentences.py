@@ -29,6 +29,7 @@ from harness.spell import (
     plain,
     ppl,
     rate,
+    score,
     several,
     span,
     times,
@@ -113,7 +114,11 @@ def gate_answers(data: record.Results) -> list[Answer]:
                 question=f"What is {name} for?",
                 role=GATES[gate].role if gate in GATES else "",
                 finding=needed(rows) if rows else "Not measured yet: make ablate runs it.",
-                points=[*(s for r in rows if (s := effect(r, evidence.family(table)))), *lesion(data, gate)],
+                points=[
+                    *(s for r in rows if (s := effect(r, evidence.family(table)))),
+                    *lesion(data, gate),
+                    *remembered(data, gate),
+                ],
                 cost=gate_cost(data, rows, gate, name),
             )
         )
@@ -134,6 +139,27 @@ def lesion(data: record.Results, gate: str) -> list[Markup]:
             "Held at {} only after training: held-out perplexity {} {} <span>(n = {} pairs, no test)</span>."
         ).format(gone, pct(percent(float(after.mean())), True), bracket(low, high, lambda x: pct(x, True)), len(after))
     ]
+
+
+def remembered(data: record.Results, gate: str) -> list[Markup]:
+    """How far the baseline without this gate remembers, beside the baseline: every task, at its greatest length."""
+    without = f"{grid.BASELINE}:{gate}={GATES[gate].gone}" if gate in GATES else ""
+    scores = evidence.probe_scores(data.probes)
+    said, counts = [], []
+    for task, own in scores[scores.variant.isin([grid.BASELINE, without]) & (scores.n > 0)].groupby("task", sort=False):
+        hardest = own[own.length == own.length.max()].set_index("variant")
+        if {grid.BASELINE, without} <= set(hardest.index):
+            mine, whole = hardest.loc[without], hardest.loc[grid.BASELINE]
+            counts += [mine.n, whole.n]
+            said.append(
+                f"{str(task).replace('_', ' ')} {score(mine.score)} {bracket(mine.low, mine.high, score)} against "
+                f"{score(whole.score)} {bracket(whole.low, whole.high, score)} ({mine.score_is}, trivial "
+                f"{score(mine.trivial)}, length {mine.length})"
+            )
+    if not said:
+        return []
+    text = Markup("Tasks of memory, <code>{}</code> against {}: {} <span>(n = {} seeds, no test)</span>.")
+    return [text.format(without, grid.BASELINE, "; ".join(said), span(pd.Series(counts)))]
 
 
 def needed(rows: Sequence[pd.Series]) -> str:

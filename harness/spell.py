@@ -30,6 +30,11 @@ def mib(x: float) -> str:
     return "" if not math.isfinite(x) else f"{x:,.1f}" if abs(x) < 100 else f"{x:,.0f}"
 
 
+def score(x: float) -> str:
+    """Of a probe: a share or an error, from 0 up."""
+    return "" if not math.isfinite(x) else f"{x:.3f}" if x >= 0.001 or x == 0 else f"{x:.1g}"
+
+
 def compact(x: float) -> str:
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(x) >= size:
