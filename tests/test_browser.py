@@ -133,7 +133,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = made_up.write(tmp_path_factory.mktemp("results"), seeds=3, bench=("rnn", "gru", "nn.gru", "lstm"),
                            ablate=("gru", "gru:R=1", "gru:Z=0", "gru:Z=0,R=1"))  # fmt: skip
-    report.write(record.read(folder), folder)
+    (folder / report.NAME).write_text(report.html(record.read(folder)), encoding="utf-8")
     return folder
 
 

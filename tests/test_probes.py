@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import itertools
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,27 @@ import torch
 
 from harness import __main__ as command
 from harness import corpus as text
-from harness import evidence, grid, inside, probes, record
+from harness import evidence, execute, grid, inside, probes, record, report, sections
 from harness.grid import Run
 from variants.model import Model
+
+
+@pytest.fixture(autouse=True)
+def _here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Trainings in this process, and no page drawn: starting workers and drawing are tested elsewhere, and slow."""
+
+    def workers(
+        todo: list[list[Run]], corpus: text.Corpus, count: int, tell: execute.Tell
+    ) -> Iterator[execute.Finished]:
+        for pack in todo:
+            yield from execute._one(pack, corpus, 1, tell)
+
+    monkeypatch.setattr(execute, "_workers", workers)
+    monkeypatch.setattr(report, "write", lambda results, folder: folder)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -143,7 +162,7 @@ def test_a_seed_that_diverges_is_a_row_and_the_other_goes_on(monkeypatch: pytest
 
 def test_probe_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["probe", "--device", "cpu", "--seeds", "2", "--tasks", "copy", "adding", "--lengths", "3", "4",
-             "--variants", "gru", "lstm", "--set", "epochs=1", "hidden=4", "--results", str(tmp_path)]  # fmt: skip
+             "--variants", "gru", "rnn", "--set", "epochs=1", "hidden=4", "--results", str(tmp_path)]  # fmt: skip
     assert command.main(words) == 0
     rows = record.read(tmp_path).probes
     assert len(rows) == 2 * 2 * 2 * 2
@@ -160,7 +179,7 @@ def test_probe_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert found.low < found.score < found.high
     said = capsys.readouterr().out
     assert "adding: mean squared error" in said
-    assert '<section id="probes"' in (tmp_path / "report.html").read_text()
+    assert [s.id for s in sections.sections(evidence.typed(record.read(tmp_path)))] == ["probes"]
 
 
 @pytest.mark.parametrize(
@@ -321,6 +340,7 @@ def test_a_training_leaves_what_it_looked_at_in_the_tables(tmp_path: Path) -> No
     assert results.reach.groupby(["variant", "seed"]).ngroups == 6
     assert set(results.reach.characters_back) == set(inside.REACHES)
     assert set(zip(results.heat.variant, results.heat.seed, strict=True)) == {("gru", 0)}
-    page = (tmp_path / "report.html").read_text()
-    assert "Inside the gates" in page
-    assert page.count('id="gates-') >= 4  # its table, and three charts
+    (section,) = sections.sections(evidence.typed(results))
+    assert section.table is not None
+    assert [row[0].text for row in section.table.rows] == ["Z of gru", "R of gru", "R of gru:Z=0"]
+    assert [bool(alt(*frames)) for _, _, _, alt, frames, _ in section.pictures] == [True] * 3
