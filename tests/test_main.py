@@ -10,12 +10,13 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 import variants
 from harness import __main__ as command
-from harness import corpus, execute, grid, measure, record, report
+from harness import corpus, execute, grid, measure, record, report, stats
 from harness.grid import Run
 from harness.train import Outcome, Point
 
@@ -457,6 +458,9 @@ def test_until_decided_stops_at_the_first_look_at_which_all_is(
     table = record.read(tmp_path).ablate.set_index("variant")
     assert (table.looks["gru:R=0"], table.pairs["gru:R=0"], table.verdict["gru:R=0"]) == (4, 10, "worse")
     assert table.p_holm["gru:R=0"] == pytest.approx(4 * 2 / 2**10)
+    runs = record.read(tmp_path).runs.pivot(index="seed", columns="variant", values="heldout_perplexity")
+    low, high, _, _ = stats.interval(np.log(runs["gru:R=0"] / runs["gru"]), 0.9875)
+    assert (table.delta_low["gru:R=0"], table.delta_high["gru:R=0"]) == pytest.approx((low, high), rel=1e-9)
     assert "all decided" in capsys.readouterr().out
     page = report.html(record.read(tmp_path))
     assert "up to 4 times" in page
