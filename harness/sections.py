@@ -6,6 +6,7 @@ Rule: as report.py. A section whose table has no rows is left out; every sentenc
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -32,6 +33,7 @@ class Section:
     said: Sequence[Markup]
     table: Table | None
     pictures: Sequence[Picture] = field(default=())
+    command: str = ""  # that makes it again
 
 
 def sections(data: record.Results) -> list[Section]:
@@ -95,7 +97,8 @@ def published(data: record.Results) -> Section | None:
     keep = [k for k in range(len(heads)) if any(row[k].text for row in cells)]
     shown = [[row[k] for k in keep] for row in cells]
     table = Table("reproduce", "Published perplexities and ours", [heads[k] for k in keep], shown, cards=True)
-    return Section("reproduce", "Reproduction", "Is the book reproduced?", setting, said, table)
+    words = ["python", "-m", "harness", "reproduce", "--seeds", count(rows.seeds.max())]
+    return Section("reproduce", "Reproduction", "Is the book reproduced?", setting, said, table, (), shlex.join(words))
 
 
 def rates(data: record.Results) -> Section | None:
@@ -196,7 +199,15 @@ def probes(data: record.Results) -> Section | None:
     ]
     table = Table("probes", "Scores on tasks of memory", heads, cells, cards=True)
     picture = ("probes", "How far does each remember?", draw.probe_curves, draw.probe_curves_alt, (scores,), None)
-    return Section("probes", "Probes", "Probes: memory and nothing else", setting, said, table, [picture])
+    lengths = {tuple(sorted(set(own.length))) for _, own in scores.groupby("task")}
+    words = ["python", "-m", "harness", "probe", "--device", str(one.device), "--seeds", count(scores.n.max()),
+             "--tasks", *dict.fromkeys(scores.task), "--variants", *names]  # fmt: skip
+    if len(lengths) == 1:
+        words += ["--lengths", *(str(length) for length in next(iter(lengths)))]
+    changed = [part for part in str(one.protocol).split(",")[1:] if not part.startswith("num_steps=")]
+    words += ["--set", *changed] if changed else []
+    title = "Probes: memory and nothing else"
+    return Section("probes", "Probes", title, setting, said, table, [picture], shlex.join(words))
 
 
 def gates(data: record.Results) -> Section | None:

@@ -179,7 +179,14 @@ def test_probe_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert found.low < found.score < found.high
     said = capsys.readouterr().out
     assert "adding: mean squared error" in said
-    assert [s.id for s in sections.sections(evidence.typed(record.read(tmp_path)))] == ["probes"]
+    (section,) = sections.sections(evidence.typed(record.read(tmp_path)))
+    again = command.parser().parse_args(section.command.split()[3:])
+    assert section.id == "probes"
+    keys = [
+        {run.key for plan in command._probes(asked) for run in plan.runs}
+        for asked in (again, command.parser().parse_args(words))
+    ]
+    assert keys[0] == keys[1]  # typed again, it would train the same
 
 
 @pytest.mark.parametrize(
