@@ -94,14 +94,16 @@ def train(
         tokens += each * protocol.num_steps
         train_s += clock(device) - begun
         if epoch in looks:
-            held, _ = score(model, curve_on, protocol)
+            held, mean_exp = score(model, curve_on, protocol)
             seen = torch.where(lost, math.nan, torch.stack([nats, held]))
             for curve, a, b in zip(curves, *seen.tolist(), strict=True):
                 curve.append(Point(epoch, tokens, perplexity(a), perplexity(b)))
             progress(epoch / protocol.epochs, curves[0][-1].heldout_perplexity)
             if all(c[-1].heldout_perplexity is None or c[-1].train_perplexity is None for c in curves):
                 break  # every seed has diverged
-    final, mean_exp = score(model, scored, protocol)
+    final = held
+    if len(validation):
+        final, mean_exp = score(model, scored, protocol)
     samples = generate(model, corpus)
     broken = lesions(model, runs[0].variant, scored, protocol)
     text_on = streams(heldout, protocol.batch_size, len(runs))
@@ -126,7 +128,9 @@ def train(
         for k, (curve, sample, lesion, nats_held, mean) in enumerate(
             zip(curves, samples, broken, final.tolist(), mean_exp.tolist(), strict=True)
         )
-        for error in [divergence(curve)]
+        for error in [
+            divergence(curve) or ("" if perplexity(nats_held) else "diverged: the held-out loss is no number")
+        ]
     ]
 
 

@@ -373,3 +373,23 @@ def test_a_run_file_of_before_a_field_was_there_is_still_told(tmp_path: Path) ->
     [row] = record.gather(tmp_path).runs.to_dict("records")
     assert row["run"] == path.stem
     assert row["heldout_perplexity"] == 3.0
+
+
+def test_a_held_out_loss_that_is_no_number_is_a_failure_though_validation_was_fine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The curve is of the validation part: only the last look, at the held-out part, can tell."""
+    apart = dataclasses.replace(
+        V1, sampling="sequential", train_characters=300, heldout_characters=60, validation_characters=90
+    )
+    real = training.score
+
+    def score(model: Model, held: torch.Tensor, protocol: Protocol) -> tuple[torch.Tensor, torch.Tensor]:
+        nats, mean = real(model, held, protocol)
+        return (nats, mean) if len(held) == 90 // 16 else (nats * math.inf, mean)
+
+    monkeypatch.setattr(training, "score", score)
+    [outcome] = train([run(apart)], embedded())
+    assert all(point.heldout_perplexity for point in outcome.curve)
+    assert outcome.error.startswith("diverged: the held-out loss")
+    assert outcome.heldout_perplexity is None
