@@ -269,6 +269,10 @@ def lesions(model: Model, variant: str, part: Tensor, protocol: Protocol) -> lis
     for gate in [g for g in variants.found()[base].gates if g not in fixed]:
         for value in HELD:
             name = variants.canonical(f"{base}:" + ",".join(f"{g}={v}" for g, v in {**fixed, gate: value}.items()))
+            try:
+                variants.get(name)
+            except ValueError:  # its equations divide by 0 so: there is nothing to score
+                continue
             held = Model(name, d, h, range(S), dtype=model.b_q.dtype, device=str(model.b_q.device))
             for key, weight in held.named_parameters():
                 weight.data = trained[key].data

@@ -312,6 +312,8 @@ def test_a_lesion_holds_one_gate_of_the_trained_network() -> None:
         assert len({round(p or 0, 6) for p in one.values()}) == 6
     assert all(torch.equal(w, before[n]) for n, w in model.named_parameters() if not n.endswith("r"))
     assert list(training.lesions(model, "gru:Z=0.5", stream, six)[0]) == ["R=0", "R=0.5", "R=1"]
+    cell = Model("min_lstm:F=0", 5, 4, [3, 7], init="torch", dtype=torch.float64)  # I = 0 beside it divides by 0
+    assert list(training.lesions(cell, "min_lstm:F=0", stream, six)[1]) == ["I=0.5", "I=1"]
     assert training.lesions(Model("nn.gru", 5, 4, [3]), "nn.gru", stream[:, :1], six) == [{}]
 
 
