@@ -242,6 +242,10 @@ def failures(data: record.Results) -> list[tuple[str, str, str]]:
                 _cut(error),
             )
         )
+    probed = data.probes[data.probes.error != ""]
+    for (variant, engine, label, error), rows in probed.groupby(["variant", "engine", "protocol", "error"], sort=False):
+        which = ", ".join(count(s) for s in sorted(rows.seed.dropna()))
+        out.append((f"{variant} ({engine or 'no engine'})", f"probe, {label}, seed {which or 'unknown'}", _cut(error)))
     timed = data.speed[data.speed.error != ""]
     for (label, session, error), rows in timed.groupby(["label", "session", "error"], sort=False):
         out.append((str(label), f"timing, session {session}, {several(len(rows), 'block')}", _cut(error)))

@@ -402,6 +402,8 @@ def test_failures_are_listed_whole_and_in_no_mean(page: Page, results: record.Re
     assert "seed 9;" in page.text
     assert "seed 0, 1, 2, 3, 4, 5, 6, 7, 8, 9;" in page.text  # nn.lstm, which has nothing but failures
     assert "RuntimeError: out of memory" in page.text  # a failed timing
+    assert "probe, counting,num_steps=20, seed 2" in page.text
+    assert "diverged: the gradient is not a number" in page.text
     lstm = results.runs[(results.runs.variant == "lstm") & results.runs.error.isna()]
     mean = math.exp(np.log(lstm.heldout_perplexity).mean())
     assert f"lstmloop {mean:.2f}" in re.sub(r"\s+", " ", page.text)
