@@ -173,10 +173,6 @@ def plan(verb: str, options: argparse.Namespace) -> Plan:
     from harness import corpus
 
     names = tuple(dict.fromkeys(variants.canonical(v) for v in options.variants or GRIDS.get(verb, grid.SWEEP)))
-    if options.engine not in ("auto", *variants.ENGINES):
-        raise ValueError(grid.unknown("engine", options.engine, ("auto", *variants.ENGINES)))
-    if options.precision not in PRECISIONS:
-        raise ValueError(grid.unknown("precision", options.precision, PRECISIONS))
     if options.max is not None and options.seeds != UNTIL:
         raise ValueError(f"--max is the end of --seeds {UNTIL}: give that too, or leave --max out")
     most = _count("max", options.max or "30")
@@ -184,9 +180,7 @@ def plan(verb: str, options: argparse.Namespace) -> Plan:
     seeds = looks[-1] if looks else grid.SEEDS if options.seeds is None else _count("seeds", options.seeds)
     if options.protocol is not None:
         grid.protocol(options.protocol)  # a misspelt name is said before anything slow
-    device = _device(options.device)
-    if options.precision != "ieee" and device == "cpu":
-        raise ValueError(f"precision {options.precision} needs CUDA: on a CPU every product is ieee")
+    device = _how(options)
     name = options.protocol or ("classic" if device == "cuda" else "quick")
     protocol = grid.protocol(name).override(options.settings)
     text = corpus.load(options.corpus, whole=protocol.text == "whole")
@@ -403,10 +397,8 @@ def _probes(options: argparse.Namespace) -> list[Plan]:
     for task in tasks:
         if task not in grid.PROBES:
             raise ValueError(grid.unknown("task", task, grid.PROBES))
-    if options.engine not in ("auto", *variants.ENGINES):
-        raise ValueError(grid.unknown("engine", options.engine, ("auto", *variants.ENGINES)))
     seeds = grid.PROBE_SEEDS if options.seeds is None else _count("seeds", options.seeds)
-    device = _device(options.device)
+    device = _how(options)
     asked = [_count("length", length) for length in options.lengths or ()]
     if asked and min(asked) < 2:
         raise ValueError("length is at least 2: the adding task marks two numbers")
@@ -414,7 +406,7 @@ def _probes(options: argparse.Namespace) -> list[Plan]:
     for task in tasks:
         for length in dict.fromkeys(asked or probes.PROBES[task].lengths[device == "cuda"]):
             protocol = dataclasses.replace(grid.PROBES[task].override(options.settings), num_steps=length)
-            plans.append(Plan("probe", names, protocol, seeds, NOTHING, device, options.engine))
+            plans.append(Plan("probe", names, protocol, seeds, NOTHING, device, options.engine, options.precision))
     return plans
 
 
@@ -629,6 +621,20 @@ def _count(what: str, text: str) -> int:
     if not 0 < number <= 10_000:
         raise ValueError(f"{what} is a whole number from 1 to 10,000, not {text!r}")
     return number
+
+
+def _how(options: argparse.Namespace) -> str:
+    """The device, once it, the engine and the precision are known to be there, and to go together."""
+    import variants
+
+    if options.engine not in ("auto", *variants.ENGINES):
+        raise ValueError(grid.unknown("engine", options.engine, ("auto", *variants.ENGINES)))
+    if options.precision not in PRECISIONS:
+        raise ValueError(grid.unknown("precision", options.precision, PRECISIONS))
+    device = _device(options.device)
+    if options.precision != "ieee" and device == "cpu":
+        raise ValueError(f"precision {options.precision} needs CUDA: on a CPU every product is ieee")
+    return device
 
 
 def _device(asked: str) -> str:

@@ -198,6 +198,8 @@ def test_probe_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtu
         (["--protocol", "quick"], "no --protocol"),
         (["--set", "num_steps=4"], "num_steps"),
         (["--variants", "grru"], "Did you mean 'gru'?"),
+        (["--precision", "tf32"], "needs CUDA"),
+        (["--engine", "naitive"], "Did you mean 'native'?"),
     ],
 )
 def test_a_bad_probe_is_one_line(
