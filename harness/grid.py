@@ -59,7 +59,7 @@ class Protocol:
     `text`: the chapter's preprocessing line by line, or the later edition's of the `whole` text. `sampling`: `windows`
     draws every window of the training part once an epoch in random order, from a zero state, as the later edition
     does; `train_characters` and `heldout_characters` then count windows by where they begin. `validation_characters`
-    lie between the two parts: curves are of them, and the held-out part is read once, at the end. `rate` chosen: `lr`
+    lie between the two parts: curves are of them, and the held-out part is read at the end alone. `rate` chosen: `lr`
     is what does best there of RATES, for each variant, by trainings of RATE_SEEDS, and then means nothing here.
     `match` parameters: each variant has the hidden size that gives it the parameters of BASELINE with `hidden`.
     `update_bias`: initial bias of a GRU's update gate, where Z = 1 keeps: as `init` has it, 0, 1, or log U(1,

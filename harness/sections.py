@@ -10,7 +10,6 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
@@ -134,7 +133,7 @@ def rates(data: record.Results) -> Section | None:
         )
     setting = (
         f"Every variant was trained at each of {len(tried)} rates by as many seeds, none of which is scored, and the "
-        "lowest mean loss on the validation part was chosen. The held-out part was read once, after that."
+        "lowest mean loss on the validation part was chosen. The held-out part has no share in the choice."
     )
     heads = [("variant", "protocol", False), *((f"lr {plain(lr)}", "validation perplexity", True) for lr in tried)]
     table = Table("rates", "Validation perplexity by learning rate", heads, cells, cards=True)
@@ -233,18 +232,19 @@ def gates(data: record.Results) -> Section | None:
                 ).format(label, _time(taus[1]), _time(taus[2]), several(rows.seed.nunique(), "seed"))
             )
     back = reached[reached.characters_back == 16]
-    shares = {}
-    for label, rows in back.groupby("label", sort=False):
-        logs = np.log(rows.gradient_share[rows.gradient_share > 0].to_numpy(dtype=float))
-        if len(logs):
-            shares[str(label)] = math.exp(logs.mean())
+    shares, said_of = {}, {}
+    for label, rows in back[back.gradient_share > 0].groupby("label", sort=False):
+        line = draw.over(rows, "characters_back", "gradient_share").iloc[0]
+        shares[str(label)] = float(line["mean"])
+        bounds = bracket(100 * line.low, 100 * line.high, _tiny) or "no interval"
+        said_of[str(label)] = f"{_tiny(100 * line['mean'])} {bounds}, n = {several(rows.seed.nunique(), 'seed')}"
     if len(shares) > 1:
         most, least = max(shares, key=lambda k: shares[k]), min(shares, key=lambda k: shares[k])
         said.append(
             Markup(
                 "Of the gradient at a character, 16 characters back there is left: most in <code>{}</code>, {}, least "
-                "in <code>{}</code>, {} (geometric means over seeds)."
-            ).format(most, pct(100 * shares[most]), least, _tiny(100 * shares[least]))
+                "in <code>{}</code>, {} (geometric means, 95 % intervals)."
+            ).format(most, said_of[most], least, said_of[least])
         )
     setting = (
         "Trained networks reading the held-out text. A gate is shut below 0.1 and open above 0.9; the time constant of "
