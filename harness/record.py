@@ -4,7 +4,7 @@ Rule: this file and only this file knows where results lie and how they are spel
 
     results/runs/KEY.json     one training, whole: its run, its environment, its curve, or its error
     results/speed/S/N-L.json  one timed sample, a fresh process: session S, round N, label L
-    results/grids/NAME.json   what `bench` or `ablate` last asked for
+    results/grids/NAME.json   what `bench`, `ablate` or another verb that trains or times last asked for
     results/*.csv             the tables people read, rebuilt from the above whenever asked
 
 A missing value is an empty cell. A failed run is a row whose `error` says why.

@@ -334,11 +334,12 @@ def setting(data: record.Results, table: pd.DataFrame) -> str:
         text = f"Protocol {label}"
         if len(known):
             p = known.iloc[0]
+            unit = "windows" if p.sampling == "windows" else "characters"
             rest = f"the next {count(p.heldout_characters)} held out"
             if p.validation_characters > 0:
                 rest = f"the next {count(p.validation_characters)} to validate on, {rest}"
             text += (
-                f": {count(p.train_characters)} characters to learn from, {rest}; "
+                f": {count(p.train_characters)} {unit} to learn from, {rest}; "
                 f"{count(p.hidden)} hidden units, {count(p.epochs)} epochs, batch {count(p.batch_size)}, "
                 f"{count(p.num_steps)} steps, SGD at learning rate {plain(p.lr)}, gradient norm at most "
                 f"{plain(p['clip'])}, initial values \u201c{p.init}\u201d"
@@ -567,6 +568,16 @@ def limits(data: record.Results) -> list[str]:
             else:
                 size = f"one size ({count(p.hidden)} hidden units), so that variants differ in parameters"
             said.append(f"{label}: {rate}, and {size}.{unfair}")
+            if p.sampling == "windows":
+                said.append(
+                    f"{label}: every window begins from a zero state, so no gate can be of use beyond "
+                    f"{count(p.num_steps)} characters."
+                )
+            else:
+                said.append(
+                    f"{label}: the state is carried over the whole text but gradients stop at a window, so a gate that "
+                    "matters over longer distances than a window can look useless here."
+                )
     return said
 
 

@@ -699,7 +699,7 @@ def test_a_rate_that_was_chosen_and_a_size_that_was_matched_are_said(tmp_path: P
     assert "a learning rate chosen for each variant" in said
     assert "SGD at learning rate" not in said
     assert "153,522 characters to learn from, the next 8,529 to validate on, the next 8,529 held out;" in said
-    (limit,) = [text for text in sentences.limits(data) if text.startswith("book")]
+    limit, _state = [text for text in sentences.limits(data) if text.startswith("book")]
     assert "one learning rate" not in limit
     assert "one number of parameters" in limit
     shown = tables.main_table(data, "ablate", data.ablate)
@@ -722,3 +722,15 @@ def test_a_variant_past_its_best_is_said(tmp_path: Path) -> None:
     assert "at the end, 9.00; n = 10 seeds)" in said
     assert "gru (" not in said
     assert said in sentences.caveats(data)[-1] or any(said in line for line in sentences.caveats(data))
+
+
+def test_what_a_protocol_of_windows_is_is_said(tmp_path: Path) -> None:
+    v1 = made_up.read(made_up.write(tmp_path, protocol=grid.PROTOCOLS["v1"], bench=("gru", "rnn"), ablate=("gru",)))
+    data = evidence.typed(v1)
+    assert "10,000 windows to learn from, the next 5,000 held out" in sentences.setting(data, data.bench)
+    said = " ".join(sentences.limits(data))
+    assert "beyond 32 characters" in said
+    assert "carried over the whole text" not in said
+    quick = evidence.typed(made_up.read(made_up.write(tmp_path / "quick", bench=("gru", "rnn"), ablate=("gru",))))
+    assert "characters to learn from" in sentences.setting(quick, quick.bench)
+    assert "carried over the whole text" in " ".join(sentences.limits(quick))
