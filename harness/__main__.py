@@ -108,8 +108,8 @@ class Plan:
         import variants
 
         engine = engine or self.engines(variant)[0]
-        loop = "train" if self.protocol.task == "text" else "probes"
-        also = [Path(__file__).with_name(f"{name}.py") for name in [loop] + ["capture"] * capture]
+        code = ["train", "inside"] if self.protocol.task == "text" else ["probes"]
+        also = [Path(__file__).with_name(f"{name}.py") for name in code + ["capture"] * capture]
         source = variants.fingerprint(variant, engine, also)
         how = {"engine": engine, "capture": capture, "precision": self.precision, "source": source,
                "hidden": self.units.get(variant, 0), "lr": self.rates.get(variant, 0.0)}  # fmt: skip
@@ -190,6 +190,10 @@ def plan(verb: str, options: argparse.Namespace) -> Plan:
             protocol, train_characters=len(text.tokens) - 2 * rest, validation_characters=rest, heldout_characters=rest
         )
     check(text, protocol)
+    if protocol.rate == "chosen" and seeds > min(grid.RATE_SEEDS):
+        raise ValueError(
+            f"seeds from {min(grid.RATE_SEEDS):,} on choose the learning rate: at most as many can be scored"
+        )
     return Plan(verb, names, protocol, seeds, text, device, options.engine, options.precision, looks=looks)
 
 

@@ -203,6 +203,13 @@ def test_what_contradicts_itself_is_one_line(
     assert line.count("\n") == 1
 
 
+def test_a_seed_that_chooses_a_rate_is_not_scored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["ablate", "--protocol", "book", "--corpus", "embedded", "--device", "cpu", "--results", str(tmp_path)]
+    assert command.main([*words, "--seeds", "1001"]) == 2
+    assert "choose the learning rate" in capsys.readouterr().err
+    assert command.plan("ablate", command.parser().parse_args([*words, "--seeds", "1000"])).seeds == 1000
+
+
 def test_book_is_cut_by_position_whatever_the_text() -> None:
     options = command.parser().parse_args(["ablate", "--protocol", "book", "--corpus", "embedded", "--device", "cpu"])
     p = command.plan("ablate", options).protocol
