@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,27 +13,11 @@ import torch
 
 from harness import __main__ as command
 from harness import corpus as text
-from harness import evidence, execute, grid, inside, probes, record, report, sections
+from harness import evidence, grid, inside, probes, record, sections
 from harness.grid import Run
 from variants.model import Model
 
-
-@pytest.fixture(autouse=True)
-def _here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Trainings in this process, and no page drawn: starting workers and drawing are tested elsewhere, and slow."""
-
-    def workers(
-        todo: list[list[Run]], corpus: text.Corpus, count: int, tell: execute.Tell
-    ) -> Iterator[execute.Finished]:
-        for pack in todo:
-            yield from execute._one(pack, corpus, 1, tell)
-
-    monkeypatch.setattr(execute, "_workers", workers)
-    monkeypatch.setattr(report, "write", lambda results, folder: folder)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("in_process")
 
 
 def rng(seed: int = 0) -> torch.Generator:

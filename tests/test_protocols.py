@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -17,7 +16,7 @@ from torch import nn
 import variants
 from harness import __main__ as command
 from harness import corpus as text
-from harness import execute, grid, published, record, report
+from harness import grid, published, record
 from harness import train as training
 from harness.grid import Protocol, Run
 from harness.train import train
@@ -30,22 +29,7 @@ V1 = Protocol(
 )  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def _here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Trainings in this process, and no page drawn: starting workers and drawing are tested elsewhere, and slow."""
-
-    def workers(
-        todo: list[list[Run]], corpus: text.Corpus, count: int, tell: execute.Tell
-    ) -> Iterator[execute.Finished]:
-        for pack in todo:
-            yield from execute._one(pack, corpus, 1, tell)
-
-    monkeypatch.setattr(execute, "_workers", workers)
-    monkeypatch.setattr(report, "write", lambda results, folder: folder)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("in_process")
 
 
 @functools.cache

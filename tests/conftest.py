@@ -1,0 +1,28 @@
+"""What several test files share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from harness import execute, report
+from harness.corpus import Corpus
+from harness.grid import Run
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Trainings in this process, on one thread, and no page drawn: starting workers and drawing are tested elsewhere."""
+
+    def workers(todo: list[list[Run]], corpus: Corpus, count: int, tell: execute.Tell) -> Iterator[execute.Finished]:
+        for pack in todo:
+            yield from execute._one(pack, corpus, 1, tell)
+
+    monkeypatch.setattr(execute, "_workers", workers)
+    monkeypatch.setattr(report, "write", lambda results, folder: folder)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
