@@ -14,7 +14,7 @@ from harness.grid import Run
 
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Trainings in this process, on one thread, and no page drawn: starting workers and drawing are tested elsewhere."""
+    """Trainings in this process, on one thread, no page drawn: starting workers and drawing are tested elsewhere."""
 
     def workers(todo: list[list[Run]], corpus: Corpus, count: int, tell: execute.Tell) -> Iterator[execute.Finished]:
         for pack in todo:
