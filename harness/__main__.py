@@ -13,7 +13,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -100,9 +100,15 @@ class Plan:
     looks: tuple[int, ...] = ()  # numbers of seeds at which to stop if all is decided; none: train them all
 
     @property
-    def runs(self) -> list[Run]:
-        """Seed by seed, so that a grid that was stopped has the same seeds of every variant."""
-        return [self.run(variant, seed) for seed in range(self.seeds) for variant in self.variants]
+    def size(self) -> int:
+        """How many trainings it is."""
+        return len(self.variants) * self.seeds
+
+    @property
+    def runs(self) -> Iterator[Run]:
+        """Seed by seed, so that a grid that was stopped has the same seeds of every variant. One at a time: no list."""
+        first = [self.run(variant, 0) for variant in self.variants]
+        return (dataclasses.replace(run, seed=seed) for seed in range(self.seeds) for run in first)
 
     def run(self, variant: str, seed: int, engine: str = "", capture: bool = False) -> Run:
         import variants
@@ -256,7 +262,8 @@ def train(todo: Sequence[Run], corpus: Corpus, name: str, folder: Path, word: st
 
     workers = min(cores(), len(todo)) if todo and todo[0].device == "cpu" else 1
     with screen.Bar(len(todo), word, "run") as bar:
-        for finished in execute(todo, corpus, workers, bar.underway):
+        keeper = functools.partial(record.checkpoint, folder)
+        for finished in execute(todo, corpus, workers, bar.underway, keeper):
             outcome = finished.outcome
             record.write_run(folder, finished.run, {
                 "corpus": name, "outcome": dataclasses.asdict(outcome),
@@ -293,7 +300,8 @@ def go(plan: Plan, folder: Path, timing: bool = True) -> int:
                     **asked(plan), "session": session, "speed_baseline": plan.speed_baseline,
                     "learning_rates": choices, "looks": plan.looks,
                 })  # fmt: skip
-                todo = [run for run in plan.runs if not record.done(folder, run)]
+                if plan.looks:
+                    todo = [run for run in plan.runs if not record.done(folder, run)]
                 train(todo, plan.corpus, plan.corpus_name, folder)
                 if plan.looks and _decided(plan, folder):
                     break
@@ -305,7 +313,7 @@ def go(plan: Plan, folder: Path, timing: bool = True) -> int:
         screen.print_table(getattr(results, plan.verb))
     mine = results.speed[(results.speed["session"] == session) & results.speed["error"].fillna("").astype(bool)]
     timings = [f"timing {r['label']}, round {r['round'] + 1}: {r['error']}" for r in mine.to_dict("records")]
-    return _ended(plan.runs, folder, stopped, timings)
+    return _ended(list(plan.runs), folder, stopped, timings)
 
 
 def _decided(plan: Plan, folder: Path) -> bool:
@@ -341,7 +349,7 @@ def reproduce(plans: Sequence[Plan], settings: Sequence[tuple[str, Sequence[str]
 
     with record.writing(folder):
         todo = {k: [run for run in plan.runs if not record.done(folder, run)] for k, plan in enumerate(plans)}
-        total, left = sum(len(plan.runs) for plan in plans), sum(map(len, todo.values()))
+        total, left = sum(plan.size for plan in plans), sum(map(len, todo.values()))
         print(f"reproduce: {total} trainings{f', {total - left} done already' * (left < total)}; "
               f"{', '.join(plan.protocol.label for plan in plans)}; text {plans[0].corpus_name}")  # fmt: skip
         if plans[0].corpus.note:
@@ -434,11 +442,10 @@ def announce(plan: Plan, todo: int, workers: int) -> None:
     """Before anything runs: what, on what, and what this grid cannot answer."""
     if plan.corpus.note:
         print(f"note: {plan.corpus.note}", file=sys.stderr)
-    runs = len(plan.variants) * plan.seeds
     where = "the GPU" if plan.device == "cuda" else f"{workers} worker process{'es' * (workers != 1)}"
     print(
-        f"{plan.verb}: {len(plan.variants)} variants x {plan.seeds} seeds = {runs} trainings"
-        f"{f', {runs - todo} done already' * (todo < runs)}; "
+        f"{plan.verb}: {len(plan.variants)} variants x {plan.seeds} seeds = {plan.size} trainings"
+        f"{f', {plan.size - todo} done already' * (todo < plan.size)}; "
         f"protocol {plan.protocol.label}, text {plan.corpus_name}, {where}"
     )
     for variant in plan.variants:

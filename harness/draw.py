@@ -29,6 +29,7 @@ from harness.evidence import best_ngram, over_seeds
 from harness.spell import bracket, compact, count, mib, nats, ppl, rate
 
 WIDE, NARROW = 7.6, 3.7  # inches: a page, and a phone
+MOST_POINTS = 200  # of one row as shapes; more are drawn as dots of a picture
 MOST = 24  # rows or panels a figure can hold and be read; the tables have them all
 LIGHT = {"ink": "#1c2126", "muted": "#59636e", "grid": "#dde2e7", "point": "#8a949e", "band": "#e9edf1",
          "blue": "#0173b2", "vermilion": "#b84600", "green": "#02805d",
@@ -138,7 +139,8 @@ def gate_effects(effects: pd.DataFrame, pairs: pd.DataFrame, width: float = WIDE
         ax.axvline(0, color=ink["ink"], lw=1, zorder=1)
         for y, row in enumerate(data.itertuples()):
             own = pairs[pairs.label == row.label]
-            ax.scatter(own.delta_nats, y + _spread(len(own)), s=9, color=ink["point"], lw=0, zorder=2)
+            ax.scatter(own.delta_nats, y + _spread(len(own)), s=9, color=ink["point"], lw=0, zorder=2,
+                       rasterized=len(own) > MOST_POINTS)  # fmt: skip
             colour, marker = VERDICT.get(str(row.verdict), ("ink", "o"))
             if math.isfinite(row.delta_low) and math.isfinite(row.delta_high):
                 ax.plot([row.delta_low, row.delta_high], [y, y], color=ink[colour], lw=2.2, zorder=3)
@@ -503,7 +505,9 @@ def svg(figure: Figure) -> str:
     """The figure as SVG text: no date, fixed ids, a transparent ground, letters as letters."""
     out = io.StringIO()
     with _style():
-        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        figure.savefig(
+            out, format="svg", dpi=150, metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
+        )
     head, tags = f'<style type="text/css">text{{font-family:{FONT}}}', out.getvalue()
     text = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\.\d\d)\d+", r"\1", tag[0]), tags)  # a hundredth of a point will do
     text = re.sub(r" ?font-family: [^;\"]+;?", "", text)
@@ -543,7 +547,8 @@ def _ranked(
         for y, (_, row) in enumerate(data.iterrows()):
             own = samples.loc[samples.label == row.label, mid].dropna()
             colour = ink[_family(row.label)]
-            ax.scatter(own, y + _spread(len(own)), s=9, color=ink["point"], lw=0, zorder=2)
+            ax.scatter(own, y + _spread(len(own)), s=9, color=ink["point"], lw=0, zorder=2,
+                       rasterized=len(own) > MOST_POINTS)  # fmt: skip
             if low and math.isfinite(row[low]) and math.isfinite(row[high]):
                 ax.plot([row[low], row[high]], [y, y], color=colour, lw=2.2, zorder=3)
             ax.plot(row[mid], y, marker="s" if str(row.label).startswith("nn.") else "o", ms=7, color=colour, zorder=4)

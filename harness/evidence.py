@@ -16,12 +16,6 @@ from harness import grid, rates, record, stats
 
 VERDICTS = {"worse": "\u25b2", "better": "\u25bc", "equivalent": "=", "undecided": "?"}
 ROW = ["variant", "engine", "capture", "precision", "device", "protocol"]
-TEXTS = {
-    "run", "variant", "engine", "precision", "device", "protocol", "corpus", "corpus_sha256", "baseline", "verdict",
-    "speed_baseline", "error", "sample", "environment", "started", "session", "label", "model", "name", "init",
-    "kernels", "lesion", "quantity", "within_2sd", "gate", "character", "task", "score_is", "text", "sampling", "rate",
-    "match", "update_bias",
-}  # fmt: skip
 
 
 def typed(results: record.Results) -> record.Results:
@@ -31,9 +25,9 @@ def typed(results: record.Results) -> record.Results:
         frame = getattr(results, name).reindex(columns=list(columns))
         for column in columns:
             values = frame[column]
-            if column in {"capture", "disturbed", "chosen"}:
+            if column in record.LOGICAL:
                 frame[column] = values.astype(str).str.lower().isin(["true", "1", "1.0"])
-            elif column in TEXTS or name == "environments":
+            elif column in record.TEXTS or name == "environments":
                 frame[column] = values.astype(object).where(values.notna(), "").astype(str)
             else:
                 numbers = pd.to_numeric(values.astype(object), errors="coerce").astype(np.float64)

@@ -6,20 +6,22 @@ fails is an outcome with an error; the others go on.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 
 from harness.corpus import Corpus
 from harness.grid import Run
-from harness.measure import Fact, describe, environment, now, settle
+from harness.measure import Fact, describe, ended, environment, follow_parent, memory_kills, now, settle
 from harness.probes import train as probe
 from harness.train import Outcome, packs, train
+from harness.watch import Keep
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,11 @@ class Underway:
 
 
 SHARING = 8  # processes that train torch's own modules on one GPU
+PATIENCE_S = 600.0  # a worker that gives no sign of life for longer is ended, and its runs are error rows
+LOOK_S = 1.0  # between two looks at whether one has
 
 Tell = Callable[[Underway], None]
+Keeper = Callable[[Sequence[Run], Mapping[str, Fact]], Keep]  # where a pack is kept, on a machine in that state
 
 
 def cores() -> int:
@@ -54,41 +59,49 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def execute(runs: Sequence[Run], corpus: Corpus, workers: int, tell: Tell = lambda sign: None) -> Iterator[Finished]:
+def execute(
+    runs: Sequence[Run],
+    corpus: Corpus,
+    workers: int,
+    tell: Tell = lambda sign: None,
+    keeper: Keeper | None = None,
+) -> Iterator[Finished]:
     """Train every run, yielded as it ends; `tell` hears of those underway. Closing the iterator ends the workers."""
     todo = list(packs(runs))
     if todo and runs[0].device == "cuda":
         settle(cores(), runs[0].precision)
         for pack in todo:
             if pack[0].engine != "library":
-                yield from _one(pack, corpus, 1, tell)
+                yield from _one(pack, corpus, 1, tell, keeper)
         # torch's own modules take one seed at a time, which leaves most of a GPU idle: several processes share it
         todo = [pack for pack in todo if pack[0].engine == "library"]
         workers = min(SHARING, cores())
-    yield from _workers(todo, corpus, min(workers, len(todo)), tell)
+    yield from _workers(todo, corpus, min(workers, len(todo)), tell, keeper)
 
 
-def _one(pack: Sequence[Run], corpus: Corpus, workers: int, tell: Tell) -> list[Finished]:
+def _one(pack: Sequence[Run], corpus: Corpus, workers: int, tell: Tell, keeper: Keeper | None = None) -> list[Finished]:
     """Train a pack in this process."""
 
     def progress(share: float, perplexity: float | None) -> None:
         tell(Underway(tuple(pack), share, perplexity))
 
-    started, begun = now(), time.perf_counter()
+    started, begun, facts = now(), time.perf_counter(), environment(pack[0].device)
+    keep = keeper(pack, facts) if keeper else None
     try:
-        outcomes = train(pack, corpus, progress) if pack[0].protocol.task == "text" else probe(pack, progress)
+        text = pack[0].protocol.task == "text"
+        outcomes = train(pack, corpus, progress, keep) if text else probe(pack, progress, keep)
     except Exception as error:
         outcomes = [Outcome(error=describe(error))] * len(pack)
-    wall_s = time.perf_counter() - begun
-    facts, load = environment(pack[0].device), os.getloadavg()[0]
+    wall_s, load = time.perf_counter() - begun, os.getloadavg()[0]
     return [
         Finished(run, outcome, wall_s, len(pack) * workers, load, started, facts)
         for run, outcome in zip(pack, outcomes, strict=True)
     ]
 
 
-def _serve(pipe: Connection, corpus: Corpus, workers: int, precision: str) -> None:
+def _serve(pipe: Connection, corpus: Corpus, workers: int, precision: str, keeper: Keeper | None) -> None:
     """A worker: packs in, events out, until the pipe closes."""
+    follow_parent()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     settle(1, precision)
     while True:
@@ -96,19 +109,32 @@ def _serve(pipe: Connection, corpus: Corpus, workers: int, precision: str) -> No
             pack = pipe.recv()
         except EOFError:
             return
-        for finished in _one(pack, corpus, workers, pipe.send):
+        for finished in _one(pack, corpus, workers, pipe.send, keeper):
             pipe.send(finished)
 
 
-def _workers(todo: list[list[Run]], corpus: Corpus, count: int, tell: Tell) -> Iterator[Finished]:
-    """Hand packs to `count` processes. One that dies makes error rows of its pack, and another takes its place."""
+@dataclass
+class Worker:
+    """A process that trains, what it has not answered of what it was given, and when it last gave a sign of life."""
+
+    process: multiprocessing.process.BaseProcess
+    left: list[Run]
+    heard: float
+    kills: int | None  # of the system for want of memory, before it began
+
+
+def _workers(
+    todo: list[list[Run]], corpus: Corpus, count: int, tell: Tell, keeper: Keeper | None
+) -> Iterator[Finished]:
+    """Hand packs to `count` processes. One that dies, hangs or answers with anything else than what it is asked for
+    makes error rows of its pack, and another takes its place."""
     context = multiprocessing.get_context("spawn")
-    working: dict[Connection, tuple[multiprocessing.process.BaseProcess, list[Run]]] = {}
+    working: dict[Connection, Worker] = {}
     queue = list(reversed(todo))
 
     def start() -> Connection:
         ours, theirs = context.Pipe()
-        args = (theirs, corpus, count, queue[-1][0].precision)
+        args = (theirs, corpus, count, queue[-1][0].precision, keeper)
         process = context.Process(target=_serve, args=args, daemon=True)
         # Ctrl-C reaches every process of a terminal, but is the parent's to handle: the child is born with it blocked,
         # and a signal that comes meanwhile waits. Python's own helper process would lift the block, so it comes first.
@@ -117,48 +143,64 @@ def _workers(todo: list[list[Run]], corpus: Corpus, count: int, tell: Tell) -> I
         process.start()
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
-        working[ours] = (process, [])
+        working[ours] = Worker(process, [], time.monotonic(), memory_kills())
         return ours
 
     def give(pipe: Connection) -> None:
-        process, _ = working[pipe]
-        pack = queue.pop() if queue else []
-        working[pipe] = (process, list(pack))
-        if pack:
-            pipe.send(pack)
+        worker = working[pipe]
+        worker.left, worker.heard = queue.pop() if queue else [], time.monotonic()
+        if worker.left:
+            with contextlib.suppress(OSError):  # it has died since: the next look at the pipe says so
+                pipe.send(worker.left)
         else:
             del working[pipe]
             pipe.close()
-            process.join()
+            worker.process.join()
+
+    def give_up(pipe: Connection, why: str) -> Iterator[Finished]:
+        """Its runs as error rows; another worker, where there is more to do."""
+        worker = working.pop(pipe)
+        worker.process.kill()
+        worker.process.join()
+        pipe.close()
+        reason = why or ended(worker.process.exitcode, worker.kills)
+        for run in worker.left:
+            facts = environment(run.device)
+            yield Finished(run, Outcome(error=reason), 0.0, count, os.getloadavg()[0], now(), facts)
+        if queue:
+            give(start())
 
     try:
         for _ in range(count):
             give(start())
         while working:
-            for pipe in wait(list(working)):
+            for pipe in wait(list(working), LOOK_S):
                 assert isinstance(pipe, Connection)
-                process, left = working[pipe]
+                worker = working[pipe]
                 try:
-                    event: Finished | Underway = pipe.recv()
+                    event = pipe.recv()
                 except (EOFError, OSError):
-                    process.join()
-                    del working[pipe]
-                    reason = f"crashed: its worker process ended with status {process.exitcode}"
-                    for run in left:
-                        facts = environment(run.device)
-                        yield Finished(run, Outcome(error=reason), 0.0, count, os.getloadavg()[0], now(), facts)
-                    if queue:
-                        give(start())
+                    worker.process.join(5)  # how it ended is known a moment after its pipe is closed
+                    yield from give_up(pipe, "")
                     continue
+                except Exception as error:
+                    yield from give_up(pipe, f"crashed: its worker sent what cannot be read: {error!r:.200}")
+                    continue
+                worker.heard = time.monotonic()
                 if isinstance(event, Underway):
                     tell(event)
-                    continue
-                left.remove(event.run)
-                if not left:
-                    give(pipe)
-                yield event
+                elif isinstance(event, Finished) and event.run in worker.left:
+                    worker.left.remove(event.run)
+                    if not worker.left:
+                        give(pipe)
+                    yield event
+                else:
+                    yield from give_up(pipe, f"crashed: its worker sent something else: {event!r:.200}")
+            silent = [p for p, worker in working.items() if time.monotonic() - worker.heard > PATIENCE_S]
+            for pipe in silent:
+                yield from give_up(pipe, f"timeout: no sign of life for {PATIENCE_S:g} s")
     finally:
-        for process, _ in working.values():
-            process.kill()  # it holds nothing that is not on file
-        for process, _ in working.values():
-            process.join()
+        for worker in working.values():
+            worker.process.kill()  # it holds nothing that is not on file
+        for worker in working.values():
+            worker.process.join()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 import json
 import math
@@ -90,15 +91,7 @@ class Protocol:
     @property
     def label(self) -> str:
         """Its name, with every field that was overridden: `classic,hidden=64`."""
-        base = (PROTOCOLS | PROBES).get(self.name)
-        changed = [
-            f"{f.name}={_spell(getattr(self, f.name))}"
-            for f in dataclasses.fields(self)
-            if base is not None
-            and getattr(self, f.name) != getattr(base, f.name)
-            and not (f.name == "lr" and self.rate == "chosen")
-        ]
-        return ",".join([self.name, *changed])
+        return _label(self)
 
     def override(self, settings: Iterable[str]) -> Protocol:
         """A copy with `field=value` texts applied. ValueError names the field, the choices, the value."""
@@ -202,9 +195,14 @@ class Run:
         return dataclasses.replace(protocol, hidden=self.hidden or protocol.hidden, lr=self.lr or protocol.lr)
 
     @property
+    def fields(self) -> dict[str, object]:
+        """Every field by its name, those of the protocol too: as `dataclasses.asdict`, which copies each value."""
+        return vars(self) | {"protocol": vars(self.protocol)}
+
+    @property
     def key(self) -> str:
         """A name for files: readable in front, and behind it a hash of every field."""
-        whole = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        whole = json.dumps(self.fields, sort_keys=True)
         safe = "".join(c if c.isalnum() or c in "._=," else "." for c in self.variant)
         return f"{safe}-{self.seed}-{hashlib.sha256(whole.encode()).hexdigest()[:16]}"
 
@@ -247,6 +245,19 @@ def unknown(kind: str, name: str, choices: Iterable[str]) -> str:
 def contrasts(variants: Sequence[str], baseline: str = BASELINE) -> int:
     """How many comparisons against the baseline a grid makes: the family Holm corrects over."""
     return sum(v != baseline for v in variants) if baseline in variants else 0
+
+
+@functools.lru_cache
+def _label(protocol: Protocol) -> str:
+    base = (PROTOCOLS | PROBES).get(protocol.name)
+    changed = [
+        f"{f.name}={_spell(getattr(protocol, f.name))}"
+        for f in dataclasses.fields(protocol)
+        if base is not None
+        and getattr(protocol, f.name) != getattr(base, f.name)
+        and not (f.name == "lr" and protocol.rate == "chosen")
+    ]
+    return ",".join([protocol.name, *changed])
 
 
 def _spell(value: int | float | str) -> str:

@@ -7,6 +7,7 @@ everything asked of the device done at both ends, and whatever disturbed it is w
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import json
@@ -14,6 +15,7 @@ import os
 import platform
 import random
 import resource
+import signal
 import statistics
 import subprocess
 import sys
@@ -125,6 +127,7 @@ def compare(
 def sample(run: Run, vocabulary: int, threads: int, seeds: int = 1, patience_s: float = PATIENCE_S) -> Answer:
     """One fresh process, one answer: {blocks: [...], ...} or {error: ...}. The parent waits and does nothing else."""
     request = json.dumps({"run": asdict(run), "vocabulary": vocabulary, "threads": threads, "seeds": seeds})
+    kills = memory_kills()
     settings = {k: str(threads) for k in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     try:
         child = subprocess.run(
@@ -143,9 +146,9 @@ def sample(run: Run, vocabulary: int, threads: int, seeds: int = 1, patience_s: 
         answer = json.loads(last)
     except ValueError:
         answer = None
-    if child.returncode or not isinstance(answer, dict):
+    if child.returncode or not isinstance(answer, dict) or not {"blocks", "error"} & set(answer):
         reason = (child.stderr.strip().splitlines() or ["no word why"])[-1]
-        return {"error": f"crashed: status {child.returncode}: {reason}"}
+        return {"error": f"{ended(child.returncode, kills)}: {reason}"}
     return answer
 
 
@@ -154,7 +157,8 @@ def time_steps(run: Run, vocabulary: int, seeds: int = 1) -> Answer:
     import torch
 
     from harness.capture import Epoch, captured
-    from harness.train import clock, epoch_of
+    from harness.train import epoch_of
+    from harness.watch import clock
     from variants.model import Model
 
     protocol, device = run.setting, run.device
@@ -284,7 +288,7 @@ def ceiling(device: str) -> tuple[float, float]:
     """
     import torch
 
-    from harness.train import clock
+    from harness.watch import clock
 
     def best_s(work: Callable[[], object], times: int) -> float:
         work()
@@ -410,6 +414,7 @@ def now() -> str:
 
 
 def main() -> None:
+    follow_parent()
     request = json.loads(sys.stdin.read())
     fields = request["run"]
     run = Run(**{**fields, "protocol": Protocol(**fields["protocol"])})
@@ -423,9 +428,39 @@ def main() -> None:
 
 def describe(error: BaseException) -> str:
     """One line for a row: a word for the kind, then the reason."""
-    kind = "oom" if isinstance(error, MemoryError) or "out of memory" in str(error).lower() else "crashed"
+    said = str(error).lower()
+    no_memory = isinstance(error, MemoryError) or "out of memory" in said or "can't allocate memory" in said
     reason = " ".join(str(error).split())[:300]
-    return f"{kind}: {type(error).__name__}: {reason}"
+    return f"{'oom' if no_memory else 'crashed'}: {type(error).__name__}: {reason}"
+
+
+def ended(status: int | None, kills: int | None) -> str:
+    """One line for a row: a process that ended without an answer. `kills`: `memory_kills` before it began."""
+    after = memory_kills()
+    if status == -signal.SIGKILL and kills is not None and after is not None and after > kills:
+        return "oom: the system ended its process, which had no memory left"
+    if status is not None and status < 0:
+        with contextlib.suppress(ValueError):
+            return f"crashed: its process was ended by {signal.Signals(-status).name}"
+    return f"crashed: its process ended with status {status}"
+
+
+def memory_kills() -> int | None:
+    """Processes that the system has ended since it started, to have memory again; None where that is not to be had."""
+    try:
+        lines = Path("/proc/vmstat").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), None)
+
+
+def follow_parent() -> None:
+    """End this process when the one that started it ends, however that does (Linux; elsewhere at its next answer)."""
+    parent, follow = os.getppid(), 1  # from prctl.h: PR_SET_PDEATHSIG
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).prctl(follow, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit(1)  # it ended before this was said
 
 
 if __name__ == "__main__":

@@ -11,11 +11,13 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from harness.grid import Run
-from harness.train import Outcome, Progress, clock
+from harness.train import Outcome
+from harness.watch import Keep, Progress, Watch
 from variants.model import Model
 
 SCORED, SCORE_SEED = 1_000, 10**6  # sequences that are scored, and the generator they come from
@@ -124,7 +126,9 @@ PROBES = {
 }
 
 
-def train(runs: Sequence[Run], progress: Progress = lambda share, score: None) -> list[Outcome]:
+def train(
+    runs: Sequence[Run], progress: Progress = lambda share, score: None, keep: Keep | None = None
+) -> list[Outcome]:
     """As harness.train.train, on a probe: perplexities stay None, `score` is the task's, on data never trained on."""
     protocol, device = runs[0].setting, runs[0].device
     probe = PROBES[protocol.task]
@@ -134,23 +138,33 @@ def train(runs: Sequence[Run], progress: Progress = lambda share, score: None) -
     )  # fmt: skip
     generators = [torch.Generator().manual_seed(run.seed) for run in runs]
     lost = torch.zeros(len(runs), dtype=torch.bool, device=device)
-    train_s = 0.0
-    for epoch in range(protocol.epochs):
-        begun = clock(device)
-        for _ in range(UPDATES):
-            drawn = [probe.make(protocol.num_steps, protocol.batch_size, g) for g in generators]
-            X, Y, counts = together(drawn, device)
-            losses = loss(model(X, model.cell.begin(protocol.batch_size))[0], Y, counts)
-            losses.sum().backward()
-            lost |= ~model.adam(protocol.lr, protocol.clip).isfinite()
-        train_s += clock(device) - begun
-        progress((epoch + 1) / protocol.epochs, None)
-        if bool(lost.all()):
+    first, updates = 0, protocol.epochs * UPDATES
+    watch = Watch(device, progress, keep)
+    if found := watch.load():
+        model.restore(found)
+        first, lost = int(found["update"]), torch.from_numpy(found["lost"]).to(device)
+        for generator, state in zip(generators, found["generators"], strict=True):
+            generator.set_state(torch.from_numpy(state))
+    watch.start()
+    for update in range(first, updates):
+        drawn = [probe.make(protocol.num_steps, protocol.batch_size, g) for g in generators]
+        X, Y, counts = together(drawn, device)
+        losses = loss(model(X, model.cell.begin(protocol.batch_size))[0], Y, counts)
+        losses.sum().backward()
+        lost.logical_or_(~model.adam(protocol.lr, protocol.clip).isfinite())
+        if (update + 1) % UPDATES == 0 and bool(lost.all()):
             break
+        if update + 1 < updates:
+            watch.between((update + 1) / updates, lambda done=update + 1: {  # type: ignore[misc]
+                **model.snapshot(), "update": np.array(done), "lost": lost.cpu().numpy(),
+                "generators": np.stack([g.get_state().numpy() for g in generators]),
+            })  # fmt: skip
+    watch.stop()
+    progress(1.0, None)
     scores = score(model, protocol.task, protocol.num_steps, len(runs), device)
     return [
         Outcome(
-            parameters=model.parameters_per_seed, train_s=train_s, score=None if gone else value,
+            parameters=model.parameters_per_seed, train_s=watch.seconds, score=None if gone else value,
             tokens=protocol.epochs * UPDATES * protocol.batch_size * len(X),
             error="diverged: the gradient is not a number" if gone else "",
         )

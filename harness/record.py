@@ -3,6 +3,7 @@
 Rule: this file and only this file knows where results lie and how they are spelt. No torch.
 
     results/runs/KEY.json     one training, whole: its run, its environment, its curve, or its error
+    results/checkpoints/      trainings that have not ended, as arrays (NumPy's npz, no pickle)
     results/speed/S/N-L.json  one timed sample, a fresh process: session S, round N, label L
     results/grids/NAME.json   what `bench`, `ablate` or another verb that trains or times last asked for
     results/*.csv             the tables people read, rebuilt from the above whenever asked
@@ -13,18 +14,27 @@ A missing value is an empty cell. A failed run is a row whose `error` says why.
 from __future__ import annotations
 
 import contextlib
+import csv
 import dataclasses
-import fcntl
+import functools
 import hashlib
+import io
 import json
+import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
+from harness.files import digest, sealed, unsealed, write
+from harness.files import writing as writing
 from harness.grid import SCORES, Protocol, Run
 from harness.measure import now
 
@@ -98,6 +108,43 @@ TABLE = (
     "peak_memory_mib", "peak_reserved_mib", "error",
 )  # fmt: skip
 COLUMNS["bench"] = COLUMNS["ablate"] = TABLE
+LOGICAL = {"capture", "disturbed", "chosen"}
+TEXTS = {
+    "run",
+    "variant",
+    "engine",
+    "precision",
+    "device",
+    "protocol",
+    "corpus",
+    "corpus_sha256",
+    "baseline",
+    "verdict",
+    "speed_baseline",
+    "error",
+    "sample",
+    "environment",
+    "started",
+    "session",
+    "label",
+    "model",
+    "name",
+    "init",
+    "kernels",
+    "lesion",
+    "quantity",
+    "within_2sd",
+    "gate",
+    "character",
+    "task",
+    "score_is",
+    "text",
+    "sampling",
+    "rate",
+    "match",
+    "update_bias",
+}  # all other columns are numbers
+SUMS = "SHA256SUMS"  # of the tables, as `sha256sum -c` reads it
 
 
 @dataclass(frozen=True)
@@ -121,38 +168,38 @@ class Results:
     environments: pd.DataFrame
 
 
-def write(path: Path, text: str) -> None:
-    """The text as a file, whole or not at all, whatever happens at any instant: a part beside it, fsync, rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError as error:  # a full disk names no file of its own accord
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        part.unlink(missing_ok=True)
+# ---- a training that has not ended ------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Be the folder's one writer. ValueError says who is; a lock falls with the process that held it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a+", encoding="utf-8") as lock:
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where the training of some runs is kept until it ends: as harness/watch.py says of `Keep`.
+
+    `of` is what it may be gone on from: the same runs, the same machine and software.
+    """
+
+    path: Path
+    of: str
+
+    def load(self) -> dict[str, npt.NDArray[Any]] | None:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.seek(0)
-            who = lock.read().strip() or "another process"
-            raise ValueError(f"{folder} is being written by {who}: wait for it, or give --results") from None
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()}")
-        lock.flush()
-        yield
-        lock.truncate(0)
+            with self.path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                found = {name: arrays[name] for name in arrays.files}
+        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error):
+            return None  # it is not there, or was not written here: the training begins anew
+        return found if str(found.pop("of", "")) == self.of else None
+
+    def save(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        whole = io.BytesIO()
+        np.savez(whole, **{**arrays, "of": np.array(self.of)})  # type: ignore[arg-type]  # numpy's own types say bool
+        write(self.path, whole.getvalue())
+
+
+def checkpoint(folder: Path, runs: Sequence[Run], machine: Mapping[str, object]) -> Checkpoint:
+    """Of runs that train side by side, on a machine in this state."""
+    facts = {name: value for name, value in machine.items() if name not in ("commit", "dirty")}
+    whole = json.dumps([[run.key for run in runs], facts], sort_keys=True)
+    return Checkpoint(_checkpoint_path(folder, runs[-1].key), hashlib.sha256(whole.encode()).hexdigest())
 
 
 # ---- one training -----------------------------------------------------------------------------
@@ -160,34 +207,41 @@ def writing(folder: Path) -> Iterator[None]:
 
 def write_run(folder: Path, run: Run, fact: dict[str, object]) -> None:
     """One training that ended. `fact`: corpus, outcome (curve in it), environment, started, wall_s, together, load."""
-    write(
-        _run_path(folder, run.key), json.dumps({"version": VERSION, "run": dataclasses.asdict(run), **fact}, indent=1)
-    )
+    _dump(_run_path(folder, run.key), {"run": run.fields, **fact})
+    _checkpoint_path(folder, run.key).unlink(missing_ok=True)  # of all that trained beside it this run was the last
 
 
 def done(folder: Path, run: Run) -> bool:
     """Whether this run has ended well. One that failed, or whose file is torn, is to be tried again."""
-    try:
-        return not _load(_run_path(folder, run.key))["outcome"]["error"]
-    except (ValueError, FileNotFoundError):
-        return False
-
-
-def heldout(folder: Path, run: Run) -> float | None:
-    """The held-out perplexity of a run that ended well; None where there is none."""
-    try:
-        outcome = _load(_run_path(folder, run.key))["outcome"]
-    except (ValueError, FileNotFoundError):
-        return None
-    return None if outcome["error"] else outcome["heldout_perplexity"]
+    return _ended(_run_path(folder, run.key)) == ""
 
 
 def failed(folder: Path, run: Run) -> str:
     """Why this run failed when it was last tried; '' where it did not, or was never tried."""
+    return _ended(_run_path(folder, run.key)) or ""
+
+
+def heldout(folder: Path, run: Run) -> float | None:
+    """The held-out perplexity of a run that ended well; None where there is none."""
+    if not done(folder, run):
+        return None
+    value = _load(_run_path(folder, run.key))["outcome"]["heldout_perplexity"]
+    return None if value is None else float(value)
+
+
+def _ended(path: Path) -> str | None:
+    """The error of a run on file, '' where it ended well; None where it is not there, or cannot be read."""
     try:
-        return str(_load(_run_path(folder, run.key))["outcome"]["error"])
-    except (ValueError, FileNotFoundError):
-        return ""
+        found = os.stat(path)
+        return _error(path, found.st_mtime_ns, found.st_size, found.st_ino)
+    except (ValueError, KeyError, TypeError, FileNotFoundError):
+        return None
+
+
+@functools.lru_cache(maxsize=200_000)
+def _error(path: Path, *stamp: int) -> str:
+    """Asked for several times of the same file: by the plan, by the resumed grid, by the last lines."""
+    return str(_load(path)["outcome"]["error"])
 
 
 # ---- one timed sample -------------------------------------------------------------------------
@@ -195,18 +249,15 @@ def failed(folder: Path, run: Run) -> str:
 
 def write_sample(folder: Path, session: str, number: int, label: str, run: Run, answer: dict[str, object]) -> None:
     """One fresh process's answer, {blocks, ..., environment} or {error}."""
-    whole = {"version": VERSION, "session": session, "round": number, "label": label, "run": dataclasses.asdict(run)}
-    write(
-        _sample_path(folder, session, number, label),
-        json.dumps({**whole, "started": now(), "answer": answer}, indent=1),
-    )
+    whole = {"session": session, "round": number, "label": label, "run": run.fields}
+    _dump(_sample_path(folder, session, number, label), {**whole, "started": now(), "answer": answer})
 
 
 def round_done(folder: Path, session: str, number: int, labels: Sequence[str]) -> bool:
     """Whether every label of a round has answered. Ratios are paired by round: a part of one is worth nothing."""
     try:
         answers = [_load(_sample_path(folder, session, number, label))["answer"] for label in labels]
-    except (ValueError, FileNotFoundError):
+    except (ValueError, KeyError, TypeError, FileNotFoundError):
         return False
     return not any(a.get("error") for a in answers)
 
@@ -216,7 +267,7 @@ def round_done(folder: Path, session: str, number: int, labels: Sequence[str]) -
 
 def write_grid(folder: Path, verb: str, fact: dict[str, object]) -> None:
     """What `bench` or `ablate` was last asked for, so that its tables can be built again without the text."""
-    write(folder / "grids" / f"{verb}.json", json.dumps({"version": VERSION, **fact}, indent=1))
+    _dump(folder / "grids" / f"{verb}.json", fact)
 
 
 def grids(folder: Path) -> dict[str, Loaded]:
@@ -236,59 +287,53 @@ def gather(folder: Path) -> Results:
     asked = grids(folder)
     named = {key for grid in asked.values() for key in grid["runs"]}
     environments: dict[str, Loaded] = {}
-    protocols: dict[str, Loaded] = {}
-    rows: dict[Run, Loaded] = {}
-    points: dict[Run, list[Loaded]] = {}
-    inside: dict[str, dict[Run, list[Loaded]]] = {"lesions": {}, "gates": {}, "reach": {}, "heat": {}}
+    protocols: dict[str, Protocol] = {}
+    rows: dict[str, Loaded] = {}  # by the whole run but its source
+    held: dict[str, Loaded] = {}  # their outcomes
     for path in sorted((folder / "runs").glob("[!.]*.json")):
         whole = _load(path)
-        run, outcome = _as_run(whole["run"]), whole["outcome"]
-        key = path.stem  # what it was when it was written: a field that was added since has changed `run.key`
-        protocols[run.protocol.label] = dataclasses.asdict(run.protocol)
-        row = _common(run) | {
-            "run": key, "seed": run.seed, "corpus": whole["corpus"], "corpus_sha256": run.corpus_sha256,
-            "environment": _environment(environments, whole["environment"]),
-            **{c: outcome[c] for c in ("parameters", "train_perplexity", "heldout_perplexity", "tokens", "train_s",
-                                       "sample", "error")},
-            "lr": run.setting.lr, "heldout_mean_exp": outcome.get("heldout_mean_exp"),
-            **{c: whole[c] for c in ("wall_s", "together", "started", "load")},
-        }  # fmt: skip
-        same = dataclasses.replace(run, source="")
+        with _as_written(path):
+            run, outcome = _as_run(whole["run"]), whole["outcome"]
+            key = path.stem  # what it was when it was written: a field that was added since has changed `run.key`
+            row = _common(run) | {
+                "run": key, "seed": run.seed, "corpus": whole["corpus"], "corpus_sha256": run.corpus_sha256,
+                "sample": outcome["sample"], "error": outcome["error"], "started": whole["started"],
+                **_numbers(outcome, "parameters", "train_perplexity", "heldout_perplexity", "tokens", "train_s"),
+                "lr": run.lr or run.protocol.lr, "heldout_mean_exp": outcome.get("heldout_mean_exp"),
+                **_numbers(whole, "wall_s", "together", "load"),
+            } | _probe(run, outcome)  # fmt: skip
+            same = json.dumps({**whole["run"], "source": ""}, sort_keys=True)
+            for facts in WITHIN.values():
+                facts(outcome)
+            protocols[run.protocol.label] = run.protocol
+            row["environment"] = _environment(environments, whole["environment"])
         if same in rows and (rows[same]["run"] in named, rows[same]["started"]) > (key in named, row["started"]):
             continue
-        rows[same] = row | _probe(run, outcome)
-        points[same] = [{**row, **point} for point in outcome["curve"]]
-        held = outcome.get("lesions", {})  # results of before there were any have none
-        inside["lesions"][same] = [{**row, "lesion": name, "heldout_perplexity": held[name]} for name in held]
-        inside["gates"][same] = [{**row, "gate": gate, **facts} for gate, facts in outcome.get("gates", {}).items()]
-        inside["reach"][same] = [  # by character
-            {**row, "characters_back": int(t), "gradient_share": share} for t, share in outcome.get("reach", {}).items()
-        ]
-        inside["heat"][same] = [{**row, **fact} for fact in outcome.get("heat", [])]
+        rows[same], held[same] = row, outcome
     blocks = []
     sessions = sorted({grid["session"] for grid in asked.values()} - {""})  # earlier ones stay on file, untold
     for path in (p for s in sessions for p in sorted((folder / "speed" / s).glob("[!.]*.json"))):
         whole = _load(path)
-        run, answer = _as_run(whole["run"]), whole["answer"]
-        protocols[run.protocol.label] = dataclasses.asdict(run.protocol)
-        row = _common(run) | {c: whole[c] for c in ("session", "round", "label", "started")} | {"seeds": 1}
-        row["environment"] = _environment(environments, answer["environment"]) if "environment" in answer else None
-        row |= {k: v for k, v in answer.items() if k not in ("blocks", "environment")}
-        blocks += [{**row, **block} for block in answer.get("blocks", [{}])]
+        with _as_written(path):
+            run, answer = _as_run(whole["run"]), whole["answer"]
+            protocols[run.protocol.label] = run.protocol
+            row = _common(run) | {c: whole[c] for c in ("session", "round", "label", "started")} | {"seeds": 1}
+            row["environment"] = _environment(environments, answer["environment"]) if "environment" in answer else None
+            row |= {k: v for k, v in answer.items() if k not in ("blocks", "environment")}
+            blocks += [{**row, **block} for block in answer.get("blocks", [{}])]
     anchors = {
         (g["protocol"]["label"], g["corpus"], g["corpus_sha256"], model): perplexity
         for grid in asked.values()
         for g in grid.get("parts", [grid])
         for model, perplexity in g["anchors"].items()
     }
-    trained = sorted(rows, key=lambda r: (r.protocol.label, r.variant, r.engine, r.seed, rows[r]["run"]))
-    empty = {name: frame(name, []) for name in ("bench", "ablate", "reproduce")}
+    order = sorted(rows, key=lambda k: tuple(rows[k][c] for c in ("protocol", "variant", "engine", "seed", "run")))
+    trained, outcomes = [rows[k] for k in order], [held[k] for k in order]
     return Results(
-        **empty,
-        runs=frame("runs", [rows[r] for r in trained if r.protocol.task == "text"]),
-        probes=frame("probes", [rows[r] for r in trained if r.protocol.task != "text"]),
-        curves=frame("curves", [point for r in trained for point in points[r]]),
-        **{name: frame(name, [row for r in trained for row in rows[r]]) for name, rows in inside.items()},
+        **{name: frame(name, []) for name in ("bench", "ablate", "reproduce")},
+        runs=frame("runs", [row for row in trained if "task" not in row]),
+        probes=frame("probes", [row for row in trained if "task" in row]),
+        **{name: _of_each(name, trained, [facts(o) for o in outcomes]) for name, facts in WITHIN.items()},
         speed=frame("speed", blocks),
         learning_rates=frame("learning_rates", [
             {**row, "corpus_sha256": g["corpus_sha256"]} for g in asked.values() for row in g.get("learning_rates", [])
@@ -296,9 +341,32 @@ def gather(folder: Path) -> Results:
         anchors=frame("anchors", [
             dict(zip(COLUMNS["anchors"], (*key, perplexity), strict=True)) for key, perplexity in anchors.items()
         ]),
-        protocols=frame("protocols", [{"protocol": label, **protocols[label]} for label in sorted(protocols)]),
+        protocols=frame("protocols", [{"protocol": label, **vars(protocols[label])} for label in sorted(protocols)]),
         environments=frame("environments", list(environments.values())),
     )  # fmt: skip
+
+
+# What a training's outcome holds by the table, a row each. Results of before there was one have none of it.
+WITHIN: dict[str, Callable[[Loaded], list[Loaded]]] = {
+    "curves": lambda o: o["curve"],
+    "lesions": lambda o: [{"lesion": name, "heldout_perplexity": p} for name, p in o.get("lesions", {}).items()],
+    "gates": lambda o: [{"gate": gate, **facts} for gate, facts in o.get("gates", {}).items()],
+    "reach": lambda o: [{"characters_back": int(t), "gradient_share": s} for t, s in o.get("reach", {}).items()],
+    "heat": lambda o: o.get("heat", []),
+}
+
+
+def _of_each(name: str, trained: Sequence[Loaded], facts: Sequence[list[Loaded]]) -> pd.DataFrame:
+    """The table of that name: a training's own columns beside each of its facts."""
+    own = [fact for some in facts for fact in some]
+    if not own:
+        return frame(name, [])
+    columns = [c for c in COLUMNS[name] if c not in own[0]]
+    whole = pd.DataFrame(trained, dtype=object)[columns].loc[
+        np.repeat(np.arange(len(facts)), [len(some) for some in facts])
+    ]
+    beside = pd.DataFrame(own, index=whole.index)
+    return pd.concat([whole, beside], axis=1)[list(COLUMNS[name])].reset_index(drop=True)
 
 
 def frame(name: str, rows: Sequence[Mapping[str, object]]) -> pd.DataFrame:
@@ -307,15 +375,26 @@ def frame(name: str, rows: Sequence[Mapping[str, object]]) -> pd.DataFrame:
 
 
 def write_tables(results: Results, folder: Path) -> None:
-    """Every table as CSV. Floats at full length: what is read back is what was measured."""
+    """Every table as CSV, and SUMS. Floats at full length: what is read back is what was measured."""
+    (folder / SUMS).unlink(
+        missing_ok=True
+    )  # were this to end before the last line, no table would be said to be edited
+    sums = []
     for field in dataclasses.fields(results):
         text = getattr(results, field.name).to_csv(index=False, lineterminator="\n")
         write(folder / f"{field.name}.csv", text)
+        sums.append(f"{digest(text)}  {field.name}.csv\n")
+    write(folder / SUMS, "".join(sums))
 
 
 def read(folder: Path) -> Results:
-    """The tables of a folder. ValueError, in one line, for a table that is none of ours."""
-    return Results(**{name: _read(folder / f"{name}.csv", name) for name in COLUMNS})
+    """The tables of a folder. ValueError names the file and, where it can be told, the line that is not as written."""
+    try:
+        lines = (folder / SUMS).read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        lines = []  # results of before there was one
+    sums = {name: hexadecimal for hexadecimal, _, name in (line.partition("  ") for line in lines)}
+    return Results(**{name: _read(folder / f"{name}.csv", name, sums.get(f"{name}.csv")) for name in COLUMNS})
 
 
 # ---- from here on: the parts of the above -----------------------------------------------------
@@ -327,28 +406,65 @@ def _run_path(folder: Path, key: str) -> Path:
     return folder / "runs" / f"{key}.json"
 
 
+def _checkpoint_path(folder: Path, key: str) -> Path:
+    return folder / "checkpoints" / f"{key}.npz"
+
+
 def _sample_path(folder: Path, session: str, number: int, label: str) -> Path:
     safe = "".join(c if c.isalnum() or c in "._=,#" else "." for c in label)
     return folder / "speed" / session / f"{number}-{safe}.json"
 
 
+def _dump(path: Path, fact: Mapping[str, object]) -> None:
+    write(path, sealed(json.dumps({"version": VERSION, **fact}, indent=1)))
+
+
 def _load(path: Path) -> Loaded:
     try:
-        whole = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:  # UnicodeDecodeError is one too
+        whole = json.loads(unsealed(path))
+    except (json.JSONDecodeError, UnicodeDecodeError):
         raise ValueError(f"{path} cannot be read as JSON: delete it, and run again what it held") from None
     if not isinstance(whole, dict) or whole.get("version") != VERSION:
         raise ValueError(f"{path} is not of this version ({VERSION}): give another --results, or delete it")
     return whole
 
 
+@contextlib.contextmanager
+def _as_written(path: Path) -> Iterator[None]:
+    """What a file of another make holds is an error that names it."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"{path} is not as this version writes it ({error!r:.200}): delete it, and run again what it held"
+        ) from None
+
+
+def _numbers(facts: Loaded, *names: str) -> Loaded:
+    """Those of them by name; TypeError for one that is there and no finite number."""
+    for name in names:
+        value = facts[name]
+        if value is not None and not (type(value) in (int, float) and math.isfinite(value)):
+            raise TypeError(f"{name} is {value!r}")
+    return {name: facts[name] for name in names}
+
+
 def _as_run(fields: Loaded) -> Run:
-    return Run(**{**fields, "protocol": Protocol(**fields["protocol"])})
+    return Run(**{**fields, "protocol": _protocol(*fields["protocol"].items())})
+
+
+@functools.lru_cache
+def _protocol(*fields: tuple[str, object]) -> Protocol:
+    """One for all runs that have it: its label takes long to spell."""
+    return Protocol(**dict(fields))  # type: ignore[arg-type]
 
 
 def _common(run: Run) -> Loaded:
     fields = ("variant", "engine", "capture", "precision", "device")
-    return {f: getattr(run, f) for f in fields} | {"protocol": run.protocol.label, "hidden": run.setting.hidden}
+    return {f: getattr(run, f) for f in fields} | {
+        "protocol": run.protocol.label,
+        "hidden": run.hidden or run.protocol.hidden,
+    }
 
 
 def _probe(run: Run, outcome: Loaded) -> Loaded:
@@ -367,14 +483,56 @@ def _environment(known: dict[str, Loaded], facts: Loaded) -> str:
     return name
 
 
-def _read(path: Path, name: str) -> pd.DataFrame:
+def _read(path: Path, name: str, written: str | None) -> pd.DataFrame:
+    """One table, `written` its digest. Edited by hand, half a line, another version: each a ValueError."""
+    again = "`report` makes it again from the files of single runs"
     try:
-        table = pd.read_csv(path, keep_default_na=True)
+        text = path.read_bytes().decode().removeprefix("\ufeff").replace("\r\n", "\n")  # as a spreadsheet may save it
     except FileNotFoundError:
+        if written is not None:
+            raise ValueError(f"{path} is gone, and {SUMS} has it: {again}") from None
         return frame(name, [])
-    except (ValueError, pd.errors.ParserError) as error:
-        raise ValueError(f"{path} is not a table ({' '.join(str(error).split())}): `report` makes it again") from None
-    absent = [c for c in COLUMNS[name] if c not in table]
-    if absent:
-        raise ValueError(f"{path} has no column {absent[0]!r}: it is not of this version, or was edited")
-    return table
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a table (no UTF-8, byte {error.start:,}): {again}") from None
+    lines = csv.reader(io.StringIO(text, newline=""), strict=True)
+    seen: set[str] = set()
+    try:
+        head = next(lines, [])
+        wrong = [f"no column {c!r}" for c in COLUMNS[name] if c not in head]
+        wrong += [f"a column {c!r}, which is none of ours" for c in head if c not in COLUMNS[name]]
+        wrong += ["a column twice"] * (len(set(head)) < len(head))
+        if wrong:
+            raise ValueError(f"{path}, line 1 has {wrong[0]}: it is of another version, or was edited; {again}")
+        for row in lines:
+            if problem := _problem(name, head, row, seen):
+                raise ValueError(f"{path}, line {lines.line_num}: {problem}; {again}")
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {lines.line_num} is cut off or no table ({error}): {again}") from None
+    if written is not None and written != digest(text):
+        raise ValueError(f"{path} was changed after it was written ({SUMS} has another digest): {again}")
+    # only what is empty is missing: a text may be called NA
+    return pd.read_csv(io.StringIO(text), keep_default_na=False, na_values=[""])
+
+
+def _problem(name: str, head: Sequence[str], row: Sequence[str], seen: set[str]) -> str:
+    """What is wrong with a line of a table; '' for nothing. `seen`: the runs of the lines before it."""
+    if len(row) != len(head):
+        return f"{len(row)} cells under {len(head)} heads"
+    for column, cell in zip(head, row, strict=True):
+        if not cell or column in TEXTS or name == "environments":
+            continue
+        if column in LOGICAL:
+            fine = cell in ("True", "False")
+        else:
+            try:
+                fine = math.isfinite(float(cell)) and (float(cell) >= 1 or not column.endswith("perplexity"))
+            except ValueError:
+                fine = False
+        if not fine:
+            return f"{column} is {cell!r:.60}"
+    if name in ("runs", "probes"):
+        key = row[head.index("run")]
+        if key in seen:
+            return f"the run {key!r} once more"
+        seen.add(key)
+    return ""

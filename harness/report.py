@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ import jinja2
 import pandas as pd
 from matplotlib.figure import Figure
 
-from harness import draw, evidence, record, sections, sentences, stats, tables
+from harness import draw, evidence, files, record, sections, sentences, stats, tables
 from harness.spell import count, mib, rate, several, unique
 from harness.tables import Numbers, Table
 
@@ -27,7 +26,7 @@ NAME = "report.html"
 MOST_CSV = 700_000  # bytes of tables put inside the page, which is to stay under 3 MB; the smallest go first
 LONGEST_ERROR = 2_000  # characters shown of one error
 
-Figures = dict[str, Figure]
+Figures = dict[str, tuple[Figure, str]]  # by its id: drawn, and as SVG
 Frames = tuple[pd.DataFrame, pd.DataFrame]
 
 
@@ -47,16 +46,10 @@ class Chart:
 def write(results: record.Results, folder: Path) -> Path:
     """The report as `folder/report.html`, whole or not at all. Returns its path."""
     path = Path(folder) / NAME
-    path.parent.mkdir(parents=True, exist_ok=True)
     figures: Figures = {}
     page = html(results, figures)
     keep(figures, path.parent / "figures")
-    part = path.with_name(f".{NAME}.{os.getpid()}.tmp")
-    try:
-        part.write_bytes(page.encode("utf-8", "replace"))
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    files.write(path, page.encode("utf-8", "replace"))
     return path
 
 
@@ -66,14 +59,9 @@ def keep(figures: Figures, folder: Path) -> None:
     for old in folder.glob("*-*.*"):
         if old.stem not in figures and old.suffix in (".svg", ".png"):
             old.unlink()
-    for name, figure in figures.items():
-        record.write(folder / f"{name}.svg", draw.svg(figure))
-        part = folder / f".{name}.{os.getpid()}.part"
-        try:
-            part.write_bytes(draw.png(figure))
-            os.replace(part, folder / f"{name}.png")
-        finally:
-            part.unlink(missing_ok=True)
+    for name, (figure, text) in figures.items():
+        files.write(folder / f"{name}.svg", text)
+        files.write(folder / f"{name}.png", draw.png(figure))
 
 
 def html(results: record.Results, figures: Figures | None = None) -> str:
@@ -209,7 +197,7 @@ def _images(name: str, figure: draw.Draw, frames: Sequence[pd.DataFrame], drawn:
         text = draw.svg(picture) if picture else ""
         images += [_svg_uri(text), _svg_uri(draw.darken(text))]
         if picture and width == draw.WIDE:
-            drawn[name] = picture
+            drawn[name] = picture, text
     return images
 
 
@@ -258,20 +246,21 @@ def failures(data: record.Results) -> list[tuple[str, str, str]]:
 
 def downloads(results: record.Results) -> list[tuple[str, int, str]]:
     """(file, rows, data URI): the tables as they were read; without a URI where too large for one page."""
-    raw = {}
-    for name in record.COLUMNS:
-        frame = getattr(results, name)
-        if len(frame):
-            raw[name] = (len(frame), frame.to_csv(index=False, lineterminator="\n").encode("utf-8", "replace"))
+    tables = {name: frame for name in record.COLUMNS if len(frame := getattr(results, name))}
+    raw = {  # a cell is a byte at least: what is too large for certain need not be written out to know it
+        name: frame.to_csv(index=False, lineterminator="\n").encode("utf-8", "replace")
+        for name, frame in tables.items()
+        if frame.size <= MOST_CSV
+    }
     inside, room = set(), MOST_CSV
-    for name, (_, text) in sorted(raw.items(), key=lambda item: len(item[1][1])):
+    for name, text in sorted(raw.items(), key=lambda item: len(item[1])):
         if len(text) <= room:
             inside.add(name)
             room -= len(text)
     head = "data:text/csv;charset=utf-8;base64,"
     return [
-        (f"{name}.csv", rows, head + base64.b64encode(text).decode() if name in inside else "")
-        for name, (rows, text) in raw.items()
+        (f"{name}.csv", len(frame), head + base64.b64encode(raw[name]).decode() if name in inside else "")
+        for name, frame in tables.items()
     ]
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import functools
 import math
 import random
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -22,9 +23,12 @@ from harness import corpus as text
 from harness import inside
 from harness.capture import Epoch, captured
 from harness.grid import BASELINE, Protocol, Run
+from harness.watch import Arrays, Keep, Progress, Watch, set_words, words_of
+from variants.cell import State
 from variants.model import Model
 
 HELD = (0.0, 0.5, 1.0)  # what a lesion holds a gate at
+Alive = Callable[[], None]  # to be called from time to time in what takes long
 PROMPT, SAMPLED = "time traveller", 50  # the book's prompt and length
 
 
@@ -58,13 +62,25 @@ class Outcome:
     heldout_mean_exp: float | None = None  # the mean of exp(loss) over minibatches, as the book's later edition has it
 
 
-Progress = Callable[[float, float | None], None]  # share done, held-out perplexity of the first seed
+@dataclass(frozen=True)
+class Position:
+    """Within an epoch: minibatches done, the state after them, and the sum of their mean losses (S,)."""
+
+    window: int
+    state: State
+    total: Tensor
 
 
 def train(
-    runs: Sequence[Run], corpus: text.Corpus, progress: Progress = lambda share, perplexity: None
+    runs: Sequence[Run],
+    corpus: text.Corpus,
+    progress: Progress = lambda share, perplexity: None,
+    keep: Keep | None = None,
 ) -> list[Outcome]:
-    """Train runs that differ in their seed alone, side by side. One `Outcome` a run, in their order."""
+    """Train runs that differ in their seed alone, side by side. One `Outcome` a run, in their order.
+
+    With `keep` it is saved from time to time, and goes on from what is found there.
+    """
     protocol, device = runs[0].setting, runs[0].device
     vocabulary = len(corpus.vocabulary)
     model = Model(
@@ -79,33 +95,52 @@ def train(
     curve_on = laid_out(validation, protocol, len(runs)) if len(validation) else scored
     orders = [random.Random(run.seed) for run in runs]
     looks = evaluation_epochs(protocol)
-    curves: list[list[Point]] = [[] for _ in runs]
-    epoch_on: Epoch = functools.partial(epoch_of, model, windows=windows, protocol=protocol)
+    looked: dict[int, list[list[float]]] = {}  # epoch -> nats in training, on what is held out, of each seed
+    lost = torch.zeros(len(runs), device=device, dtype=torch.bool)  # for good: its later epochs are not its own
+    begin, at = 1, start_of(model, protocol, len(runs))
+    watch = Watch(device, progress, keep)
+    if found := watch.load():
+        begin, at, lost, looked = resume(found, model, orders)
+    epoch_on: Epoch | None = None
     if runs[0].capture:
         example = drawn(characters, protocol, [random.Random(0) for _ in runs])
-        epoch_on = captured(epoch_on, example, list(model.parameters()))
-    lost = torch.zeros(len(runs), device=device, dtype=torch.bool)  # for good: its later epochs are not its own
-    tokens, train_s = 0, 0.0
-    each = protocol.train_characters if protocol.sampling == "windows" else windows * protocol.batch_size
-    for epoch in range(1, protocol.epochs + 1):
-        begun = clock(device)
-        nats = epoch_on(drawn(characters, protocol, orders))
-        lost |= ~nats.isfinite()
-        tokens += each * protocol.num_steps
-        train_s += clock(device) - begun
+        whole = functools.partial(epoch_of, model, windows=windows, protocol=protocol)
+        epoch_on = captured(whole, example, list(model.parameters()))
+    for epoch in range(begin, protocol.epochs + 1):
+        watch.start()
+        words = words_of(orders)
+
+        def between(done: Position, epoch: int = epoch, words: npt.NDArray[Any] = words) -> None:
+            share = (epoch - 1 + done.window / windows) / protocol.epochs
+            watch.between(share, lambda: standing(model, epoch, words, done, lost, looked))
+
+        data = drawn(characters, protocol, orders)
+        if epoch_on is None:
+            nats = epoch_of(model, data, windows=windows, protocol=protocol, at=at, between=between)
+        else:  # one graph is one epoch: nothing happens inside it
+            between(at)
+            nats = epoch_on(data)
+        lost.logical_or_(~nats.isfinite())
+        watch.stop()
+        at = start_of(model, protocol, len(runs))
         if epoch in looks:
-            held, mean_exp = score(model, curve_on, protocol)
-            seen = torch.where(lost, math.nan, torch.stack([nats, held]))
-            for curve, a, b in zip(curves, *seen.tolist(), strict=True):
-                curve.append(Point(epoch, tokens, perplexity(a), perplexity(b)))
-            progress(epoch / protocol.epochs, curves[0][-1].heldout_perplexity)
-            if all(c[-1].heldout_perplexity is None or c[-1].train_perplexity is None for c in curves):
+            held, mean_exp = score(model, curve_on, protocol, watch.alive)
+            looked[epoch] = torch.where(lost, math.nan, torch.stack([nats, held])).tolist()
+            watch.sign(epoch / protocol.epochs, perplexity(looked[epoch][1][0]))
+            if all(perplexity(a) is None or perplexity(b) is None for a, b in zip(*looked[epoch], strict=True)):
                 break  # every seed has diverged
+    each = protocol.num_steps * (
+        protocol.train_characters if protocol.sampling == "windows" else windows * protocol.batch_size
+    )
+    curves = [
+        [Point(k, k * each, perplexity(nats[0][s]), perplexity(nats[1][s])) for k, nats in looked.items()]
+        for s in range(len(runs))
+    ]
     final = held
     if len(validation):
-        final, mean_exp = score(model, scored, protocol)
+        final, mean_exp = score(model, scored, protocol, watch.alive)
     samples = generate(model, corpus)
-    broken = lesions(model, runs[0].variant, scored, protocol)
+    broken = lesions(model, runs[0].variant, scored, protocol, watch.alive)
     text_on = streams(heldout, protocol.batch_size, len(runs))
     values, reaches = inside.gates(model, text_on), inside.reach(model, text_on)
     shown = inside.heat(model, corpus, heldout) if runs[0].variant == BASELINE else []
@@ -114,8 +149,8 @@ def train(
             train_perplexity=None if error else curve[-1].train_perplexity,
             heldout_perplexity=None if error else perplexity(nats_held),
             parameters=model.parameters_per_seed,
-            tokens=tokens,
-            train_s=train_s,
+            tokens=epoch * each,
+            train_s=watch.seconds,
             sample="" if error else sample,
             error=error,
             curve=tuple(curve),
@@ -178,11 +213,11 @@ def laid_out(characters: Tensor, protocol: Protocol, seeds: int) -> Tensor:
     return windowed(characters, protocol.num_steps, starts[None]).expand(-1, seeds, -1)
 
 
-def score(model: Model, held: Tensor, protocol: Protocol) -> tuple[Tensor, Tensor]:
+def score(model: Model, held: Tensor, protocol: Protocol, alive: Alive = lambda: None) -> tuple[Tensor, Tensor]:
     """(S,) mean loss in nats a character of a part, and the mean over its minibatches of exp(loss)."""
     if protocol.sampling == "sequential":
-        return evaluate(model, held, protocol.num_steps)
-    return evaluate_windows(model, held, protocol.batch_size)
+        return evaluate(model, held, protocol.num_steps, alive)
+    return evaluate_windows(model, held, protocol.batch_size, alive)
 
 
 def sequential(characters: Tensor, protocol: Protocol, offsets: Sequence[int]) -> Tensor:
@@ -201,16 +236,31 @@ def sequential(characters: Tensor, protocol: Protocol, offsets: Sequence[int]) -
     return characters[steps[:, None, None] + torch.stack(rows)]
 
 
-def epoch_of(model: Model, streams: Tensor, *, windows: int, protocol: Protocol) -> Tensor:
+def start_of(model: Model, protocol: Protocol, seeds: int) -> Position:
+    """Before an epoch's first minibatch: a zero state, nothing lost."""
+    total = torch.zeros(seeds, device=model.b_q.device, dtype=model.b_q.dtype)
+    return Position(0, model.cell.begin(protocol.batch_size), total)
+
+
+def epoch_of(
+    model: Model,
+    streams: Tensor,
+    *,
+    windows: int,
+    protocol: Protocol,
+    at: Position | None = None,
+    between: Callable[[Position], None] = lambda done: None,
+) -> Tensor:
     """Train over one epoch's streams (length, S, n), state carried and detached. Mean loss (S,) in nats.
 
-    Or over its windows (num_steps + 1, S, N), `batch_size` at a time, each from a zero state.
+    Or over its windows (num_steps + 1, S, N), `batch_size` at a time, each from a zero state. From where it stands,
+    `at`, on; `between` is told where after each minibatch but the last.
 
     NaN for a seed that had a loss or a gradient that is not finite: the epoch's mean is not its either.
     """
-    state = model.cell.begin(protocol.batch_size)
-    total = torch.zeros(streams.shape[1], device=streams.device, dtype=model.b_q.dtype)
-    for w in range(windows):
+    at = at or start_of(model, protocol, streams.shape[1])
+    state, total = at.state, at.total.clone()
+    for w in range(at.window, windows):
         if protocol.sampling == "sequential":
             part = streams[w * protocol.num_steps : (w + 1) * protocol.num_steps + 1]
         else:
@@ -221,7 +271,36 @@ def epoch_of(model: Model, streams: Tensor, *, windows: int, protocol: Protocol)
         norms = model.update(protocol.lr, protocol.clip)
         state = tuple(s.detach() for s in state)
         total += torch.where(norms.isfinite(), losses.detach(), math.nan)
+        if w + 1 < windows:
+            between(Position(w + 1, state, total))
     return total / windows
+
+
+def standing(
+    model: Model, epoch: int, words: npt.NDArray[Any], at: Position, lost: Tensor, looked: dict[int, list[list[float]]]
+) -> Arrays:
+    """All that a training's further course follows from. `words`: the generators, before this epoch was drawn."""
+    return {
+        **model.snapshot(),
+        **{f"state/{k}": part.cpu().numpy() for k, part in enumerate(at.state)},
+        "total": at.total.cpu().numpy(), "window": np.array(at.window), "epoch": np.array(epoch), "words": words,
+        "lost": lost.cpu().numpy(), "looked_at": np.array(list(looked)),
+        "looked": np.array(list(looked.values())).reshape(len(looked), 2, len(lost)),
+    }  # fmt: skip
+
+
+def resume(
+    found: Arrays, model: Model, orders: Sequence[random.Random]
+) -> tuple[int, Position, Tensor, dict[int, list[list[float]]]]:
+    """The epoch, and where in it, at which a training stood; model and generators are made to stand there too."""
+    device = model.b_q.device
+    model.restore(found)
+    set_words(orders, found["words"])
+    parts = sum(name.startswith("state/") for name in found)
+    state = tuple(torch.from_numpy(found[f"state/{k}"]).to(device) for k in range(parts))
+    at = Position(int(found["window"]), state, torch.from_numpy(found["total"]).to(device))
+    looked = dict(zip(found["looked_at"].tolist(), found["looked"].tolist(), strict=True))
+    return int(found["epoch"]), at, torch.from_numpy(found["lost"]).to(device), looked
 
 
 def streams(characters: Tensor, most: int, seeds: int) -> Tensor:
@@ -232,7 +311,7 @@ def streams(characters: Tensor, most: int, seeds: int) -> Tensor:
 
 
 @torch.no_grad()
-def evaluate(model: Model, streams: Tensor, num_steps: int) -> tuple[Tensor, Tensor]:
+def evaluate(model: Model, streams: Tensor, num_steps: int, alive: Alive = lambda: None) -> tuple[Tensor, Tensor]:
     """As `score`, over streams (length, S, n), each read from a zero state that is carried."""
     state = model.cell.begin(streams.shape[2])
     total, exps = (torch.zeros(streams.shape[1], device=streams.device, dtype=model.b_q.dtype) for _ in "ab")
@@ -242,11 +321,14 @@ def evaluate(model: Model, streams: Tensor, num_steps: int) -> tuple[Tensor, Ten
         losses, state = model.losses(streams[begin:end], streams[begin + 1 : end + 1], state)
         total += losses * (end - begin)
         exps += losses.exp()
+        alive()
     return total / (len(streams) - 1), exps / len(begins)
 
 
 @torch.no_grad()
-def evaluate_windows(model: Model, windows: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
+def evaluate_windows(
+    model: Model, windows: Tensor, batch_size: int, alive: Alive = lambda: None
+) -> tuple[Tensor, Tensor]:
     """As `score`, over windows (num_steps + 1, S, N), each read from a zero state."""
     total, exps = (torch.zeros(windows.shape[1], device=windows.device, dtype=model.b_q.dtype) for _ in "ab")
     batches = windows.split(batch_size, dim=2)
@@ -254,10 +336,13 @@ def evaluate_windows(model: Model, windows: Tensor, batch_size: int) -> tuple[Te
         losses, _ = model.losses(part[:-1], part[1:], model.cell.begin(part.shape[2]))
         total += losses * part.shape[2]
         exps += losses.exp()
+        alive()
     return total / windows.shape[2], exps / len(batches)
 
 
-def lesions(model: Model, variant: str, part: Tensor, protocol: Protocol) -> list[dict[str, float | None]]:
+def lesions(
+    model: Model, variant: str, part: Tensor, protocol: Protocol, alive: Alive = lambda: None
+) -> list[dict[str, float | None]]:
     """Held-out perplexity of a trained model with one of its gates held only now, of every seed: {'R=0': 12.3, ...}.
 
     Against the same gate held in training too, it tells what training works around. `part` as for `score`.
@@ -276,7 +361,7 @@ def lesions(model: Model, variant: str, part: Tensor, protocol: Protocol) -> lis
             held = Model(name, d, h, range(S), dtype=model.b_q.dtype, device=str(model.b_q.device))
             for key, weight in held.named_parameters():
                 weight.data = trained[key].data
-            for seed, nats in enumerate(score(held, part, protocol)[0].tolist()):
+            for seed, nats in enumerate(score(held, part, protocol, alive)[0].tolist()):
                 found[seed][f"{gate}={value:g}"] = perplexity(nats)
     return found
 
@@ -310,13 +395,6 @@ def divergence(curve: Sequence[Point]) -> str:
         if point.train_perplexity is None or point.heldout_perplexity is None:
             return f"diverged: the loss is not a number by epoch {point.epoch}"
     return ""
-
-
-def clock(device: str) -> float:
-    """Seconds, after everything asked of the device is done."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 def packs(runs: Sequence[Run]) -> Iterator[list[Run]]:

@@ -16,9 +16,11 @@ from harness.grid import Run
 def in_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Trainings in this process, on one thread, no page drawn: starting workers and drawing are tested elsewhere."""
 
-    def workers(todo: list[list[Run]], corpus: Corpus, count: int, tell: execute.Tell) -> Iterator[execute.Finished]:
+    def workers(
+        todo: list[list[Run]], corpus: Corpus, count: int, tell: execute.Tell, keeper: execute.Keeper | None
+    ) -> Iterator[execute.Finished]:
         for pack in todo:
-            yield from execute._one(pack, corpus, 1, tell)
+            yield from execute._one(pack, corpus, 1, tell, keeper)
 
     monkeypatch.setattr(execute, "_workers", workers)
     monkeypatch.setattr(report, "write", lambda results, folder: folder)

@@ -21,7 +21,7 @@ from harness import grid
 from harness.execute import cores
 from harness.grid import Protocol
 from harness.measure import settle
-from harness.train import clock
+from harness.watch import clock
 from variants.model import Model
 
 ROUNDS, ROUND_S, WARM_ROUNDS = 20, 0.05, 2

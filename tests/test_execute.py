@@ -25,7 +25,7 @@ def test_workers_give_what_one_process_gives_and_a_dead_one_is_a_row(monkeypatch
     monkeypatch.setattr(execute, "_serve", _serve_but_die_at_seed_7)
     ended = {f.run: f for f in execute.execute([RUNS[0], deadly, *RUNS[1:]], text, 2, signs.append)}
     assert set(ended) == {*RUNS, deadly}
-    assert ended[deadly].outcome.error == "crashed: its worker process ended with status 3"
+    assert ended[deadly].outcome.error == "crashed: its process ended with status 3"
     assert ended[deadly].outcome.heldout_perplexity is None
     for run in RUNS:
         here = train([run], text)[0]
@@ -37,7 +37,7 @@ def test_workers_give_what_one_process_gives_and_a_dead_one_is_a_row(monkeypatch
     assert max(s.share for s in signs) == 1
 
 
-def _serve_but_die_at_seed_7(pipe, text, workers, precision) -> None:  # type: ignore[no-untyped-def]
+def _serve_but_die_at_seed_7(pipe, *args) -> None:  # type: ignore[no-untyped-def]
     real = execute._one
 
     def one(pack, *rest):  # type: ignore[no-untyped-def]
@@ -46,7 +46,7 @@ def _serve_but_die_at_seed_7(pipe, text, workers, precision) -> None:  # type: i
         return real(pack, *rest)
 
     execute._one = one
-    _REAL_SERVE(pipe, text, workers, precision)
+    _REAL_SERVE(pipe, *args)
 
 
 _REAL_SERVE = execute._serve

@@ -16,7 +16,7 @@ import pytest
 
 import variants
 from harness import __main__ as command
-from harness import corpus, execute, grid, measure, record, report, stats
+from harness import corpus, execute, files, grid, measure, record, report, stats
 from harness.grid import Run
 from harness.train import Outcome, Point
 
@@ -68,7 +68,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
         return {"blocks": [block], "environment": {"torch": "fake"}, "peak_memory_mib": 1.0}
 
     def write(results: record.Results, folder: Path) -> Path:  # drawing is slow, and tested elsewhere
-        record.write(folder / report.NAME, "a report")
+        files.write(folder / report.NAME, "a report")
         return folder / report.NAME
 
     monkeypatch.setattr(execute, "execute", train)

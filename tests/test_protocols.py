@@ -7,6 +7,7 @@ import functools
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -375,8 +376,8 @@ def test_a_held_out_loss_that_is_no_number_is_a_failure_though_validation_was_fi
     )
     real = training.score
 
-    def score(model: Model, held: torch.Tensor, protocol: Protocol) -> tuple[torch.Tensor, torch.Tensor]:
-        nats, mean = real(model, held, protocol)
+    def score(model: Model, held: torch.Tensor, protocol: Protocol, *alive: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        nats, mean = real(model, held, protocol, *alive)
         return (nats, mean) if len(held) == 90 // 16 else (nats * math.inf, mean)
 
     monkeypatch.setattr(training, "score", score)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from harness import record
+from harness import files, record
 from harness.grid import Protocol, Run
 
 RUN = Run("gru", 0, Protocol(), "sha", "cpu", source="a")
@@ -118,14 +118,14 @@ def test_a_torn_file_is_named_and_not_done(torn: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("fail", ["fsync", "replace"])
 def test_written_whole_or_not_at_all(fail: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    record.write(tmp_path / "x", "before")
+    files.write(tmp_path / "x", "before")
 
     def no(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, fail, no)
     with pytest.raises(OSError, match="No space"):
-        record.write(tmp_path / "x", "after")
+        files.write(tmp_path / "x", "after")
     assert (tmp_path / "x").read_text() == "before"
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
 
@@ -182,14 +182,14 @@ def test_a_full_disk_names_the_file_and_leaves_the_old_one_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "bench.csv"
-    record.write(path, "old")
+    files.write(path, "old")
 
     def full(fd: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match=re.escape(str(path))) as caught:
-        record.write(path, "new")
+        files.write(path, "new")
     assert caught.value.errno == errno.ENOSPC
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]

@@ -167,7 +167,7 @@ def test_a_failed_write_keeps_the_old_page(
     before = path.read_bytes()
 
     def full(*_: object) -> None:
-        raise OSError("disk full")
+        raise OSError(28, "disk full")
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OSError, match="disk full"):
@@ -446,7 +446,7 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
     bad = {
         name: frame.assign(**{
             c: [HOSTILE if v not in ("gru", "gru:R=1", "quick", made_up.SHA) else v for v in frame[c].astype(object)]
-            for c in frame.columns if c in evidence.TEXTS or name == "environments"
+            for c in frame.columns if c in record.TEXTS or name == "environments"
         })
         for name in record.COLUMNS if len(frame := getattr(results, name))
     }  # fmt: skip

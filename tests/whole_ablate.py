@@ -30,7 +30,7 @@ def work(way: str) -> int:
     settings = [f"epochs={EPOCHS}", "evaluations=1", *os.environ.get("SET", "").split()]
     protocol = grid.protocol("classic").override(settings)
     text = corpus.load("embedded")
-    runs = Plan("ablate", grid.ABLATE, protocol, SEEDS, text, "cpu", way).runs
+    runs = list(Plan("ablate", grid.ABLATE, protocol, SEEDS, text, "cpu", way).runs)
     if way == "auto":
         return sum(not finished.outcome.error for finished in execute(runs, text, cores()))
     from harness.measure import settle

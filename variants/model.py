@@ -8,8 +8,11 @@ from __future__ import annotations
 import hashlib
 import importlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -105,6 +108,21 @@ class Model(nn.Module):
         size = lr * (m / (1 - beta1**self.steps)) / ((v / (1 - beta2**self.steps)).sqrt() + eps)
         self.subtract(torch.where(fine, size, 0.0))
         return norm
+
+    def snapshot(self) -> dict[str, npt.NDArray[Any]]:
+        """All that a step changes, as arrays: weights, and Adam's moments once it has made any."""
+        whole = {f"weight/{name}": weight.detach() for name, weight in self.named_parameters()}
+        whole |= {f"moment/{k}": moment for k, moment in enumerate(self.moments)}
+        return {name: value.cpu().numpy() for name, value in whole.items()} | {"steps": np.array(self.steps)}
+
+    @torch.no_grad()
+    def restore(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Be what `snapshot` was taken of; other arrays may be among them."""
+        for name, weight in self.named_parameters():
+            weight.copy_(torch.from_numpy(arrays[f"weight/{name}"]))
+        self.steps = int(arrays["steps"])
+        names = [f"moment/{k}" for k in range(2) if f"moment/{k}" in arrays]
+        self.moments = tuple(torch.from_numpy(arrays[name]).to(self.b_q.device) for name in names)
 
     def gradients(self) -> tuple[Tensor, Tensor]:
         """All of them in one (S, P), few operations on much where each costs a launch; and their norms (S,)."""
