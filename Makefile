@@ -8,6 +8,7 @@
 # make lint       ruff and mypy
 # make sweep      tokens/sec by engine, hidden size and number of seeds; FULL=1: all of it, for hours
 # make speed      time forward, backward and whole step of each variant; speed-compare: and beside the time before
+# make faults     processes killed, disks full, memory out, for real: what is lost; for 40 minutes
 # make clean      remove results (not results/reference), saved timings and caches
 #
 # Choose with NAME=value, like: make bench VARIANTS="rnn gru" SEEDS=3
@@ -27,7 +28,7 @@ export $(NAMES)
 
 SHELL := /bin/sh
 .NOTPARALLEL:
-.PHONY: help bench ablate reproduce probe sweep report list test lint speed speed-compare clean unusable
+.PHONY: help bench ablate reproduce probe sweep report list test lint speed speed-compare faults clean unusable
 
 help:
 	@sed -n -e '/^#/!q' -e 's/^# \{0,1\}//p' Makefile
@@ -61,10 +62,13 @@ speed-compare: $(ready)
 	@ls .benchmarks/*/*.json >/dev/null 2>&1 || { echo 'error: nothing to compare with: run make speed first' >&2; exit 2; }
 	@$(python); exec "$$python" -m tests.speed --benchmark-autosave --benchmark-compare
 
+faults: $(ready)
+	@$(python); exec "$$python" -m tests.faults
+
 # Only in this folder: nothing that RESULTS= names, nothing behind a link.
 clean:
 	@for path in results/* results/.[!.]* .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache tests/.benchmarks \
-	  harness/__pycache__ variants/__pycache__ variants/engines/__pycache__ tests/__pycache__; do \
+	  harness/__pycache__ variants/__pycache__ variants/engines/__pycache__ tests/__pycache__ tests/faults/__pycache__; do \
 	  case $$path in results/reference) continue ;; results/*) test ! -h results || continue ;; esac; \
 	  if test -e "$$path" || test -h "$$path"; then rm -rf "$$path" && echo "removed $$path" || exit; fi; \
 	done

@@ -292,7 +292,7 @@ def go(plan: Plan, folder: Path, timing: bool = True) -> int:
         todo = [run for run in plan.runs if not record.done(folder, run)]
         announce(plan, len(todo), min(cores(), len(todo)) if plan.device == "cpu" else 1)
         session = _session(plan.verb, plan.contenders, plan.device)
-        stopped, whole = 0, plan
+        whole = plan
         try:
             for seeds in plan.looks or (plan.seeds,):
                 plan = dataclasses.replace(whole, seeds=seeds)
@@ -308,12 +308,12 @@ def go(plan: Plan, folder: Path, timing: bool = True) -> int:
             if timing:
                 _time(plan.contenders, len(plan.corpus.vocabulary), folder, session)
         except KeyboardInterrupt as stop:
-            stopped = _status(stop)
-        results = refresh(folder, draw=not stopped)
+            return _stopped(stop, list(plan.runs), folder)
+        results = refresh(folder)
         screen.print_table(getattr(results, plan.verb))
     mine = results.speed[(results.speed["session"] == session) & results.speed["error"].fillna("").astype(bool)]
     timings = [f"timing {r['label']}, round {r['round'] + 1}: {r['error']}" for r in mine.to_dict("records")]
-    return _ended(list(plan.runs), folder, stopped, timings)
+    return _ended(list(plan.runs), folder, timings)
 
 
 def _decided(plan: Plan, folder: Path) -> bool:
@@ -325,17 +325,23 @@ def _decided(plan: Plan, folder: Path) -> bool:
     return len(open_) == 0
 
 
-def _ended(runs: Sequence[Run], folder: Path, stopped: int, failed: list[str]) -> int:
+def _stopped(stop: KeyboardInterrupt, runs: Sequence[Run], folder: Path) -> int:
+    """The last line of a verb that was stopped, and its exit status. No table is made: one who stops is in a hurry."""
+    from harness import record
+
+    kept = sum(record.done(folder, run) for run in runs)
+    ask = shlex.join([os.path.basename(sys.executable), "-m", "harness", *sys.argv[1:]])
+    print(f"stopped; {kept} of {len(runs)} trainings are kept, `report` shows them. To go on: {ask}", file=sys.stderr)
+    return _status(stop)
+
+
+def _ended(runs: Sequence[Run], folder: Path, failed: list[str]) -> int:
     """The last lines of a verb that trains, and its exit status."""
     from harness import record
 
-    if stopped:
-        left = sum(not record.done(folder, run) for run in runs)
-        ask = shlex.join([os.path.basename(sys.executable), "-m", "harness", *sys.argv[1:]])
-        print(f"stopped; {len(runs) - left} of {len(runs)} trainings are kept. To go on: {ask}", file=sys.stderr)
-        return stopped
     print(f"\nreport: {folder / 'report.html'}")
-    failed = [f"{run.variant} seed {run.seed}: {why}" for run in runs if (why := record.failed(folder, run))] + failed
+    bad = {run: record.failed(folder, run) or "its file was taken away" for run in runs if not record.done(folder, run)}
+    failed = [f"{run.variant} seed {run.seed}: {why}" for run, why in bad.items()] + failed
     for line in failed[:5]:
         print(f"failed: {line}", file=sys.stderr)
     if failed:
@@ -358,16 +364,15 @@ def reproduce(plans: Sequence[Plan], settings: Sequence[tuple[str, Sequence[str]
             "runs": [run.key for plan in plans for run in plan.runs], "session": "", "anchors": {},
             "parts": [{**asked(plan), "setting": setting} for plan, setting in zip(plans, settings, strict=True)],
         })  # fmt: skip
-        stopped = 0
+        runs = [run for plan in plans for run in plan.runs]
         try:
             for k, plan in enumerate(plans):
                 train(todo[k], plan.corpus, plan.corpus_name, folder, plan.protocol.label)
         except KeyboardInterrupt as stop:
-            stopped = _status(stop)
-        results = refresh(folder, draw=not stopped)
+            return _stopped(stop, runs, folder)
+        results = refresh(folder)
         screen.print_reproduce(results.reproduce)
-        runs = [run for plan in plans for run in plan.runs]
-        return _ended(runs, folder, stopped, [])
+        return _ended(runs, folder, [])
 
 
 def probe(options: argparse.Namespace, folder: Path) -> int:
@@ -383,14 +388,13 @@ def probe(options: argparse.Namespace, folder: Path) -> int:
         print(f"probe: {len(runs)} trainings{f', {len(runs) - len(todo)} done already' * (len(todo) < len(runs))}; "
               f"{', '.join(dict.fromkeys(plan.protocol.task for plan in plans))}; {plans[0].device}")  # fmt: skip
         record.write_grid(folder, "probe", {"runs": [run.key for run in runs], "session": "", "anchors": {}})
-        stopped = 0
         try:
             train(todo, NOTHING, "", folder)
         except KeyboardInterrupt as stop:
-            stopped = _status(stop)
-        results = refresh(folder, draw=not stopped)
+            return _stopped(stop, runs, folder)
+        results = refresh(folder)
         screen.print_probes(results.probes)
-        return _ended(runs, folder, stopped, [])
+        return _ended(runs, folder, [])
 
 
 def _probes(options: argparse.Namespace) -> list[Plan]:
@@ -497,19 +501,16 @@ def sweep(plans: Sequence[Plan], full: bool, folder: Path) -> int:
             "variants": first.variants, "device": first.device, "session": session, "corpus": first.corpus_name,
             "corpus_sha256": first.corpus.sha256, "anchors": {},
         })  # fmt: skip
-        stopped = 0
         try:
             _time(contenders, len(first.corpus.vocabulary), folder, session)
         except KeyboardInterrupt as stop:
-            stopped = _status(stop)
-        results = refresh(folder, draw=not stopped)
+            print("stopped; what was timed is kept, and the same command goes on", file=sys.stderr)
+            return _status(stop)
+        results = refresh(folder)
     timed = results.speed[results.speed["session"] == session]
     failed = timed[timed["error"].fillna("") != ""]["label"].unique()
     for label in failed:
         print(f"failed: {label}: {timed[timed['label'] == label]['error'].dropna().iloc[0]}", file=sys.stderr)
-    if stopped:
-        print("stopped; the same command goes on where this one stopped", file=sys.stderr)
-        return stopped
     print(f"report: {folder / 'report.html'}")
     return 1 if len(failed) else 0
 
@@ -561,7 +562,7 @@ def _time(contenders: Sequence[Contender], vocabulary: int, folder: Path, sessio
 
 
 def refresh(folder: Path, draw: bool = True) -> Results:
-    """Every table and, unless one is in a hurry, the report again, from the files of single runs and samples."""
+    """Every table and, if wanted, the report again, from the files of single runs and samples."""
     from harness import record, report, table
 
     results = record.gather(folder)
@@ -703,4 +704,7 @@ def _terminated(number: int, frame: object) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, _terminated)
-    sys.exit(main())
+    ended = main()
+    for number in (signal.SIGINT, signal.SIGTERM):  # all is on file: one that comes now would stop nothing
+        signal.signal(number, signal.SIG_IGN)
+    sys.exit(ended)

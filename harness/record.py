@@ -361,12 +361,11 @@ def _of_each(name: str, trained: Sequence[Loaded], facts: Sequence[list[Loaded]]
     own = [fact for some in facts for fact in some]
     if not own:
         return frame(name, [])
-    columns = [c for c in COLUMNS[name] if c not in own[0]]
-    whole = pd.DataFrame(trained, dtype=object)[columns].loc[
-        np.repeat(np.arange(len(facts)), [len(some) for some in facts])
-    ]
-    beside = pd.DataFrame(own, index=whole.index)
-    return pd.concat([whole, beside], axis=1)[list(COLUMNS[name])].reset_index(drop=True)
+    beside = pd.DataFrame(own)
+    times = np.repeat(np.arange(len(facts)), [len(some) for some in facts])
+    whole = pd.DataFrame(trained, dtype=object).reindex(columns=[c for c in COLUMNS[name] if c not in beside])
+    whole = whole.loc[times].set_index(beside.index)
+    return pd.concat([whole, beside], axis=1)[list(COLUMNS[name])]
 
 
 def frame(name: str, rows: Sequence[Mapping[str, object]]) -> pd.DataFrame:

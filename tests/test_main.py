@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -208,13 +211,53 @@ def test_ctrl_c_keeps_what_is_finished(
     monkeypatch.setattr(sys, "argv", ["harness", *words])
     assert command.main(words) == 130
     said = capsys.readouterr().err
-    assert "stopped; 1 of 3 trainings are kept. To go on: " in said
+    assert "stopped; 1 of 3 trainings are kept, `report` shows them. To go on: " in said
     assert said.strip().endswith(" ".join(words))
+    assert not list(tmp_path.glob("[!.]*.*"))  # tables and drawings take seconds, and one who stops is in a hurry
+    assert command.main(["report", "--results", str(tmp_path)]) == 0
     assert pd.read_csv(tmp_path / "bench.csv")["seeds"].tolist() == [1]
-    assert not (tmp_path / "report.html").exists()  # drawing takes seconds, and one who stops is in a hurry
     monkeypatch.setattr(execute, "execute", well)
     assert command.main(words) == 0
     assert [r.seed for r in fake] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("write", [1, 2, 3, 5, 9, 20])
+def test_a_full_disk_is_one_line_that_names_the_file_and_the_same_command_goes_on(
+    write: int, fake: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*ONE_RNN, "--results", str(tmp_path)]
+    calls = itertools.count(1)
+
+    def full(handle: int) -> None:
+        if next(calls) >= write:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        assert command.main(words) == 1
+    said = capsys.readouterr().err
+    assert re.fullmatch(rf"error: {re.escape(str(tmp_path))}/\S+: No space left on device\n", said)
+    assert not list(tmp_path.rglob("*.part"))
+    assert command.main(words) == 0
+    assert len(fake) == (2 if write < 3 else 1)  # the grid, then the run, then what is made of it
+
+
+def test_a_finished_run_that_is_taken_away_is_missed(
+    fake: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    well = execute.execute
+
+    def taken(runs: Sequence[Run], *rest: object) -> Iterator[execute.Finished]:
+        for finished in well(runs, *rest):  # type: ignore[arg-type]
+            yield finished
+            next((tmp_path / "runs").iterdir()).unlink()
+
+    words = [*ONE_RNN, "--results", str(tmp_path)]
+    monkeypatch.setattr(execute, "execute", taken)
+    assert command.main(words) == 1
+    assert "failed: rnn seed 0: its file was taken away" in capsys.readouterr().err
+    monkeypatch.setattr(execute, "execute", well)
+    assert command.main(words) == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -193,3 +193,17 @@ def test_a_full_disk_names_the_file_and_leaves_the_old_one_whole(
     assert caught.value.errno == errno.ENOSPC
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_facts_that_only_some_trainings_have(tmp_path: Path) -> None:
+    """A cell may have no gate, or none that keeps: in whichever order they are read."""
+    kept = {"mean": 0.5, "sd": 0.1, "shut": 0.0, "open": 0.0, "unit_sd": 0.1}
+    record.write_run(tmp_path, RUN, fact(gates={"R": kept}))
+    assert record.gather(tmp_path).gates["tau_50"].isna().tolist() == [True]
+    record.write_run(tmp_path, dataclasses.replace(RUN, seed=1), fact())
+    record.write_run(tmp_path, dataclasses.replace(RUN, seed=2), fact(gates={"Z": {**kept, "tau_50": 3.0}, "R": kept}))
+    gates = record.gather(tmp_path).gates
+    assert gates[["seed", "gate"]].values.tolist() == [[0, "R"], [2, "Z"], [2, "R"]]
+    assert gates["tau_50"].tolist()[1] == 3.0
+    assert gates["tau_50"].isna().tolist() == [True, False, True]
+    assert list(gates) == list(record.COLUMNS["gates"])
