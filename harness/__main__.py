@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import io
 import os
 import shlex
 import signal
@@ -42,11 +43,56 @@ VERBS = {
 }
 
 
+_TRAINS = {"device", "engine", "precision", "settings", "results"}
+TAKES = {  # the options of each verb: any other is refused, not ignored
+    "bench": _TRAINS | {"protocol", "corpus", "variants", "seeds", "max", "no_timing"},
+    "ablate": _TRAINS | {"protocol", "corpus", "variants", "seeds", "max", "no_timing"},
+    "sweep": _TRAINS | {"protocol", "corpus", "variants", "full"},
+    "reproduce": _TRAINS | {"protocol", "corpus", "seeds"},
+    "probe": _TRAINS | {"variants", "seeds", "tasks", "lengths"},
+    "report": {"results"},
+    "list": _TRAINS | {"protocol", "corpus", "variants", "seeds", "max"},
+}
+
+
+class Once(argparse.Action):
+    """An option's value, which is given once: the last of two would hide the first."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, options: argparse.Namespace, value: object, flag: str | None = None
+    ) -> None:
+        given = vars(options).setdefault("given", {})
+        if self.dest in given:
+            parser.error(f"{flag} is given twice")
+        given[self.dest] = flag
+        setattr(options, self.dest, value)
+
+
 class Parser(argparse.ArgumentParser):
     """argparse, its errors in one line."""
 
     def error(self, message: str) -> NoReturn:
+        _, unknown, words = message.partition("unrecognized arguments: ")
+        if unknown and words.startswith("--"):
+            flags = [flag for flag in self._option_string_actions if flag.startswith("--")]
+            raise ValueError(grid.unknown("option", words.split()[0].partition("=")[0], flags))
         raise ValueError(f"{message} (see --help)")
+
+    def read(self, arguments: Sequence[str] | None) -> argparse.Namespace:
+        """The options of one verb. ValueError, in one line, for what it does not take."""
+        options = self.parse_args(arguments)
+        if options.verb not in VERBS:
+            raise ValueError(grid.unknown("verb", options.verb, VERBS))
+        given = {dest: flag for dest, flag in vars(options).get("given", {}).items() if flag}
+        given |= {"settings": "--set"} if options.settings else {}
+        given |= {dest: f"--{dest.replace('_', '-')}" for dest in ("no_timing", "full") if getattr(options, dest)}
+        for dest, flag in given.items():
+            if dest not in TAKES[options.verb]:
+                takes = ", ".join(verb for verb, own in TAKES.items() if dest in own)
+                raise ValueError(f"{options.verb} takes no {flag}: it is an option of {takes}")
+        if not options.results:
+            raise ValueError("--results names a folder, not ''")
+        return options
 
 
 def parser() -> Parser:
@@ -56,6 +102,7 @@ def parser() -> Parser:
         description="Recurrent networks, measured: what each gate buys, and costs.",
         allow_abbrev=False,
     )
+    top.register("action", None, Once)
     top.add_argument("verb", metavar="verb", help="; ".join(f"{v}: {about}" for v, about in VERBS.items()))
     top.add_argument("--protocol", metavar="NAME", help=f"{' or '.join(grid.PROTOCOLS)}; on a GPU classic, else quick")
     top.add_argument("--corpus", metavar="NAME", help="time-machine, embedded, or the path of a UTF-8 file")
@@ -403,8 +450,6 @@ def _probes(options: argparse.Namespace) -> list[Plan]:
     from harness import probes
     from harness.corpus import NOTHING
 
-    if options.protocol or options.corpus:
-        raise ValueError("probe has no --protocol and no --corpus: its tasks make their own data (--tasks, --lengths)")
     for setting in options.settings:
         if setting.partition("=")[0] not in grid.PROBE_FIELDS:
             raise ValueError(grid.unknown("field of a probe", setting.partition("=")[0], grid.PROBE_FIELDS))
@@ -471,8 +516,6 @@ def _reproductions(options: argparse.Namespace) -> tuple[list[Plan], list[tuple[
     """A plan for each setting in which something was published, and those settings."""
     from harness.published import SETTINGS
 
-    if options.variants:
-        raise ValueError("reproduce has its variants: what was published")
     plans: list[Plan] = []
     settings: list[tuple[str, Sequence[str]]] = []
     for (name, changes), variants in SETTINGS.items():
@@ -664,9 +707,7 @@ def _device(asked: str) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """One verb. Its exit status."""
     try:
-        options = parser().parse_args(arguments)
-        if options.verb not in VERBS:
-            raise ValueError(grid.unknown("verb", options.verb, VERBS))
+        options = parser().read(arguments)
         folder = Path(options.results)
         if options.verb == "list":
             return _list(options, folder)
@@ -677,7 +718,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.verb == "probe":
             return probe(options, folder)
         if options.verb == "sweep":
-            options.protocol = options.protocol or "classic"
+            options.protocol = "classic" if options.protocol is None else options.protocol
             settings = [[*options.settings, f"hidden={h}"] for h in ((256, 128, 192, 512) if options.full else SIZES)]
             plans = [plan("sweep", argparse.Namespace(**{**vars(options), "settings": s})) for s in settings]
             return sweep(plans, options.full, folder)
@@ -704,6 +745,9 @@ def _terminated(number: int, frame: object) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, _terminated)
+    for stream in (sys.stdout, sys.stderr):  # a folder's name may be no Unicode, a terminal may have no accents
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     ended = main()
     for number in (signal.SIGINT, signal.SIGTERM):  # all is on file: one that comes now would stop nothing
         signal.signal(number, signal.SIG_IGN)

@@ -344,8 +344,17 @@ def _file(path: Path, data: bytes) -> Corpus:
     codes = np.where(gap, ord(" "), codes)[first]
     if codes.min() == codes.max():
         raise ValueError(f"{name} has one symbol only, {chr(int(codes[0]))!r}: nothing to predict")
-    # a file of that name is not the text of that name
-    return _corpus(path.name if path.name not in (BOOK, EMBEDDED) else f"./{path.name}", data, codes)
+    return _corpus(_shown(path), data, codes)
+
+
+def _shown(path: Path) -> str:
+    """A file's name as tables and pages may have it: what cannot be printed, or is no Unicode, as an escape.
+
+    A file of that name is not the text of that name; and a spreadsheet would take = + - @ in front for a formula.
+    """
+    name = os.fsencode(path.name).decode("utf-8", "backslashreplace")
+    name = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+    return f"./{name}" if name in (BOOK, EMBEDDED) or name.startswith(("=", "+", "-", "@")) else name
 
 
 def _codes(text: str) -> npt.NDArray[np.int32]:

@@ -593,3 +593,26 @@ def test_without_network_and_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert text.note == f"{why}: fell back to the embedded text"
     message = fails("time-machine", tmp_path)
     assert message == f"{why}. Have the file? CORPUS=path. Without it: CORPUS=embedded"
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        (b"plain.txt", "plain.txt"),
+        ("größe 1.txt".encode(), "größe 1.txt"),
+        (b"=cmd|' .C calc'!A0", "./=cmd|' .C calc'!A0"),
+        (b"+1", "./+1"),
+        (b"-1", "./-1"),
+        (b"@SUM(1)", "./@SUM(1)"),
+        (b"embedded", "./embedded"),
+        (b"a\nb\x1b[31m", "a\\nb\\x1b[31m"),
+        ("a\u202eb".encode(), "a\\u202eb"),
+        (b"\xff.txt", "\\xff.txt"),
+        (b"<script>", "<script>"),
+    ],
+)
+def test_a_files_name_is_shown_so_that_it_can_do_nothing(name: bytes, shown: str, tmp_path: Path) -> None:
+    path = os.path.join(os.fsencode(tmp_path), name)
+    with open(path, "w") as file:
+        file.write("the time traveller " * 100)
+    assert corpus.load(os.fsdecode(path)).name == shown

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
+import functools
 import itertools
 import os
 import re
@@ -12,10 +14,13 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import variants
 from harness import __main__ as command
@@ -239,7 +244,7 @@ def test_a_full_disk_is_one_line_that_names_the_file_and_the_same_command_goes_o
     assert re.fullmatch(rf"error: {re.escape(str(tmp_path))}/\S+: No space left on device\n", said)
     assert not list(tmp_path.rglob("*.part"))
     assert command.main(words) == 0
-    assert len(fake) == (2 if write < 3 else 1)  # the grid, then the run, then what is made of it
+    assert len(fake) == (2 if write == 2 else 1)  # the first is the grid, the second the run
 
 
 def test_a_finished_run_that_is_taken_away_is_missed(
@@ -331,7 +336,14 @@ def test_both_verbs_keep_their_own_speed_baseline(fake: list[Run], tmp_path: Pat
         (["bench", "--seeds", "0"], "seeds is a whole number"),
         (["bench", "--seeds", "many"], "seeds is a whole number"),
         (["bench", "--set", "epoch=1"], "Did you mean 'epochs'"),
-        (["bench", "--sed", "1"], "unrecognized arguments: --sed"),
+        (["bench", "--sed", "1"], "Did you mean '--seeds'"),
+        (["bench", "--seeds", "1", "--seeds", "2"], "--seeds is given twice"),
+        (["bench", "--tasks", "copy"], "bench takes no --tasks: it is an option of probe"),
+        (["sweep", "--seeds", "3"], "sweep takes no --seeds"),
+        (["probe", "--corpus", "embedded"], "probe takes no --corpus"),
+        (["report", "--set", "epochs=1"], "report takes no --set"),
+        (["list", "--full"], "list takes no --full"),
+        (["ablate", "--results", ""], "--results names a folder"),
         (["bench", "--corpus", "/no/such/file"], "/no/such/file"),
         (["bench", "--corpus", "embedded", "--set", "train_characters=1000000"], "has 100,000 characters"),
         (["bench", "--corpus", "embedded", "--set", "batch_size=100000"], "too few for one batch"),
@@ -350,6 +362,111 @@ def test_bad_input_is_one_line_and_status_2(
     assert said in shown.err
     assert shown.out == ""
     assert not (tmp_path / "none").exists()  # nothing is made for a request that cannot be served
+
+
+ANY = st.text(max_size=8)
+COUNT = st.integers(1, 30).map(str)
+NUMBER = st.one_of(st.integers(-2, 2).map(str), st.floats().map(str), ANY)
+CHOICES = sorted({choice for choices in grid.CHOICES.values() for choice in choices})
+FIELDS = st.one_of(
+    st.builds("{}={}".format, st.sampled_from(["hidden", "epochs", "batch_size"]), COUNT),
+    st.builds("{}={}".format, st.sampled_from(["lr", "clip"]), st.floats(0.001, 9).map(str)),
+    st.sampled_from(["init=torch", "init=book", "update_bias=chrono"]),
+)
+TYPED = {  # what may be typed for an option: sense, and anything
+    "--protocol": (st.sampled_from(["quick", "classic"]), st.one_of(st.sampled_from(["Quick", "clasic", ""]), ANY)),
+    "--corpus": (st.just("embedded"), ANY.map("/no/such/{}".format)),
+    "--device": (st.sampled_from(["auto", "cpu"]), st.one_of(st.just("CPU"), ANY)),
+    "--engine": (st.sampled_from(["auto", "loop", "fused"]), st.one_of(st.just("Loop"), ANY)),
+    "--precision": (st.just("ieee"), st.one_of(st.just("tf32"), ANY)),
+    "--seeds": (st.one_of(COUNT, COUNT, st.just("until-decided")), NUMBER),
+    "--max": (COUNT, NUMBER),
+    "--variants": (
+        st.lists(st.sampled_from(["gru", "rnn", "gru:R=1", "nn.gru", "gru:Z=0,R=1"]), min_size=1, max_size=3),
+        st.lists(st.one_of(st.sampled_from(["gru:Q=1", "gru:Z=0,Z=0", "gru:R=2"]), ANY), max_size=2),
+    ),
+    "--set": (
+        st.lists(FIELDS, min_size=1, max_size=3),
+        st.lists(st.builds("{}={}".format, st.one_of(
+            st.sampled_from([f.name for f in dataclasses.fields(grid.Protocol)]), ANY
+        ), st.one_of(NUMBER, st.sampled_from(CHOICES))), max_size=2),
+    ),
+    "--tasks": (st.lists(st.sampled_from(list(grid.PROBES)), min_size=1, max_size=2), st.lists(ANY, max_size=2)),
+    "--lengths": (st.lists(st.integers(2, 60).map(str), min_size=1, max_size=2), st.lists(NUMBER, max_size=2)),
+    "--results": (st.just("/no/folder"), ANY),
+    "--no-timing": (st.just([]), st.just([])),
+    "--full": (st.just([]), st.just([])),
+}  # fmt: skip
+
+
+def dest(flag: str) -> str:
+    return "settings" if flag == "--set" else flag.lstrip("-").replace("-", "_")
+
+
+@st.composite
+def asked(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
+    """A verb and its options: all of them sense, or one that is not, or that belongs to another verb."""
+    verb = draw(st.sampled_from(list(command.VERBS)))
+    flags = draw(st.sets(st.sampled_from([flag for flag in TYPED if dest(flag) in command.TAKES[verb]]), max_size=4))
+    wrong = draw(st.sampled_from(["", "", *sorted(flags), draw(st.sampled_from(list(TYPED)))]))
+    options = {flag: draw(TYPED[flag][flag == wrong]) for flag in sorted({*flags, wrong} - {""})}
+    return draw(st.sampled_from([verb] * 9 + [verb[:-1]])), options
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(asked())
+def test_whatever_is_typed_it_is_what_runs_or_one_line_and_status_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], asked: tuple[str, dict[str, Any]]
+) -> None:
+    verb, options = asked
+    plans: list[command.Plan] = []
+    load = functools.cache(corpus.load)
+
+    def keep(*some: command.Plan) -> int:
+        plans.extend(some)
+        return 0
+
+    with monkeypatch.context() as patch:
+        patch.setattr(corpus, "load", lambda source, whole: load(source or "embedded", whole=whole))
+        patch.setattr(command, "go", lambda plan, *rest: keep(plan))
+        patch.setattr(command, "reproduce", lambda some, *rest: keep(*some))
+        patch.setattr(command, "sweep", lambda some, *rest: keep(*some))
+        patch.setattr(command, "probe", lambda asked, folder: keep(*command._probes(asked)))
+        patch.setattr(command, "_list", lambda asked, folder: keep(command.plan("ablate", asked)))
+        patch.setattr(command, "_report", lambda folder: 0)
+        words = [w for flag, value in options.items() for w in [flag, *([value] if isinstance(value, str) else value)]]
+        status = command.main([verb, *words])
+    shown = capsys.readouterr()
+    if status:
+        assert status == 2
+        assert shown.err.startswith("error: ")
+        assert shown.err.count("\n") == 1
+        return
+    assert shown.err == ""
+    for flag in options:
+        assert dest(flag) in command.TAKES[verb]
+    for plan in plans:
+        given = {flag: value for flag, value in options.items() if isinstance(value, str)}
+        assert str(plan.engine) == given.get("--engine", "auto")
+        assert str(plan.precision) == given.get("--precision", "ieee")
+        assert plan.corpus_name == ("" if verb == "probe" else "embedded")
+        if given.get("--seeds", "until-decided") != "until-decided":
+            assert plan.seeds == int(given["--seeds"])
+        if "--max" in given:
+            assert plan.looks[-1] == plan.seeds == int(given["--max"])
+        if "--protocol" in given:
+            assert plan.protocol.name == given["--protocol"]
+        for setting in options.get("--set", []):
+            field, _, value = setting.partition("=")
+            if verb != "sweep" or field != "hidden":
+                found = getattr(plan.protocol, field)
+                assert found == type(found)(value)
+        if "--variants" in options:
+            assert plan.variants == tuple(dict.fromkeys(variants.canonical(v) for v in options["--variants"]))
+        if "--lengths" in options:
+            assert str(plan.protocol.num_steps) in {str(int(length)) for length in options["--lengths"]}
+        if "--tasks" in options:
+            assert plan.protocol.task in options["--tasks"]
 
 
 def test_cuda_where_there_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,11 +10,14 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from harness import files, record
 from harness.grid import Protocol, Run
@@ -207,3 +210,22 @@ def test_facts_that_only_some_trainings_have(tmp_path: Path) -> None:
     assert gates["tau_50"].tolist()[1] == 3.0
     assert gates["tau_50"].isna().tolist() == [True, False, True]
     assert list(gates) == list(record.COLUMNS["gates"])
+
+
+# What a text may be made of: its white space is spaces by then.
+LETTERS = st.characters(exclude_categories=["Cs"]).filter(lambda c: c == " " or not c.isspace())
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(LETTERS, max_size=12).filter(lambda text: not text.isspace()), st.text(LETTERS, min_size=1, max_size=12))
+def test_any_text_comes_back_from_a_table_as_it_was(name: str, sample: str) -> None:
+    """What a corpus file is called, and what a network trained on it writes."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        heat = [{"gate": "Z", "position": 0, "character": sample[0], "unit": 0, "value": 0.5}]
+        record.write_run(folder, RUN, {**fact(sample=sample, heat=heat), "corpus": name})
+        record.write_tables(record.gather(folder), folder)
+        found = record.read(folder)
+        assert found.runs["sample"].tolist() == [sample]
+        assert found.runs["corpus"].fillna("").tolist() == [name]
+        assert found.heat["character"].tolist() == [sample[0]]
