@@ -9,6 +9,7 @@
 # make sweep      tokens/sec by engine, hidden size and number of seeds; FULL=1: all of it, for hours
 # make speed      time forward, backward and whole step of each variant; speed-compare: and beside the time before
 # make faults     processes killed, disks full, memory out, for real: what is lost; for 40 minutes
+# make licenses   what is installed and under which licence: docs/licenses.md, and docs/sbom.json (CycloneDX)
 # make clean      remove results (not results/reference), saved timings and caches
 #
 # Choose with NAME=value, like: make bench VARIANTS="rnn gru" SEEDS=3
@@ -28,7 +29,7 @@ export $(NAMES)
 
 SHELL := /bin/sh
 .NOTPARALLEL:
-.PHONY: help bench ablate reproduce probe sweep report list test lint speed speed-compare faults clean unusable
+.PHONY: help bench ablate reproduce probe sweep report list test lint speed speed-compare faults licenses clean unusable
 
 help:
 	@sed -n -e '/^#/!q' -e 's/^# \{0,1\}//p' Makefile
@@ -65,6 +66,14 @@ speed-compare: $(ready)
 faults: $(ready)
 	@$(python); exec "$$python" -m tests.faults
 
+# The tools have a folder of their own: .venv stays what is described.
+licenses: $(ready)
+	@$(python); test -x .tools/bin/cyclonedx-py || { "$$python" -m venv --clear .tools && \
+	  .tools/bin/python -m pip install --disable-pip-version-check -q --require-hashes -r requirements/tools.txt; } || exit; \
+	.tools/bin/pip-licenses --python="$$python" --format=markdown --with-urls --order=name >docs/licenses.md && \
+	.tools/bin/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml -o docs/sbom.json "$$python" && \
+	echo 'docs/licenses.md, docs/sbom.json (CycloneDX)'
+
 # Only in this folder: nothing that RESULTS= names, nothing behind a link.
 clean:
 	@for path in results/* results/.[!.]* .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache tests/.benchmarks \
@@ -77,7 +86,7 @@ clean:
 ifneq ($(shell test -x .venv/bin/python || echo gone),)
 .venv/.installed: unusable
 endif
-.venv/.installed: requirements.txt
+.venv/.installed: requirements/packages.txt requirements/torch.txt
 	@new_enough='import sys; sys.exit(sys.version_info < (3, 11))'; \
 	if ! { .venv/bin/python -c "$$new_enough" && .venv/bin/python -m pip --version; } >/dev/null 2>&1; then \
 	  for python in python3 python3.13 python3.12 python3.11 ''; do \
@@ -90,5 +99,10 @@ endif
 	  echo "making .venv with $$("$$python" --version)"; \
 	  "$$python" -m venv --clear .venv || exit 2; \
 	fi; \
-	echo 'installing requirements.txt into .venv: once, minutes, torch is large'; \
-	.venv/bin/python -m pip install --disable-pip-version-check -r requirements.txt && touch $@
+	echo 'installing requirements/*.txt into .venv: once, minutes, torch is large'; \
+	pip() { .venv/bin/python -m pip --disable-pip-version-check "$$@"; }; rm -rf .venv/torch; \
+	torch=$$(sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements/torch.txt); \
+	pip install --no-deps --require-hashes -r requirements/packages.txt && \
+	pip download --no-deps --dest .venv/torch "$$torch" && \
+	pip install --no-deps --require-hashes --no-index --find-links .venv/torch -r requirements/torch.txt && \
+	pip install "$$torch" && pip check && rm -rf .venv/torch && touch $@

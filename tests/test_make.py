@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -32,7 +33,7 @@ case "$*" in
   *ensurepip*) exit "${NO_VENV:-0}" ;;
   *version_info*) case "$0" in *"${OLD:-none}") exit 1 ;; esac ;;
   "-m venv --clear"*) rm -rf .venv; mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
-  "-m pip install"*) exit "${NO_PIP:-0}" ;;
+  "-m pip "*install*) exit "${NO_PIP:-0}" ;;
 esac
 """
 
@@ -42,8 +43,8 @@ def checkout(tmp_path: Path) -> Path:
     """A folder with a space in its name, with the Makefile, its stand-in for Python, and nothing else."""
     here = tmp_path / "a checkout"
     (here / "bin").mkdir(parents=True)
-    for name in ("Makefile", "requirements.txt"):
-        shutil.copy(ROOT / name, here)
+    shutil.copy(ROOT / "Makefile", here)
+    shutil.copytree(ROOT / "requirements", here / "requirements")
     for name, text in (("echo python", ECHO), ("python3", STAND_IN)):
         (here / "bin" / name).write_text(text)
         (here / "bin" / name).chmod(0o755)
@@ -120,8 +121,14 @@ def test_a_given_python_that_is_not_there_is_one_line(checkout: Path) -> None:
 def test_installs_once(checkout: Path) -> None:
     assert make(checkout, "bench").returncode == 0
     assert sum("-m venv" in line for line in log(checkout)) == 1
-    assert log(checkout)[-2:] == [
-        ".venv/bin/python -m pip install --disable-pip-version-check -r requirements.txt",
+    pip = ".venv/bin/python -m pip --disable-pip-version-check "
+    (torch,) = re.findall(r"^torch==\S+", (ROOT / "requirements" / "torch.txt").read_text(), re.MULTILINE)
+    assert log(checkout)[-6:] == [
+        pip + "install --no-deps --require-hashes -r requirements/packages.txt",
+        pip + f"download --no-deps --dest .venv/torch {torch}",
+        pip + "install --no-deps --require-hashes --no-index --find-links .venv/torch -r requirements/torch.txt",
+        pip + f"install {torch}",
+        pip + "check",
         ".venv/bin/python -m harness bench",
     ]
     before = len(log(checkout))
@@ -133,15 +140,15 @@ def test_an_interrupted_installation_is_done_again(checkout: Path) -> None:
     assert make(checkout, "bench", NO_PIP="1").returncode != 0
     assert not any("harness" in line for line in log(checkout))
     assert make(checkout, "bench").returncode == 0
-    assert sum("pip install" in line for line in log(checkout)) == 2
+    assert sum("packages.txt" in line for line in log(checkout)) == 2
 
 
 def test_new_requirements_are_installed(checkout: Path) -> None:
     make(checkout, "bench")
     stamp = (checkout / ".venv" / ".installed").stat().st_mtime
-    os.utime(checkout / "requirements.txt", (stamp + 10, stamp + 10))
+    os.utime(checkout / "requirements" / "packages.txt", (stamp + 10, stamp + 10))
     make(checkout, "bench")
-    assert sum("pip install" in line for line in log(checkout)) == 2
+    assert sum("packages.txt" in line for line in log(checkout)) == 2
 
 
 def test_an_interpreter_that_is_gone_is_replaced(checkout: Path) -> None:
@@ -210,7 +217,7 @@ def test_help_is_the_default_and_names_every_target(checkout: Path) -> None:
     text = (checkout / "Makefile").read_text()
     targets = text.partition(".PHONY: help ")[2].partition(" unusable")[0].split()
     names = text.partition("NAMES := ")[2].partition("\n")[0].split()
-    assert len(targets) == 13
+    assert len(targets) == 14
     assert len(names) == 15
     assert [word for word in targets + names if word not in said.replace("=", " ").replace(":", " ").split()] == []
     assert not log(checkout)
