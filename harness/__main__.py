@@ -376,10 +376,11 @@ def _stopped(stop: KeyboardInterrupt, runs: Sequence[Run], folder: Path) -> int:
     """The last line of a verb that was stopped, and its exit status. No table is made: one who stops is in a hurry."""
     from harness import record
 
+    status = _status(stop)
     kept = sum(record.done(folder, run) for run in runs)
     ask = shlex.join([os.path.basename(sys.executable), "-m", "harness", *sys.argv[1:]])
     print(f"stopped; {kept} of {len(runs)} trainings are kept, `report` shows them. To go on: {ask}", file=sys.stderr)
-    return _status(stop)
+    return status
 
 
 def _ended(runs: Sequence[Run], folder: Path, failed: list[str]) -> int:
@@ -734,21 +735,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _status(stop)
 
 
+class Stopped(KeyboardInterrupt):
+    """A signal came, its number. Not the class above: Python would end by SIGINT where that crossed an `exec`."""
+
+
 def _status(stop: KeyboardInterrupt) -> int:
-    """As a shell counts: 128 and the signal's number. A polite kill is a Ctrl-C but for this."""
+    """As a shell counts: 128 and the signal's number. The signal has been heard, and is not raised again."""
+    signal.setitimer(signal.ITIMER_REAL, 0)
     return 128 + (stop.args[0] if stop.args else signal.SIGINT)
 
 
-def _terminated(number: int, frame: object) -> None:
-    raise KeyboardInterrupt(number)
+def _stop(number: int, frame: object) -> None:
+    """Raise it here, and again in a second: where it came Python may have ignored it, as at the end of an object."""
+    global _asked
+    _asked = _asked if number == signal.SIGALRM else number
+    signal.setitimer(signal.ITIMER_REAL, 1.0)
+    raise Stopped(_asked)
 
 
-if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _terminated)
+_asked = 0  # the signal that was asked for last
+
+
+def command(arguments: Sequence[str] | None = None) -> int:
+    """`main` as a program of its own: with its signals and its streams."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
+        if signal.getsignal(number) != signal.SIG_IGN:  # a shell's background job does not hear Ctrl-C
+            signal.signal(number, _stop)
+    said = sys.unraisablehook
+    sys.unraisablehook = lambda what: None if what.exc_type is Stopped else said(what)
     for stream in (sys.stdout, sys.stderr):  # a folder's name may be no Unicode, a terminal may have no accents
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    ended = main()
+    ended = main(arguments)
     for number in (signal.SIGINT, signal.SIGTERM):  # all is on file: one that comes now would stop nothing
         signal.signal(number, signal.SIG_IGN)
-    sys.exit(ended)
+    return ended
+
+
+if __name__ == "__main__":
+    sys.exit(command())

@@ -294,6 +294,32 @@ def test_a_signal_for_real_leaves_no_child(number: signal.Signals, tmp_path: Pat
     assert _empty_within(5, driver.pid)
 
 
+@pytest.mark.parametrize(
+    ("where", "status"),
+    [
+        ("class End:\n  def __del__(self): os.kill(os.getpid(), signal.SIGTERM)\nEnd()\ntime.sleep(9)", 143),
+        ("exec('os.kill(os.getpid(), signal.SIGINT)')\ntime.sleep(9)", 130),
+    ],
+)
+def test_a_signal_is_heard_wherever_it_comes(where: str, status: int) -> None:
+    """Python ignores what is raised at the end of an object, and would end by SIGINT where one crossed an `exec`."""
+    code = f"""
+import os, signal, sys, time
+from harness import __main__ as command
+
+def main(arguments):
+    try:
+        exec(compile({where!r}, "", "exec"))
+    except KeyboardInterrupt as stop:
+        return command._status(stop)
+
+command.main = main
+sys.exit(command.command())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert (done.returncode, done.stderr) == (status, "")
+
+
 def _empty_within(seconds: float, group: int) -> bool:
     """Whether a process group has nobody left in it: Python's own helper process goes a moment after the others."""
     until = time.monotonic() + seconds

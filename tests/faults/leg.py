@@ -33,11 +33,10 @@ if {"__main__": "driver", "__mp_main__": "worker"}.get(__name__) == WHO:
     kill_at(int(WRITE))
 
 if __name__ == "__main__":
-    from harness import __main__ as command
+    from harness import __main__ as harness
 
     if CHARTS == "no":  # half of the time goes into them
         from harness import report
 
         report.__dict__.update(charts=lambda *what: [], further=lambda *what: [])
-    signal.signal(signal.SIGTERM, command._terminated)
-    sys.exit(command.main(sys.argv[4:]))
+    sys.exit(harness.command(sys.argv[4:]))

@@ -16,7 +16,7 @@ from pathlib import Path
 from . import TEXT, Tally, gone, killed, session, start
 from .kill import SIZE, finished
 
-WORDS = ["bench", *TEXT, "--seeds", "200", "--variants", "rnn", "gru", "nn.gru", "--set", *SIZE]
+WORDS = ["bench", *TEXT, "--seeds", "3000", "--variants", "rnn", "gru", "nn.gru", "--set", *SIZE]
 
 
 def stop(number: signal.Signals, twice: bool, times: int, rng: random.Random) -> Tally:
