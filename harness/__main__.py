@@ -43,7 +43,7 @@ VERBS = {
 }
 
 
-_TRAINS = {"device", "engine", "precision", "settings", "results"}
+_TRAINS = {"device", "engine", "precision", "deterministic", "settings", "results"}
 TAKES = {  # the options of each verb: any other is refused, not ignored
     "bench": _TRAINS | {"protocol", "corpus", "variants", "seeds", "max", "no_timing"},
     "ablate": _TRAINS | {"protocol", "corpus", "variants", "seeds", "max", "no_timing"},
@@ -53,6 +53,9 @@ TAKES = {  # the options of each verb: any other is refused, not ignored
     "report": {"results"},
     "list": _TRAINS | {"protocol", "corpus", "variants", "seeds", "max"},
 }
+
+
+FLAGS = ("deterministic", "no_timing", "full")
 
 
 class Once(argparse.Action):
@@ -85,7 +88,7 @@ class Parser(argparse.ArgumentParser):
             raise ValueError(grid.unknown("verb", options.verb, VERBS))
         given = {dest: flag for dest, flag in vars(options).get("given", {}).items() if flag}
         given |= {"settings": "--set"} if options.settings else {}
-        given |= {dest: f"--{dest.replace('_', '-')}" for dest in ("no_timing", "full") if getattr(options, dest)}
+        given |= {dest: f"--{dest.replace('_', '-')}" for dest in FLAGS if getattr(options, dest)}
         for dest, flag in given.items():
             if dest not in TAKES[options.verb]:
                 takes = ", ".join(verb for verb, own in TAKES.items() if dest in own)
@@ -125,6 +128,9 @@ def parser() -> Parser:
                      help=f"fields of the protocol: {fields}")  # fmt: skip
     top.add_argument("--tasks", nargs="+", metavar="T", help=f"of probe: {', '.join(grid.PROBES)}")
     top.add_argument("--lengths", nargs="+", metavar="N", help="of probe, of every task")
+    top.add_argument(
+        "--deterministic", action="store_true", help="on CUDA the same bits twice, slower; a CPU gives them"
+    )
     top.add_argument("--no-timing", action="store_true", help="bench and ablate: train only; what was timed stays")
     top.add_argument("--full", action="store_true", help="sweep: every size, engine and number of seeds, for hours")
     top.add_argument("--results", metavar="DIR", default="results", help="where everything is written")
@@ -143,6 +149,7 @@ class Plan:
     device: str
     engine: str = "auto"
     precision: str = "ieee"
+    deterministic: bool = False
     rates: Mapping[str, float] = field(default_factory=dict)  # variant -> learning rate, where they are chosen
     looks: tuple[int, ...] = ()  # numbers of seeds at which to stop if all is decided; none: train them all
 
@@ -157,14 +164,21 @@ class Plan:
         first = [self.run(variant, 0) for variant in self.variants]
         return (dataclasses.replace(run, seed=seed) for seed in range(self.seeds) for run in first)
 
-    def run(self, variant: str, seed: int, engine: str = "", capture: bool = False) -> Run:
+    @property
+    def captures(self) -> bool:
+        """Whether an epoch is trained as one CUDA graph: of text, on CUDA."""
+        return self.device == "cuda" and self.protocol.task == "text"
+
+    def run(self, variant: str, seed: int, engine: str = "", capture: bool | None = None) -> Run:
         import variants
 
         engine = engine or self.engines(variant)[0]
+        capture = self.captures if capture is None else capture
         code = ["train", "inside"] if self.protocol.task == "text" else ["probes"]
         also = [Path(__file__).with_name(f"{name}.py") for name in code + ["capture"] * capture]
         source = variants.fingerprint(variant, engine, also)
         how = {"engine": engine, "capture": capture, "precision": self.precision, "source": source,
+               "deterministic": self.deterministic and self.device == "cuda",
                "hidden": self.units.get(variant, 0), "lr": self.rates.get(variant, 0.0)}  # fmt: skip
         return Run(variant, seed, self.protocol, self.corpus.sha256, self.device, **how)  # type: ignore[arg-type]
 
@@ -192,9 +206,9 @@ class Plan:
 
     @property
     def contenders(self) -> list[Contender]:
-        """All that is timed, one of them twice (A/A). bench: in every engine that can, on CUDA also captured.
+        """All that is timed, one of them twice (A/A): what trains; in a bench every engine that can, also uncaptured.
 
-        Under `quick`, made for minutes, only in the engine that trains: the others double its time (`sweep` has them).
+        Under `quick`, made for minutes, only what trains: the rest doubles its time (`sweep` has it).
         """
         from harness.measure import AGAIN, Contender
 
@@ -203,8 +217,8 @@ class Plan:
             Contender(variant + f" ({', '.join(how)})" * bool(how), self.run(variant, 0, engine, capture))
             for variant in self.variants
             for k, engine in enumerate(self.engines(variant)[: None if every else 1])
-            for capture in (False, True)[: 1 + (every and self.device == "cuda")]
-            for how in [[engine] * bool(k) + ["captured"] * capture]
+            for capture in (self.captures, False)[: 1 + (every and self.captures)]
+            for how in [[engine] * bool(k) + ["step by step"] * (capture != self.captures)]
         ]
         base = next(c for c in timed if c.label == self.speed_baseline)
         return [*timed, Contender(base.label + AGAIN, base.run)]
@@ -247,7 +261,18 @@ def plan(verb: str, options: argparse.Namespace) -> Plan:
         raise ValueError(
             f"seeds from {min(grid.RATE_SEEDS):,} on choose the learning rate: at most as many can be scored"
         )
-    return Plan(verb, names, protocol, seeds, text, device, options.engine, options.precision, looks=looks)
+    return Plan(
+        verb,
+        names,
+        protocol,
+        seeds,
+        text,
+        device,
+        options.engine,
+        options.precision,
+        options.deterministic,
+        looks=looks,
+    )
 
 
 def check(text: Corpus, protocol: Protocol) -> None:
@@ -324,6 +349,7 @@ def train(todo: Sequence[Run], corpus: Corpus, name: str, folder: Path, word: st
             task = finished.run.protocol
             what = "" if task.task == "text" else f" {task.task} {task.num_steps}"
             line = f"{finished.run.variant}{what} seed {finished.run.seed}: {said} ({finished.wall_s:.1f} s)"
+            line += f"; step by step, no CUDA graph: {outcome.uncaptured}" if outcome.uncaptured else ""
             bar.finished(line, outcome.error, finished.run)
 
 
@@ -468,7 +494,8 @@ def _probes(options: argparse.Namespace) -> list[Plan]:
     for task in tasks:
         for length in dict.fromkeys(asked or probes.PROBES[task].lengths[device == "cuda"]):
             protocol = dataclasses.replace(grid.PROBES[task].override(options.settings), num_steps=length)
-            plans.append(Plan("probe", names, protocol, seeds, NOTHING, device, options.engine, options.precision))
+            how = (options.engine, options.precision, options.deterministic)
+            plans.append(Plan("probe", names, protocol, seeds, NOTHING, device, *how))
     return plans
 
 

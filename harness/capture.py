@@ -18,22 +18,26 @@ Epoch = Callable[
 def captured(epoch: Epoch, example: Tensor, weights: Sequence[Tensor]) -> Epoch:
     """`epoch`, to be replayed on streams shaped as `example`. Warming up trains the `weights`, and is undone.
 
-    RuntimeError from torch where something in it cannot be captured.
+    RuntimeError from torch where something in it cannot be captured; the weights are then as they were.
     """
     streams = example.clone()
     before = [weight.detach().clone() for weight in weights]
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):  # libraries set themselves up, which a graph cannot hold
-        for _ in range(2):
-            epoch(streams)
-    torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        nats = epoch(streams)
-    with torch.no_grad():
-        for weight, value in zip(weights, before, strict=True):
-            weight.copy_(value)
+    try:
+        with torch.cuda.stream(side):  # libraries set themselves up, each for its stream, which a graph cannot hold
+            for _ in range(2):
+                epoch(streams)
+        torch.cuda.current_stream().wait_stream(side)
+        with torch.cuda.graph(graph, stream=side):
+            nats = epoch(streams)
+    finally:
+        with torch.no_grad():
+            for weight, value in zip(weights, before, strict=True):
+                weight.copy_(value)
+                if weight.grad is not None:
+                    weight.grad.zero_()
 
     def replay(fresh: Tensor) -> Tensor:
         streams.copy_(fresh)

@@ -155,7 +155,7 @@ def speed_ratio(data: record.Results, table: pd.DataFrame, one: str, other: str)
     the first of its rows, where it was timed in several engines.
     """
     rows = table[table.variant.isin([one, other])].dropna(subset=["tokens_per_sec"])
-    rows = rows[~rows.capture].drop_duplicates("variant")
+    rows = rows.drop_duplicates("variant")
     if sorted(rows.variant) != sorted([one, other]) or rows.precision.nunique() > 1:
         return None
     speed = data.speed[data.speed.protocol.isin(rows.protocol) & data.speed.device.isin(rows.device)]

@@ -69,7 +69,7 @@ def execute(
     """Train every run, yielded as it ends; `tell` hears of those underway. Closing the iterator ends the workers."""
     todo = list(packs(runs))
     if todo and runs[0].device == "cuda":
-        settle(cores(), runs[0].precision)
+        settle(cores(), runs[0].precision, runs[0].deterministic)
         for pack in todo:
             if pack[0].engine != "library":
                 yield from _one(pack, corpus, 1, tell, keeper)
@@ -99,11 +99,11 @@ def _one(pack: Sequence[Run], corpus: Corpus, workers: int, tell: Tell, keeper: 
     ]
 
 
-def _serve(pipe: Connection, corpus: Corpus, workers: int, precision: str, keeper: Keeper | None) -> None:
+def _serve(pipe: Connection, corpus: Corpus, workers: int, like: Run, keeper: Keeper | None) -> None:
     """A worker: packs in, events out, until the pipe closes."""
     follow_parent()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-    settle(1, precision)
+    settle(1, like.precision, like.deterministic)
     while True:
         try:
             pack = pipe.recv()
@@ -134,7 +134,7 @@ def _workers(
 
     def start() -> Connection:
         ours, theirs = context.Pipe()
-        args = (theirs, corpus, count, queue[-1][0].precision, keeper)
+        args = (theirs, corpus, count, queue[-1][0], keeper)
         process = context.Process(target=_serve, args=args, daemon=True)
         # Ctrl-C reaches every process of a terminal, but is the parent's to handle: the child is born with it blocked,
         # and a signal that comes meanwhile waits. Python's own helper process would lift the block, so it comes first.

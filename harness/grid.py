@@ -184,6 +184,7 @@ class Run:
     engine: str = "loop"
     capture: bool = False
     precision: str = "ieee"
+    deterministic: bool = False  # on CUDA, where it costs; on a CPU every run is
     source: str = ""  # fingerprint of the equations and of the code that executes them
     hidden: int = 0  # of this variant, where the protocol matches parameters; 0 is the protocol's
     lr: float = 0.0  # of this variant, where the protocol leaves it to be chosen; 0 is the protocol's

@@ -29,6 +29,8 @@ from typing import TYPE_CHECKING, Any
 from harness.grid import Protocol, Run
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from variants.model import Model
 
 ROUNDS, BLOCKS = 5, 3
@@ -42,7 +44,8 @@ AGREE = 1e-10  # the most an engine may differ from the loop, in float64, before
 # The most an engine for float32 alone may, of the norm: what rounding every product to 11 or 8 bits gives, and some.
 ROUNDED = {"ieee": 1e-5, "tf32": 2e-3, "bf16": 2e-2}
 # facts that `settle` decides
-SETTLED = ("threads", "matmul_precision", "cudnn_rnn_tf32", "flush_denormal", "keeps_pages")
+SETTLED = ("threads", "matmul_precision", "cudnn_rnn_tf32", "flush_denormal", "keeps_pages", "deterministic",
+           "cublas_workspace")  # fmt: skip
 _keeps_pages = False
 FLOAT32 = ("resident",)  # engines that know no float64
 AGAIN = "#2"  # the label of the baseline's second self (A/A)
@@ -79,6 +82,7 @@ def environment(device: str) -> dict[str, Fact]:
         "cudnn_rnn_tf32": torch.backends.cudnn.allow_tf32 if cuda else None,
         "cublas_workspace": os.environ.get("CUBLAS_WORKSPACE_CONFIG", ""),
         "keeps_pages": _keeps_pages,
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
         "flush_denormal": bool((torch.tensor([1e-40]) * 1 == 0).item()),
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -88,9 +92,17 @@ def environment(device: str) -> dict[str, Fact]:
     return facts
 
 
-def settle(threads: int, precision: str) -> None:
-    """Set what must be set before a process's first parallel operation, and is recorded afterwards."""
+def settle(threads: int, precision: str, deterministic: bool = False) -> None:
+    """Set what must be set before a process's first parallel operation, and is recorded afterwards.
+
+    `deterministic`: on CUDA the same bits twice, or RuntimeError where torch has no such way.
+    """
     import torch
+
+    if deterministic:  # before cuBLAS has its first workspace
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
 
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)  # denormals slow a CPU step 32 times, for some variants and not for others
@@ -183,7 +195,7 @@ def time_steps(run: Run, vocabulary: int, seeds: int = 1) -> Answer:
 
     begun = clock(device)
     if run.capture:
-        epoch = captured(epoch, streams, list(model.parameters()))
+        epoch = captured(epoch, streams, [*model.parameters(), *model.buffers()])
     else:
         epoch_of(model, streams[: steps + 1], windows=1, protocol=protocol)
     first_s = clock(device) - begun
@@ -228,6 +240,7 @@ def time_steps(run: Run, vocabulary: int, seeds: int = 1) -> Answer:
     peak_gflops, copied = ceiling(device)  # after the memory was read: its own would be counted
     for block in blocks:
         block["percent_of_peak"] = 100 * work / (float(block["step_ms"]) / 1000) / peak_gflops  # type: ignore[arg-type]
+    again = repeat_difference(run, vocabulary, streams)
     apart = disagreement(run, vocabulary)
     most = ROUNDED[run.precision] if run.engine in FLOAT32 else AGREE
     if not apart <= most:
@@ -240,6 +253,7 @@ def time_steps(run: Run, vocabulary: int, seeds: int = 1) -> Answer:
         "seeds": seeds,
         "kernels": kernels,
         "disagreement": apart,
+        "repeat_difference": again,
         "gflop": work,
         "peak_gflops": peak_gflops,
         "copy_gib_per_s": copied,
@@ -279,6 +293,25 @@ def disagreement(run: Run, vocabulary: int) -> float:
     if run.engine in FLOAT32:
         return float(max((a - b).norm() / a.norm() for a, b in zip(*found, strict=True)))
     return float(max((a - b).abs().max() for a, b in zip(*found, strict=True)))
+
+
+def repeat_difference(run: Run, vocabulary: int, streams: Tensor) -> float:
+    """How far two trainings from one start on the same streams end apart: the largest difference of a weight.
+
+    0 where the same seed gives the same bits, as on every CPU.
+    """
+    from harness.train import epoch_of
+    from variants.model import Model
+
+    protocol, weights = run.setting, []
+    for _ in range(2):
+        many = list(range(run.seed, run.seed + streams.shape[1]))
+        model = Model(
+            run.variant, vocabulary, protocol.hidden, many, protocol.init, device=run.device, engine=run.engine
+        )
+        epoch_of(model, streams, windows=WINDOWS, protocol=protocol)
+        weights.append([w.detach() for w in model.parameters()])
+    return max(float((a - b).abs().max()) for a, b in zip(*weights, strict=True))
 
 
 def ceiling(device: str) -> tuple[float, float]:
@@ -418,7 +451,7 @@ def main() -> None:
     request = json.loads(sys.stdin.read())
     fields = request["run"]
     run = Run(**{**fields, "protocol": Protocol(**fields["protocol"])})
-    settle(request["threads"], run.precision)
+    settle(request["threads"], run.precision, run.deterministic)
     try:
         answer = time_steps(run, request["vocabulary"], request["seeds"])
     except Exception as error:  # the parent records it as a row

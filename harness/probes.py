@@ -161,7 +161,7 @@ def train(
             })  # fmt: skip
     watch.stop()
     progress(1.0, None)
-    scores = score(model, protocol.task, protocol.num_steps, len(runs), device)
+    scores = score(model.eval(), protocol.task, protocol.num_steps, len(runs), device)
     return [
         Outcome(
             parameters=model.parameters_per_seed, train_s=watch.seconds, score=None if gone else value,

@@ -64,7 +64,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         "session", "round", "label", "variant", "engine", "capture", "precision", "device", "protocol",
         "hidden", "seeds", "block", "steps", "tokens_per_sec", "step_ms", "first_step_ms",
         "peak_memory_mib", "peak_reserved_mib", "context_switches", "cpu_per_wall", "others_cpu", "load", "disturbed",
-        "kernels", "disagreement", "gflop", "peak_gflops", "copy_gib_per_s", "percent_of_peak",
+        "kernels", "disagreement", "repeat_difference", "gflop", "peak_gflops", "copy_gib_per_s", "percent_of_peak",
         "environment", "started", "error",
     ),
     # one row an order: what counting characters achieves on the same split; `floor` is the exact
@@ -95,7 +95,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "environments": (
         "environment", "torch", "cuda", "driver", "device", "device_name", "cpu", "cores", "threads",
         "memory_gib", "matmul_precision", "cudnn_rnn_tf32", "cublas_workspace", "flush_denormal",
-        "keeps_pages", "python", "platform", "package", "commit", "dirty",
+        "keeps_pages", "deterministic", "python", "platform", "package", "commit", "dirty",
     ),
 }  # fmt: skip
 TABLE = (
@@ -301,7 +301,7 @@ def gather(folder: Path) -> Results:
                 **_numbers(outcome, "parameters", "train_perplexity", "heldout_perplexity", "tokens", "train_s"),
                 "lr": run.lr or run.protocol.lr, "heldout_mean_exp": outcome.get("heldout_mean_exp"),
                 **_numbers(whole, "wall_s", "together", "load"),
-            } | _probe(run, outcome)  # fmt: skip
+            } | _probe(run, outcome) | ({"capture": False} if outcome.get("uncaptured") else {})  # fmt: skip
             same = json.dumps({**whole["run"], "source": ""}, sort_keys=True)
             for facts in WITHIN.values():
                 facts(outcome)

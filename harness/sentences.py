@@ -493,6 +493,21 @@ def noise(data: record.Results) -> list[Markup]:
                     " Two identical models can differ by {} here: a smaller difference of speed is no finding."
                 ).format(pct(100 * math.expm1(widest)))
             said.append(text)
+        again = here.dropna(subset=["repeat_difference"]).groupby("label").repeat_difference.max()
+        if len(again) and again.max() == 0:
+            said.append(
+                Markup(
+                    "Trained twice from one start, {} of one session ({}) end at the same weights, bit for bit."
+                ).format(several(len(again), "contender"), session)
+            )
+        elif len(again):
+            said.append(
+                Markup(
+                    "Trained twice from one start ({}), weights differ by up to {} after a few steps "
+                    "(<code>{}</code>); {} of {} end at the same bits."
+                ).format(session, f"{again.max():.1g}", again.idxmax(), int((again == 0).sum()),
+                         several(len(again), "contender"))
+            )  # fmt: skip
     for title, table in (("bench", data.bench), ("ablation", data.ablate)):
         own = evidence.finished(data, table)
         logs = np.log(own.loc[own.variant == grid.BASELINE, "heldout_perplexity"].to_numpy(dtype=float))

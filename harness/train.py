@@ -59,6 +59,7 @@ class Outcome:
     gates: dict[str, dict[str, float]] = field(default_factory=dict)  # of harness/inside.py, over the held-out text
     reach: dict[int, float] = field(default_factory=dict)
     heat: tuple[dict[str, object], ...] = ()
+    uncaptured: str = ""  # why it was trained step by step, where a CUDA graph was asked for
     heldout_mean_exp: float | None = None  # the mean of exp(loss) over minibatches, as the book's later edition has it
 
 
@@ -102,11 +103,18 @@ def train(
     if found := watch.load():
         begin, at, lost, looked = resume(found, model, orders)
     epoch_on: Epoch | None = None
+    uncaptured = ""
     if runs[0].capture:
         example = drawn(characters, protocol, [random.Random(0) for _ in runs])
         whole = functools.partial(epoch_of, model, windows=windows, protocol=protocol)
-        epoch_on = captured(whole, example, list(model.parameters()))
+        try:
+            epoch_on = captured(whole, example, [*model.parameters(), *model.buffers()])
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:  # the same steps, one by one, are the same numbers, only later
+            uncaptured = " ".join(str(error).split())[:200] or "it cannot be captured"
     for epoch in range(begin, protocol.epochs + 1):
+        model.train()
         watch.start()
         words = words_of(orders)
 
@@ -122,6 +130,7 @@ def train(
             nats = epoch_on(data)
         lost.logical_or_(~nats.isfinite())
         watch.stop()
+        model.eval()
         at = start_of(model, protocol, len(runs))
         if epoch in looks:
             held, mean_exp = score(model, curve_on, protocol, watch.alive)
@@ -158,6 +167,7 @@ def train(
             gates={} if error else values[k],
             reach={} if error else reaches[k],
             heat=tuple(shown) if k == 0 and runs[0].seed == 0 and not error else (),
+            uncaptured=uncaptured,
             heldout_mean_exp=mean if not error and math.isfinite(mean) else None,
         )
         for k, (curve, sample, lesion, nats_held, mean) in enumerate(
@@ -349,7 +359,7 @@ def lesions(
     """
     base, fixed = variants.parse(variant)
     S, h, d = model.W_hq.shape
-    trained = dict(model.named_parameters())
+    trained = model.state_dict()
     found: list[dict[str, float | None]] = [{} for _ in range(S)]
     for gate in [g for g in variants.found()[base].gates if g not in fixed]:
         for value in HELD:
@@ -358,9 +368,9 @@ def lesions(
                 variants.get(name)
             except ValueError:  # its equations divide by 0 so: there is nothing to score
                 continue
-            held = Model(name, d, h, range(S), dtype=model.b_q.dtype, device=str(model.b_q.device))
-            for key, weight in held.named_parameters():
-                weight.data = trained[key].data
+            held = Model(name, d, h, range(S), dtype=model.b_q.dtype, device=str(model.b_q.device)).eval()
+            for key, weight in held.state_dict().items():
+                weight.copy_(trained[key])
             for seed, nats in enumerate(score(held, part, protocol, alive)[0].tolist()):
                 found[seed][f"{gate}={value:g}"] = perplexity(nats)
     return found

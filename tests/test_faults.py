@@ -92,13 +92,14 @@ def cases() -> list[Any]:
             ("gru", "native", TINY, "sequential", (1,)),
             ("nn.lstm", "library", TINY, "sequential", (0,)),
             ("min_lstm", "scan", TINY, "sequential", (0,)),
+            ("ligru", "loop", TINY, "running averages", (0, 3)),
             ("rnn", "loop", windows, "windows", (0, 1)),
             ("rnn", "loop", validated, "validation", (0,)),
             ("gru", "loop", adding, "adding", (0, 1)),
         ]
         if not variants.refusals(variant)[engine]
     ]
-    assert len(found) >= 7  # all, but native where there is no compiler
+    assert len(found) >= 8  # all, but native where there is no compiler
     return found
 
 
@@ -189,7 +190,7 @@ def test_no_room_for_a_checkpoint_is_a_note(
 # ---- a worker that dies, hangs, or answers with something else ---------------------------------
 
 
-def _worker(pipe: Any, text: Any, workers: int, precision: str, keeper: Any) -> None:
+def _worker(pipe: Any, text: Any, workers: int, like: Run, keeper: Any) -> None:
     """By the seed it is given: dies in some way, hangs, or answers with anything."""
     real = execute._one
 
@@ -210,7 +211,7 @@ def _worker(pipe: Any, text: Any, workers: int, precision: str, keeper: Any) -> 
         return real(pack, *rest)
 
     execute._one = one  # type: ignore[assignment]
-    _SERVE(pipe, text, workers, precision, keeper)
+    _SERVE(pipe, text, workers, like, keeper)
 
 
 _SERVE = execute._serve

@@ -99,6 +99,21 @@ def test_every_engine_is_timed_except_under_quick() -> None:
         assert {c.run.engine for c in plan.contenders if c.label in ("rnn", "rnn#2")} == {engines[0]}
 
 
+def test_on_cuda_an_epoch_is_a_graph_and_a_bench_also_times_it_step_by_step() -> None:
+    text = corpus.load("embedded")
+    here = command.Plan("bench", ("nn.gru",), grid.protocol("classic"), 2, text, "cpu", deterministic=True)
+    assert not any(run.capture or run.deterministic for run in here.runs)  # a CPU is deterministic as it is
+    there = dataclasses.replace(here, device="cuda")
+    assert all(run.capture and run.deterministic for run in there.runs)
+    timed = {c.label: c.run.capture for c in there.contenders}
+    assert timed == {"nn.gru": True, "nn.gru (step by step)": False, "nn.gru#2": True}
+    ablated = dataclasses.replace(there, verb="ablate", deterministic=False)
+    assert {c.label: c.run.capture for c in ablated.contenders} == {"nn.gru": True, "nn.gru#2": True}
+    assert {run.key for run in ablated.runs}.isdisjoint(run.key for run in there.runs)
+    probe = dataclasses.replace(there, protocol=grid.PROBES["adding"])
+    assert not any(run.capture for run in probe.runs)
+
+
 # ---- the whole of it, for real -----------------------------------------------------------------
 
 

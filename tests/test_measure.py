@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import itertools
 import math
 import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from harness import measure
 from harness.grid import Protocol, Run
+from variants.model import Model
 
 RUN = Run("rnn", 0, Protocol(hidden=8, batch_size=4, num_steps=5), "sha", "cpu")
 
@@ -35,6 +38,22 @@ def test_a_sample_is_a_fresh_process_with_blocks(answer: measure.Answer) -> None
     assert answer["environment"]["flush_denormal"] is True
     assert answer["environment"]["device"] == "cpu"
     assert "mm" in answer["kernels"]
+    assert answer["repeat_difference"] == 0  # the same seed, the same bits
+
+
+def test_two_trainings_that_differ_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    streams = torch.randint(28, (measure.WINDOWS * 5 + 1, 1, 4), generator=torch.Generator().manual_seed(0))
+    assert measure.repeat_difference(RUN, 28, streams) == 0
+    real, turn = Model.update, iter([1.0, *[1.0] * 2, 0.5, *[1.0] * 100])  # one update of the first is half as long
+    monkeypatch.setattr(Model, "update", lambda model, lr, clip: real(model, lr * next(turn), clip))
+    assert measure.repeat_difference(RUN, 28, streams) > 1e-4
+
+
+def test_deterministic_is_set_in_the_process_that_is_timed() -> None:
+    answer = measure.sample(dataclasses.replace(RUN, deterministic=True), vocabulary=28, threads=1)
+    assert answer["environment"]["deterministic"] is True
+    assert answer["environment"]["cublas_workspace"] == ":4096:8"
+    assert answer["repeat_difference"] == 0
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="no high-water mark to reset on this system")

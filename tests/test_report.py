@@ -416,6 +416,19 @@ def test_noise_is_that_of_the_twin(page: Page, results: record.Results) -> None:
     assert "nn.gru#2" not in page.text.replace(said, "")  # it is no variant: in no table and no chart
 
 
+def test_whether_the_same_seed_gives_the_same_bits_is_said_as_measured(results: record.Results) -> None:
+    def said(again: float | None, **by_label: float) -> str:
+        speed = results.speed.assign(repeat_difference=again)
+        for label, value in by_label.items():
+            speed.loc[(speed.label == label) & (speed["round"] == 1), "repeat_difference"] = value
+        return " ".join(map(str, sentences.noise(evidence.typed(dataclasses.replace(results, speed=speed)))))
+
+    assert "Trained twice" not in said(None)  # it was not measured
+    assert "end at the same weights, bit for bit" in said(0.0)
+    assert "differ by up to 0.002 after a few steps (<code>gru</code>)" in said(0.0, gru=0.002, rnn=0.001)
+    assert "bit for bit" not in said(0.002)
+
+
 def test_downloads_are_the_tables(page: Page, folder: Path) -> None:
     links = {a["download"]: a["href"] for a in page.all("a") if "download" in a}
     assert set(links) == {f"{name}.csv" for name in record.COLUMNS}

@@ -389,6 +389,40 @@ def test_a_state_that_never_changes_learns_the_frequencies_of_characters() -> No
     assert outcome.heldout_perplexity == pytest.approx(unigram, rel=0.02)
 
 
+@pytest.mark.parametrize("variant", ["gru", "ligru"])
+def test_a_graph_that_cannot_be_had_is_said_and_the_training_is_the_same(
+    variant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Warming up has trained it by then: `captured` undoes that, and here it is undone in its stead."""
+    plain, asked = run(variant), dataclasses.replace(run(variant), capture=True)
+    seen: list[Tensor] = []
+
+    def fails(epoch: Callable[[Tensor], Tensor], example: Tensor, weights: Sequence[Tensor]) -> None:
+        seen.extend(weights)
+        raise RuntimeError("operation not permitted when\nstream is capturing")
+
+    monkeypatch.setattr(training, "captured", fails)
+    eager, fell = train([plain], book())[0], train([asked], book())[0]
+    assert fell.uncaptured == "operation not permitted when stream is capturing"
+    assert eager.uncaptured == ""
+    same = {"uncaptured": "", "train_s": 0.0}
+    assert dataclasses.replace(eager, **same) == dataclasses.replace(fell, **same)  # type: ignore[arg-type]
+    averages = 4 * (variant == "ligru")
+    assert sum(not weight.requires_grad for weight in seen) == averages + 1  # and the cell's zero
+
+    monkeypatch.setattr(training, "captured", lambda epoch, example, weights: epoch)
+    caught = train([asked], book())[0]
+    assert caught.uncaptured == ""
+    assert dataclasses.replace(caught, **same) == dataclasses.replace(eager, **same)  # type: ignore[arg-type]
+
+    def no_memory(*rest: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(training, "captured", no_memory)
+    with pytest.raises(torch.OutOfMemoryError):
+        train([asked], book())
+
+
 def test_who_trains_beside_whom() -> None:
     cuda = [dataclasses.replace(r, device="cuda") for r in many([0, 1])]
     captured = [dataclasses.replace(r, capture=True) for r in cuda]

@@ -58,13 +58,19 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 
 def distinct(cell: Cell, seed: int = 0) -> dict[str, Tensor]:
-    """float64, every parameter set to another value, none of them 0: a term left out or swapped changes a result."""
-    cell.double()
+    """float64, every parameter set to another value, none of them 0: a term left out or swapped changes a result.
+
+    So is every running average, which is used then, as after a training.
+    """
+    cell.double().eval()
+    averages = [average for name, average in cell.named_buffers() if name != "zero"]
+    for k, average in enumerate(averages):
+        average.copy_(torch.linspace(0.3, 0.9, average.numel(), dtype=torch.float64).view(average.shape) + k / 10)
     count = sum(p.numel() for p in cell.parameters())
     values = (torch.randperm(2 * count, generator=rng(seed)) - count + 0.5)[:count].double() / count
     for p, part in zip(cell.parameters(), values.split([p.numel() for p in cell.parameters()]), strict=True):
         p.data = part.view(p.shape).clone()
-    return {name: p.data for name, p in cell.named_parameters()}
+    return cell.state_dict()
 
 
 def unroll(name: str, cell: Cell, X: Tensor, state: State) -> tuple[Tensor, State]:
@@ -241,10 +247,25 @@ def min_lstm(w: Weights, held: Held, x: list[float], state: list[list[float]]) -
     return [new]
 
 
+def ligru(w: Weights, held: Held, x: list[float], state: list[list[float]]) -> list[list[float]]:
+    (h,) = state
+    new = []
+
+    def normal(k: str, j: int) -> float:
+        spread = math.sqrt(w[f"v_{k}"][0][j] + 1e-5)
+        return w[f"g_{k}"][0][j] * (times(x, w[f"W_x{k}"], j) - w[f"m_{k}"][0][j]) / spread + w[f"b_{k}"][0][j]
+
+    for j in range(len(h)):
+        z = held.get("Z", sigma(normal("z", j) + times(h, w["W_hz"], j)))
+        new.append(z * h[j] + (1 - z) * max(0.0, normal("h", j) + times(h, w["W_hh"], j)))
+    return [new]
+
+
 TWINS: dict[str, Twin] = {
     "rnn": rnn, "gru": gru, "gru_after": gru_after, "lstm": lstm, "mgu": mgu(keeps=False), "mgu_keep": mgu(keeps=True),
     "gru1": simpler_gru("Hb"), "gru2": simpler_gru("H"), "gru3": simpler_gru("b"), "janet": janet, "cifg": cifg,
     "lstm_peephole": lstm_peephole, "indrnn": indrnn, "min_gru": min_gru, "min_lstm": min_lstm,
+    "ligru": ligru,
 }  # fmt: skip
 
 # weights of the cell, without the output layer, by hidden units h, with 28 characters
@@ -264,6 +285,7 @@ SIZES: dict[str, Callable[[int], int]] = {
     "indrnn": lambda h: h * (28 + 2),
     "min_gru": lambda h: 2 * h * (28 + 1),
     "min_lstm": lambda h: 3 * h * (28 + 1),
+    "ligru": lambda h: 2 * h * (28 + h + 2),
 }
 
 
@@ -284,9 +306,9 @@ def test_a_cell_is_its_scalar_twin(name: str) -> None:
     S, n, T, d, h = 2, 3, 5, 4, 3
     full = get(base)(d, h, S)
     weights = distinct(full)
-    cell = get(name)(d, h, S).double()
-    for key, p in cell.named_parameters():  # a fixed gate's weights are gone; the twin keeps them, held apart
-        p.data = weights[key].clone()
+    cell = get(name)(d, h, S).double().eval()
+    for key, value in cell.state_dict().items():  # a fixed gate's weights are gone; the twin keeps them, held apart
+        value.copy_(weights[key])
     X = normal(T, S, n, d)
     # a dead weight is dead from the zero state, where every training starts
     begin = full.begin(n) if held else tuple(normal(S, n, h, seed=k) for k in range(full.states))
@@ -423,7 +445,47 @@ def test_no_output_knows_a_later_input(name: str) -> None:
         assert X.grad is not None
         assert not X.grad[3:].any()
         reached = X.grad[:3].flatten(1) != 0
-        assert (reached.any(1) if name == "indrnn" else reached).all()  # a ReLU that is off passes nothing
+        assert (reached.any(1) if name in ("indrnn", "ligru") else reached).all()  # a ReLU that is off passes nothing
+
+
+@pytest.mark.parametrize("name", SCRATCH)
+def test_after_training_no_sequence_knows_the_one_beside_it(name: str) -> None:
+    model = Model(name, 5, 6, [4, 5], init="torch", dtype=torch.float64)
+    X = torch.randint(5, (9, 2, 3), generator=rng())
+    model(X, model.cell.begin(3))  # in training: what is averaged is averaged
+    model.eval()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    together, _ = model(X, model.cell.begin(3))
+    for i in range(3):
+        alone, _ = model(X[:, :, i : i + 1], model.cell.begin(1))
+        assert (alone[:, :, 0] - together[:, :, i]).abs().max() <= 1e-12
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_ligru_normalises_as_torch_does() -> None:
+    """In training over the minibatch of each step; the averages are what is left of each step's mean and variance."""
+    cell = get("ligru")(4, 3, 2)
+    weights = distinct(cell)
+    cell.train()
+    X, H = normal(5, 2, 6, 4), normal(2, 6, 3, seed=1).abs()
+    means, spreads = weights["m_h"].clone(), weights["v_h"].clone()
+    for X_t in X:
+        after = cell.step(X_t, H)
+        for s in range(2):
+            parts = {}
+            for k in "zh":
+                A, g, b = X_t[s] @ weights[f"W_x{k}"][s], weights[f"g_{k}"][s, 0], weights[f"b_{k}"][s, 0]
+                parts[k] = (
+                    torch.nn.functional.batch_norm(A, None, None, g, b, True, 0.0, 1e-5) + H[s] @ weights[f"W_h{k}"][s]
+                )
+            Z, candidate = parts["z"].sigmoid(), parts["h"].relu()
+            assert isinstance(after, Tensor)
+            assert (Z * H[s] + (1 - Z) * candidate - after[s]).abs().max() <= 1e-12
+            A = X_t[s] @ weights["W_xh"][s]
+            means[s] += 0.01 * (A.mean(0) - means[s])
+            spreads[s] += 0.01 * (A.var(0, correction=0) - spreads[s])
+    assert (cell.m_h - means).abs().max() <= 1e-12
+    assert (cell.v_h - spreads).abs().max() <= 1e-12
 
 
 def trained(name: str, seeds: Sequence[int], poison: int | None = None, steps: int = 5) -> tuple[Model, list[Tensor]]:

@@ -5,7 +5,7 @@ Shapes, explained here and only here:
     S seeds trained side by side    n sequences in a minibatch    T time steps
     d inputs (one-hot characters)   h hidden units
 
-    X (S, n, d)    H (S, n, h)    W_x* (S, d, h)    W_h* (S, h, h)    w_* (S, 1, h)    b_* (S, 1, h)
+    X (S, n, d)    H (S, n, h)    W_x* (S, d, h)    W_h* (S, h, h)    w_*, b_*, g_*, m_*, v_* (S, 1, h)
 
 `@` broadcasts over S, so an equation written for one network is S independent networks at once.
 A cell is a subclass of `Cell` that lists its weights by name, marks its gates and writes `step`.
@@ -42,7 +42,7 @@ class Absent:
         return self
 
     __add__ = __radd__ = _other
-    __mul__ = __rmul__ = __matmul__ = __rmatmul__ = _self
+    __sub__ = __mul__ = __rmul__ = __truediv__ = __matmul__ = __rmatmul__ = _self
 
     @classmethod
     def __torch_function__(
@@ -60,13 +60,16 @@ ABSENT = Absent()
 class Cell(nn.Module):
     """One step of a recurrent network. Subclasses say `weights`, mark gates, write `step`.
 
-    weights: names, from which the shapes follow: `W_x*` (S, d, h), `W_h*` (S, h, h), `w_*` and `b_*` (S, 1, h).
+    weights: names, from which the shapes follow: `W_x*` (S, d, h), `W_h*` (S, h, h), `w_*`, `b_*` and `g_*`, which
+             scales and starts at 1, (S, 1, h).
+    averages: of means `m_*` and variances `v_*` (S, 1, h), kept while it trains and used after, not learned.
     states:  how many tensors (S, n, h) are carried from step to step; the first is the output H.
     keeps:   the bias of its update gate, if the larger it is the longer the state is kept.
     fixed, absent: the gates held at a constant, and the weights that are dead for it; `fix` fills them.
     """
 
     weights: ClassVar[str] = ""
+    averages: ClassVar[str] = ""
     states: ClassVar[int] = 1
     keeps: ClassVar[str] = ""
     absent: ClassVar[frozenset[str]] = frozenset()
@@ -78,10 +81,13 @@ class Cell(nn.Module):
         super().__init__()
         self.d, self.h, self.seeds = d, h, seeds
         self.register_buffer("zero", torch.zeros(()), persistent=False)  # knows device and dtype, weights or none
-        shapes = {"W_x": (seeds, d, h), "W_h": (seeds, h, h), "w_": (seeds, 1, h), "b_": (seeds, 1, h)}
+        row = (seeds, 1, h)
+        shapes = {"W_x": (seeds, d, h), "W_h": (seeds, h, h), "w_": row, "b_": row, "g_": row}
         for name in self.weights.split():
             shape = next(shapes[prefix] for prefix in shapes if name.startswith(prefix))
             setattr(self, name, ABSENT if name in self.absent else nn.Parameter(torch.zeros(shape)))
+        for name in self.averages.split():
+            self.register_buffer(name, torch.full(row, float(name.startswith("v_"))))
 
     def __getattr__(self, name: str) -> Tensor:
         return super().__getattr__(name)  # type: ignore[return-value]
@@ -110,7 +116,7 @@ def fix(cell: type[Cell], values: tuple[tuple[str, float], ...]) -> type[Cell]:
     """
     constants = {symbol: (lambda self, *seen, value=value: value) for symbol, value in values}
     fixed = type(cell.__name__, (cell,), constants)
-    probe = fixed(2, 3).double()
+    probe = fixed(2, 3).double().eval()
     rng = torch.Generator().manual_seed(0)
     for weight in probe.parameters():
         weight.data = torch.randn(weight.shape, generator=rng, dtype=torch.float64)

@@ -110,15 +110,15 @@ class Model(nn.Module):
         return norm
 
     def snapshot(self) -> dict[str, npt.NDArray[Any]]:
-        """All that a step changes, as arrays: weights, and Adam's moments once it has made any."""
-        whole = {f"weight/{name}": weight.detach() for name, weight in self.named_parameters()}
+        """All that a step changes, as arrays: weights, running averages, and Adam's moments once it has made any."""
+        whole = {f"weight/{name}": weight for name, weight in self.state_dict().items()}
         whole |= {f"moment/{k}": moment for k, moment in enumerate(self.moments)}
         return {name: value.cpu().numpy() for name, value in whole.items()} | {"steps": np.array(self.steps)}
 
     @torch.no_grad()
     def restore(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         """Be what `snapshot` was taken of; other arrays may be among them."""
-        for name, weight in self.named_parameters():
+        for name, weight in self.state_dict().items():
             weight.copy_(torch.from_numpy(arrays[f"weight/{name}"]))
         self.steps = int(arrays["steps"])
         names = [f"moment/{k}" for k in range(2) if f"moment/{k}" in arrays]
@@ -156,7 +156,12 @@ def matched(variant: str, like: str, vocabulary: int, hidden: int) -> int:
 
 
 def initial(name: str, shape: Sequence[int], seed: int, init: str, hidden: int) -> Tensor:
-    """float32 values of one tensor for one seed. `book`: N(0, 0.01^2), biases 0. `torch`: U(-1/sqrt(h), 1/sqrt(h))."""
+    """float32 values of one tensor for one seed. `book`: N(0, 0.01^2), biases 0. `torch`: U(-1/sqrt(h), 1/sqrt(h)).
+
+    What only scales starts at 1 in both.
+    """
+    if name.startswith("g_"):
+        return torch.ones(*shape)
     digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
     rng = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
     if init == "torch":
