@@ -14,8 +14,8 @@ from harness.grid import CHOICES, Protocol, Run
 
 RUN = Run("gru", 0, Protocol(), "sha", "cpu")
 OTHER: dict[str, Any] = {
-    "variant": "gru:R=1", "seed": 1, "corpus_sha256": "other", "device": "cuda", "engine": "fused", "capture": True, "deterministic": True,
-    "precision": "tf32", "source": "edited", "hidden": 3, "lr": 0.5,
+    "variant": "gru:R=1", "seed": 1, "corpus_sha256": "other", "device": "cuda", "engine": "fused", "capture": True,
+    "deterministic": True, "precision": "tf32", "source": "edited", "hidden": 3, "lr": 0.5,
 }  # fmt: skip
 OTHER_PROTOCOL: dict[str, Any] = {"name": "quick"} | {field: choices[-1] for field, choices in CHOICES.items()}
 
