@@ -1,0 +1,86 @@
+"""Does a test fail where the code is wrong? python -m tests.mutations COSMIC-RAY [PART ...]
+
+COSMIC-RAY is that program (`pip install cosmic-ray`). Of all its mutations of a part a random sample, the same every time,
+is tried in a clone of this checkout's last commit, each against the tests named for it. Survivors are shown as diffs.
+EACH=20 for another number of each part. Half an hour for one core.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+EACH, SEED, PATIENCE_S = 25, 1895, 300
+# what is wrong: what should notice, the quickest first
+PARTS = {
+    "harness/stats.py": "test_stats.py test_table.py",
+    "harness/record.py": "test_record.py test_table.py test_faults.py test_laws.py",
+    "harness/train.py": "test_train.py test_protocols.py test_faults.py",
+    "variants/__init__.py": "test_laws.py test_variants.py test_main.py",
+    "variants/cell.py": "test_variants.py test_train.py",
+    "variants/model.py": "test_train.py test_variants.py test_protocols.py test_probes.py test_faults.py",
+    "variants/engines/fused.py": "test_engines.py",
+    "variants/gru.py variants/gru_after.py variants/lstm.py variants/ligru.py variants/mgu.py": "test_variants.py",
+}
+
+
+def survivors(cosmic_ray: str, part: str, tests: str, clone: Path) -> tuple[int, list[str]]:
+    """How many of a sample of a part's mutations were tried, and the diffs of those that no test noticed."""
+    config, session = clone / "part.toml", clone / "part.sqlite"
+    paths = ", ".join(f"'{path}'" for path in part.split())
+    command = f"{sys.executable} -m pytest -x -q -p no:cacheprovider {' '.join(f'tests/{t}' for t in tests.split())}"
+    config.write_text(
+        f"[cosmic-ray]\nmodule-path = [{paths}]\ntimeout = {PATIENCE_S}\nexcluded-modules = []\n"
+        f"test-command = '{command}'\n[cosmic-ray.distributor]\nname = 'local'\n"
+    )
+    session.unlink(missing_ok=True)
+    subprocess.run([cosmic_ray, "init", config.name, session.name], cwd=clone, check=True)
+    with sqlite3.connect(session) as database:
+        specs = database.execute("select job_id, operator_name, start_pos_row from mutation_specs").fetchall()
+        specs = [spec for spec in sorted(specs, key=lambda s: s[1:]) if not _annotation(clone, part, spec)]
+        kept = random.Random(SEED).sample(specs, min(int(os.environ.get("EACH", EACH)), len(specs)))
+        keep = [job for job, *_ in kept]
+        for table in ("mutation_specs", "work_items"):
+            database.execute(f"delete from {table} where job_id not in ({','.join('?' * len(keep))})", keep)
+    subprocess.run([cosmic_ray, "exec", config.name, session.name], cwd=clone, check=True)
+    with sqlite3.connect(session) as database:
+        rows = database.execute("select test_outcome, diff from work_results").fetchall()
+    return len(rows), [diff for outcome, diff in rows if "SURVIVED" in str(outcome).upper()]
+
+
+def _annotation(clone: Path, part: str, spec: tuple[str, str, int]) -> bool:
+    """A `|` between two types: with annotations left as text it says the same whatever stands there."""
+    files = part.split()
+    lines = (clone / files[0]).read_text().splitlines() if len(files) == 1 else []
+    line = lines[spec[2] - 1] if 0 < spec[2] <= len(lines) else ""
+    return "BitOr" in spec[1] and ("None" in line or "->" in line)
+
+
+def main() -> int:
+    if len(sys.argv) < 2:
+        print("error: give the cosmic-ray program: python -m tests.mutations PATH/TO/cosmic-ray", file=sys.stderr)
+        return 2
+    cosmic_ray, *wanted = sys.argv[1:]
+    print("| part | tried | killed | survived |\n| --- | --- | --- | --- |", flush=True)
+    left = []
+    with tempfile.TemporaryDirectory() as temporary:
+        clone = Path(temporary) / "clone"
+        subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
+        for part, tests in PARTS.items():
+            if wanted and not any(word in part for word in wanted):
+                continue
+            tried, lived = survivors(cosmic_ray, part, tests, clone)
+            print(f"| {part} | {tried} | {tried - len(lived)} | {len(lived)} |", flush=True)
+            left += lived
+    print(*left, sep="\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
