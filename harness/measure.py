@@ -238,6 +238,7 @@ def time_steps(run: Run, vocabulary: int, seeds: int = 1) -> Answer:
     kernels = _kernels(lambda: timed(1), device)
     work = gflop(model, n * steps)
     peak_gflops, copied = ceiling(device)  # after the memory was read: its own would be counted
+    gap_us = node_gap_us() if device == "cuda" else None
     for block in blocks:
         block["percent_of_peak"] = 100 * work / (float(block["step_ms"]) / 1000) / peak_gflops  # type: ignore[arg-type]
     again = repeat_difference(run, vocabulary, streams)
@@ -257,6 +258,8 @@ def time_steps(run: Run, vocabulary: int, seeds: int = 1) -> Answer:
         "gflop": work,
         "peak_gflops": peak_gflops,
         "copy_gib_per_s": copied,
+        "node_gap_us": gap_us,
+        "floor_ms": floor_ms(work, peak_gflops, steps, gap_us),
         "load": os.getloadavg()[0],
         "environment": environment(device),
     }
@@ -340,6 +343,34 @@ def ceiling(device: str) -> tuple[float, float]:
     target = torch.empty_like(source)
     moved = 2 * source.numel() * source.element_size() / 2**30
     return max(rates), moved / best_s(lambda: target.copy_(source), 3)
+
+
+def node_gap_us(nodes: int = 1000) -> float:
+    """Microseconds from one kernel of a CUDA graph to the next that waits for it: a dependent step takes no less."""
+    import torch
+
+    from harness.watch import clock
+
+    counter = torch.zeros(1, device="cuda")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(nodes):
+            counter.add_(1)
+    graph.replay()
+    taken = []
+    for _ in range(5):
+        begun = clock("cuda")
+        graph.replay()
+        taken.append(clock("cuda") - begun)
+    return 1e6 * min(taken) / nodes
+
+
+def floor_ms(work: float, peak_gflops: float, steps: int, gap_us: float | None) -> float:
+    """What no training step of so many GFLOP can be faster than here: all of it at the peak rate, or, of a GPU that is
+
+    fed kernel by kernel, one after the other forward and back through all steps, whichever is longer.
+    """
+    return max(1000 * work / peak_gflops, 2 * steps * (gap_us or 0.0) / 1000)
 
 
 def gflop(model: Model, tokens: int) -> float:

@@ -64,7 +64,8 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         "session", "round", "label", "variant", "engine", "capture", "precision", "device", "protocol",
         "hidden", "seeds", "block", "steps", "tokens_per_sec", "step_ms", "first_step_ms",
         "peak_memory_mib", "peak_reserved_mib", "context_switches", "cpu_per_wall", "others_cpu", "load", "disturbed",
-        "kernels", "disagreement", "repeat_difference", "gflop", "peak_gflops", "copy_gib_per_s", "percent_of_peak",
+        "kernels", "disagreement", "repeat_difference", "gflop", "peak_gflops", "copy_gib_per_s",
+        "node_gap_us", "floor_ms", "percent_of_peak",
         "environment", "started", "error",
     ),
     # one row an order: what counting characters achieves on the same split; `floor` is the exact

@@ -1,8 +1,8 @@
 """Does a test fail where the code is wrong? python -m tests.mutations COSMIC-RAY [PART ...]
 
-COSMIC-RAY is that program (`pip install cosmic-ray`). Of all its mutations of a part a random sample, the same every time,
-is tried in a clone of this checkout's last commit, each against the tests named for it. Survivors are shown as diffs.
-EACH=20 for another number of each part. Half an hour for one core.
+COSMIC-RAY is that program (`pip install cosmic-ray`). Of all its mutations of a part a random sample, the same every
+time, is tried in a clone of this checkout's last commit, each against the tests named for it. Survivors are shown as
+diffs. EACH=20 for another number of each part. An hour for one core.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ def survivors(cosmic_ray: str, part: str, tests: str, clone: Path) -> tuple[int,
     config, session = clone / "part.toml", clone / "part.sqlite"
     paths = ", ".join(f"'{path}'" for path in part.split())
     command = f"{sys.executable} -m pytest -x -q -p no:cacheprovider {' '.join(f'tests/{t}' for t in tests.split())}"
+    subprocess.run(command.split(), cwd=clone, check=True, stdout=subprocess.DEVNULL)  # unchanged, they all pass
     config.write_text(
         f"[cosmic-ray]\nmodule-path = [{paths}]\ntimeout = {PATIENCE_S}\nexcluded-modules = []\n"
         f"test-command = '{command}'\n[cosmic-ray.distributor]\nname = 'local'\n"

@@ -143,6 +143,20 @@ def test_the_share_of_the_ceiling_is_of_this_process(monkeypatch: pytest.MonkeyP
         assert block["percent_of_peak"] == pytest.approx(100 * reached / 2.0)
 
 
+def test_a_floor_is_the_longer_of_work_and_waiting(answer: measure.Answer) -> None:
+    assert measure.floor_ms(1.42, 330.0, 35, None) == pytest.approx(4.303, abs=0.001)
+    assert measure.floor_ms(1.42, 50_000.0, 35, 1.2) == pytest.approx(0.084)  # 70 dependent kernels
+    assert measure.floor_ms(1.42, 10_000.0, 35, 1.2) == pytest.approx(0.142)
+    assert answer["node_gap_us"] is None  # of a GPU
+    block = answer["blocks"][0]
+    assert answer["floor_ms"] / block["step_ms"] == pytest.approx(block["percent_of_peak"] / 100)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here")
+def test_a_gap_between_kernels_of_a_gpu_is_microseconds() -> None:
+    assert 0.1 < measure.node_gap_us() < 100
+
+
 def test_a_ceiling_is_a_rate() -> None:
     rate, copied = measure.ceiling("cpu")
     assert rate > 0.1

@@ -423,6 +423,23 @@ def test_a_graph_that_cannot_be_had_is_said_and_the_training_is_the_same(
         train([asked], book())
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here")
+@pytest.mark.parametrize(
+    ("variant", "engine"), [("gru", "loop"), ("gru", "fused"), ("gru:Z=0", "fused"), ("ligru", "loop"),
+                            ("nn.gru", "library"), ("nn.lstm", "library")],
+)  # fmt: skip
+def test_a_graph_on_a_gpu_trains_as_step_by_step(variant: str, engine: str) -> None:
+    """The same kernels in the same order; where torch's own module takes another way, within what float32 rounds."""
+    seeds = [0] if engine == "library" else [0, 1]
+    here = [dataclasses.replace(run(variant, s), device="cuda", engine=engine) for s in seeds]
+    eager = train(here, book())
+    graph = train([dataclasses.replace(r, capture=True) for r in here], book())
+    for one, other in zip(eager, graph, strict=True):
+        assert other.uncaptured == ""
+        assert other.train_perplexity == pytest.approx(one.train_perplexity, rel=1e-4)
+        assert other.heldout_perplexity == pytest.approx(one.heldout_perplexity, rel=1e-4)
+
+
 def test_who_trains_beside_whom() -> None:
     cuda = [dataclasses.replace(r, device="cuda") for r in many([0, 1])]
     captured = [dataclasses.replace(r, capture=True) for r in cuda]
