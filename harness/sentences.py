@@ -18,6 +18,7 @@ from markupsafe import Markup
 
 from harness import evidence, grid, rates, record, stats
 from harness.spell import (
+    both,
     bracket,
     count,
     either,
@@ -113,7 +114,7 @@ def gate_answers(data: record.Results) -> list[Answer]:
             Answer(
                 question=f"What is {name} for?",
                 role=GATES[gate].role if gate in GATES else "",
-                finding=needed(rows) if rows else "Not measured yet: make ablate runs it.",
+                finding=(needed(rows) if rows else "Not measured yet: make ablate runs it.") + needed_for(data, gate),
                 points=[
                     *(s for r in rows if (s := effect(r, evidence.family(table)))),
                     *lesion(data, gate),
@@ -143,23 +144,41 @@ def lesion(data: record.Results, gate: str) -> list[Markup]:
 
 def remembered(data: record.Results, gate: str) -> list[Markup]:
     """How far the baseline without this gate remembers, beside the baseline: every task, at its greatest length."""
+    pairs = hardest(data, gate)
+    if not pairs:
+        return []
+    said = [
+        f"{str(mine.task).replace('_', ' ')} {score(mine.score)} {bracket(mine.low, mine.high, score)} against "
+        f"{score(whole.score)} {bracket(whole.low, whole.high, score)} ({mine.score_is}, trivial "
+        f"{score(mine.trivial)}, length {mine.length})"
+        for mine, whole in pairs
+    ]
+    counts = pd.Series([n for mine, whole in pairs for n in (mine.n, whole.n)])
+    text = Markup("Tasks of memory, <code>{}</code> against {}: {} <span>(n = {} seeds, no test)</span>.")
+    return [text.format(pairs[0][0].variant, grid.BASELINE, "; ".join(said), span(counts))]
+
+
+def needed_for(data: record.Results, gate: str) -> str:
+    """The tasks of memory at which the baseline without this gate is worse, the two 95 % intervals apart."""
+    tasks = [
+        str(mine.task).replace("_", " ")
+        for mine, whole in hardest(data, gate)
+        if abs(mine.score - mine.optimal) > abs(whole.score - whole.optimal)
+        and (mine.low > whole.high or whole.low > mine.high)  # an interval that is not there is apart from none
+    ]
+    return f" Needed for {both(tasks)}, the two intervals apart." if tasks else ""
+
+
+def hardest(data: record.Results, gate: str) -> list[tuple[pd.Series, pd.Series]]:
+    """Scores of the baseline without this gate, and with it: every task that has both, at its greatest length."""
     without = f"{grid.BASELINE}:{gate}={GATES[gate].gone}" if gate in GATES else ""
     scores = evidence.probe_scores(data.probes)
-    said, counts = [], []
-    for task, own in scores[scores.variant.isin([grid.BASELINE, without]) & (scores.n > 0)].groupby("task", sort=False):
-        hardest = own[own.length == own.length.max()].set_index("variant")
-        if {grid.BASELINE, without} <= set(hardest.index):
-            mine, whole = hardest.loc[without], hardest.loc[grid.BASELINE]
-            counts += [mine.n, whole.n]
-            said.append(
-                f"{str(task).replace('_', ' ')} {score(mine.score)} {bracket(mine.low, mine.high, score)} against "
-                f"{score(whole.score)} {bracket(whole.low, whole.high, score)} ({mine.score_is}, trivial "
-                f"{score(mine.trivial)}, length {mine.length})"
-            )
-    if not said:
-        return []
-    text = Markup("Tasks of memory, <code>{}</code> against {}: {} <span>(n = {} seeds, no test)</span>.")
-    return [text.format(without, grid.BASELINE, "; ".join(said), span(pd.Series(counts)))]
+    found = []
+    for _, own in scores[scores.variant.isin([grid.BASELINE, without]) & (scores.n > 0)].groupby("task", sort=False):
+        last = own[own.length == own.length.max()].set_index("variant", drop=False)
+        if {grid.BASELINE, without} <= set(last.index):
+            found.append((last.loc[without], last.loc[grid.BASELINE]))
+    return found
 
 
 def needed(rows: Sequence[pd.Series]) -> str:
@@ -170,11 +189,12 @@ def needed(rows: Sequence[pd.Series]) -> str:
     tried = sum(len(v) for v in by.values())
     worse = f" Fixed at {either(by['worse'])} it does worse." if "worse" in by else ""
     if "better" in by:
-        return f"Not needed here: fixed at {either(by['better'])} the network does better.{worse}"
+        return f"Not needed on this text: fixed at {either(by['better'])} the network does better.{worse}"
     if "equivalent" in by:
-        return f"Not needed here: fixed at {either(by['equivalent'])} the network does as well.{worse}"
+        return f"Not needed on this text: fixed at {either(by['equivalent'])} the network does as well.{worse}"
     if len(by.get("worse", [])) == tried:
-        return f"Needed here: {'the one fixed value' if tried == 1 else f'each of the {tried} fixed values'} is worse."
+        each = "the one fixed value" if tried == 1 else f"each of the {tried} fixed values"
+        return f"Needed on this text: {each} is worse."
     if "undecided" in by:
         return f"Undecided: fixed at {either(by['undecided'])}, these seeds cannot tell.{worse}"
     return f"Nothing can be said yet: too few seeds have finished.{worse}"

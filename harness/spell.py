@@ -32,7 +32,10 @@ def mib(x: float) -> str:
 
 def score(x: float) -> str:
     """Of a probe: a share or an error, from 0 up."""
-    return "" if not math.isfinite(x) else f"{x:.3f}" if x >= 0.001 or x == 0 else f"{x:.1g}"
+    if not math.isfinite(x):
+        return ""
+    digits = 3 if abs(x) >= 0.001 or x == 0 else min(6, -math.floor(math.log10(abs(x))))
+    return f"{x:.{digits}f}"
 
 
 def compact(x: float) -> str:
@@ -96,8 +99,14 @@ def span(values: pd.Series) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def either(values: Sequence[str]) -> str:
-    return values[0] if len(values) == 1 else ", ".join(values[:-1]) + " or " + values[-1]
+def either(values: Sequence[str], word: str = "or") -> str:
+    """`a`, `a or b`, `a, b or c`."""
+    return values[0] if len(values) == 1 else f"{', '.join(values[:-1])} {word} {values[-1]}"
+
+
+def both(values: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return either(values, "and")
 
 
 def unique(values: Iterable[object]) -> list[str]:

@@ -275,14 +275,14 @@ def test_a_verdict_is_said_only_where_its_numbers_are(verdict: str, delta: float
 @pytest.mark.parametrize(
     ("verdicts", "start"),
     [
-        ({"0": "worse", "1": "worse"}, "Needed here: each of the 2 fixed values is worse."),
-        ({"1": "worse"}, "Needed here: the one fixed value is worse."),
+        ({"0": "worse", "1": "worse"}, "Needed on this text: each of the 2 fixed values is worse."),
+        ({"1": "worse"}, "Needed on this text: the one fixed value is worse."),
         (
             {"0": "worse", "1": "equivalent"},
-            "Not needed here: fixed at 1 the network does as well. Fixed at 0 it does w",
+            "Not needed on this text: fixed at 1 the network does as well. Fixed at 0 it does w",
         ),
         ({"0": "undecided", "1": "worse"}, "Undecided: fixed at 0, these seeds cannot tell. Fixed at 1 it does worse."),
-        ({"0": "better"}, "Not needed here: fixed at 0 the network does better."),
+        ({"0": "better"}, "Not needed on this text: fixed at 0 the network does better."),
         ({"0": "", "1": "worse"}, "Nothing can be said yet"),
         ({"0": ""}, "Nothing can be said yet"),
     ],
@@ -293,6 +293,30 @@ def test_a_gate_is_needed_only_if_all_its_values_say_so(verdicts: dict[str, str]
         pd.Series({"variant": f"gru:R={v}", "verdict": w, "delta_nats": sign.get(w, 0.0)}) for v, w in verdicts.items()
     ]
     assert sentences.needed(rows).startswith(start)
+
+
+def test_a_gate_is_needed_for_a_task_only_where_the_intervals_are_apart(results: record.Results) -> None:
+    def probes(task: str, length: int, without: list[float], whole: list[float]) -> list[dict[str, object]]:
+        return [
+            {**dict.fromkeys(record.COLUMNS["probes"], ""), "variant": variant, "task": task, "length": length,
+             "seed": k, "protocol": task, "score": value, "error": "", **grid.SCORES[task]._asdict()}
+            for variant, values in (("gru:Z=0", without), ("gru", whole)) for k, value in enumerate(values)
+        ]  # fmt: skip
+
+    rows = [
+        *probes("adding", 20, [0.1, 0.11, 0.12], [0.01, 0.011, 0.012]),  # an error: less is better
+        *probes("copy", 20, [0.2, 0.5, 0.8], [0.3, 0.6, 0.9]),  # worse, the intervals overlap
+        *probes("selective_copy", 20, [0.12, 0.13, 0.14], [0.6, 0.61, 0.62]),
+        *probes("selective_copy", 10, [0.9, 0.9, 0.9], [0.9, 0.9, 0.9]),  # an easier one is not asked
+        *probes("counting", 20, [0.9, 0.91, 0.92], [0.1, 0.11, 0.12]),  # better
+    ]
+    data = evidence.typed(dataclasses.replace(results, probes=pd.DataFrame(rows)))
+    assert sentences.needed_for(data, "Z") == " Needed for adding and selective copy, the two intervals apart."
+    assert sentences.needed_for(data, "R") == ""  # nobody tried
+    one = data.probes[data.probes.seed == 0]  # no interval
+    assert sentences.needed_for(dataclasses.replace(data, probes=one), "Z") == ""
+    (update,) = [a for a in sentences.gate_answers(data) if a.question == "What is the update gate for?"]
+    assert update.finding.endswith("Needed for adding and selective copy, the two intervals apart.")
 
 
 def test_first_screen_answers_both_gates_with_their_cost(results: record.Results, raw: str) -> None:
