@@ -14,24 +14,19 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from harness import grid
 from harness.grid import Protocol, Run
+from harness.plan import GRIDS, PRECISIONS, SIZES, Plan, described, planned, probes, reproductions, sizes
 
 if TYPE_CHECKING:
     from harness.corpus import Corpus
     from harness.measure import Contender
     from harness.record import Results
 
-SIZES = (256, 128, 512)  # hidden units of a sweep; the first is the book's
-PRECISIONS = ("ieee", "tf32", "bf16")
-DEVICES = ("auto", "cpu", "cuda")
-UNTIL = "until-decided"
-GRIDS = {"bench": grid.BENCH, "ablate": grid.ABLATE}
 VERBS = {
     "bench": "train and time the cells written here and torch's: bench.csv and the report",
     "ablate": "train and time the GRU with its gates fixed: ablate.csv and the report",
@@ -137,154 +132,6 @@ def parser() -> Parser:
     return top
 
 
-@dataclass(frozen=True)
-class Plan:
-    """All that a verb needs to know of what to run. `seeds` trainings of every variant, on one text, on one device."""
-
-    verb: str
-    variants: tuple[str, ...]
-    protocol: Protocol
-    seeds: int
-    corpus: Corpus
-    device: str
-    engine: str = "auto"
-    precision: str = "ieee"
-    deterministic: bool = False
-    rates: Mapping[str, float] = field(default_factory=dict)  # variant -> learning rate, where they are chosen
-    looks: tuple[int, ...] = ()  # numbers of seeds at which to stop if all is decided; none: train them all
-
-    @property
-    def size(self) -> int:
-        """How many trainings it is."""
-        return len(self.variants) * self.seeds
-
-    @property
-    def runs(self) -> Iterator[Run]:
-        """Seed by seed, so that a grid that was stopped has the same seeds of every variant. One at a time: no list."""
-        first = [self.run(variant, 0) for variant in self.variants]
-        return (dataclasses.replace(run, seed=seed) for seed in range(self.seeds) for run in first)
-
-    @property
-    def captures(self) -> bool:
-        """Whether an epoch is trained as one CUDA graph: of text, on CUDA."""
-        return self.device == "cuda" and self.protocol.task == "text"
-
-    def run(self, variant: str, seed: int, engine: str = "", capture: bool | None = None) -> Run:
-        import variants
-
-        engine = engine or self.engines(variant)[0]
-        capture = self.captures if capture is None else capture
-        code = ["train", "inside"] if self.protocol.task == "text" else ["probes"]
-        also = [Path(__file__).with_name(f"{name}.py") for name in code + ["capture"] * capture]
-        source = variants.fingerprint(variant, engine, also)
-        how = {"engine": engine, "capture": capture, "precision": self.precision, "source": source,
-               "deterministic": self.deterministic and self.device == "cuda",
-               "hidden": self.units.get(variant, 0), "lr": self.rates.get(variant, 0.0)}  # fmt: skip
-        return Run(variant, seed, self.protocol, self.corpus.sha256, self.device, **how)  # type: ignore[arg-type]
-
-    def engines(self, variant: str) -> list[str]:
-        """Those that can run it: the one it is trained with, then the others, the fastest first."""
-        can = [engine for engine, refusal in self.refusals(variant).items() if not refusal]
-        return sorted(can, key=lambda engine: engine != self.engine)
-
-    def refusals(self, variant: str) -> dict[str, str]:
-        """engine -> why it cannot run this variant here, at this size; '' where it can."""
-        import variants
-
-        hidden = self.units.get(variant, self.protocol.hidden)
-        return variants.refusals(variant, self.device, hidden, self.protocol.batch_size, self.precision)
-
-    @functools.cached_property
-    def units(self) -> dict[str, int]:
-        """variant -> hidden size with the parameters of the baseline, where the protocol matches parameters."""
-        from variants.model import matched
-
-        if self.protocol.match != "parameters":
-            return {}
-        vocabulary, hidden = len(self.corpus.vocabulary), self.protocol.hidden
-        return {v: matched(v, grid.BASELINE, vocabulary, hidden) for v in self.variants}
-
-    @property
-    def contenders(self) -> list[Contender]:
-        """All that is timed, one of them twice (A/A): what trains; in a bench every engine that can, also uncaptured.
-
-        Under `quick`, made for minutes, only what trains: the rest doubles its time (`sweep` has it).
-        """
-        from harness.measure import AGAIN, Contender
-
-        every = self.verb == "bench" and not self.protocol.name.startswith("quick")
-        timed = [
-            Contender(variant + f" ({', '.join(how)})" * bool(how), self.run(variant, 0, engine, capture))
-            for variant in self.variants
-            for k, engine in enumerate(self.engines(variant)[: None if every else 1])
-            for capture in (self.captures, False)[: 1 + (every and self.captures)]
-            for how in [[engine] * bool(k) + ["step by step"] * (capture != self.captures)]
-        ]
-        base = next(c for c in timed if c.label == self.speed_baseline)
-        return [*timed, Contender(base.label + AGAIN, base.run)]
-
-    @property
-    def corpus_name(self) -> str:
-        """As every row says it: an embedded text that nobody asked for is called a fallback."""
-        fell_back = self.corpus.floor is not None and self.corpus.note
-        return f"{self.corpus.name} (fallback)" if fell_back else self.corpus.name
-
-    @property
-    def speed_baseline(self) -> str:
-        return next((v for v in (grid.SPEED_BASELINE, grid.BASELINE) if v in self.variants), self.variants[0])
-
-
-def plan(verb: str, options: argparse.Namespace) -> Plan:
-    """What the options ask for, whole and checked. ValueError, in one line, names what is wrong with them."""
-    import variants
-    from harness import corpus
-
-    names = tuple(dict.fromkeys(variants.canonical(v) for v in options.variants or GRIDS.get(verb, grid.SWEEP)))
-    if options.max is not None and options.seeds != UNTIL:
-        raise ValueError(f"--max is the end of --seeds {UNTIL}: give that too, or leave --max out")
-    most = _count("max", options.max or "30")
-    looks = grid.looks(grid.contrasts(names), most) if options.seeds == UNTIL and verb in GRIDS else ()
-    seeds = looks[-1] if looks else grid.SEEDS if options.seeds is None else _count("seeds", options.seeds)
-    if options.protocol is not None:
-        grid.protocol(options.protocol)  # a misspelt name is said before anything slow
-    device = _how(options)
-    name = options.protocol or ("classic" if device == "cuda" else "quick")
-    protocol = grid.protocol(name).override(options.settings)
-    text = corpus.load(options.corpus, whole=protocol.text == "whole")
-    if name == "book" and not any(s.split("=")[0].endswith("_characters") for s in options.settings):
-        rest = max(1, len(text.tokens) // 20)  # by position, whatever the text's length
-        protocol = dataclasses.replace(
-            protocol, train_characters=len(text.tokens) - 2 * rest, validation_characters=rest, heldout_characters=rest
-        )
-    check(text, protocol)
-    if protocol.rate == "chosen" and seeds > min(grid.RATE_SEEDS):
-        raise ValueError(
-            f"seeds from {min(grid.RATE_SEEDS):,} on choose the learning rate: at most as many can be scored"
-        )
-    return Plan(
-        verb,
-        names,
-        protocol,
-        seeds,
-        text,
-        device,
-        options.engine,
-        options.precision,
-        options.deterministic,
-        looks=looks,
-    )
-
-
-def check(text: Corpus, protocol: Protocol) -> None:
-    """ValueError where a text is too short for a protocol, or the protocol contradicts itself."""
-    from harness import train
-
-    train_part, validation, _ = train.parts(text, protocol)
-    train.windows_of(len(train_part), protocol)
-    if protocol.rate == "chosen" and not len(validation):
-        raise ValueError("rate=chosen chooses on the validation part: --set validation_characters=N, or give lr")
-
-
 def choose(plan: Plan, folder: Path) -> tuple[Plan, list[dict[str, object]]]:
     """The plan with a learning rate for each variant, and how each was chosen: by as many trainings for every one.
 
@@ -370,7 +217,7 @@ def go(plan: Plan, folder: Path, timing: bool = True) -> int:
             for seeds in plan.looks or (plan.seeds,):
                 plan = dataclasses.replace(whole, seeds=seeds)
                 record.write_grid(folder, plan.verb, {
-                    **asked(plan), "session": session, "speed_baseline": plan.speed_baseline,
+                    **described(plan), "session": session, "speed_baseline": plan.speed_baseline,
                     "learning_rates": choices, "looks": plan.looks,
                 })  # fmt: skip
                 if plan.looks:
@@ -436,7 +283,7 @@ def reproduce(plans: Sequence[Plan], settings: Sequence[tuple[str, Sequence[str]
             print(f"note: {plans[0].corpus.note}", file=sys.stderr)
         record.write_grid(folder, "reproduce", {
             "runs": [run.key for plan in plans for run in plan.runs], "session": "", "anchors": {},
-            "parts": [{**asked(plan), "setting": setting} for plan, setting in zip(plans, settings, strict=True)],
+            "parts": [{**described(plan), "setting": setting} for plan, setting in zip(plans, settings, strict=True)],
         })  # fmt: skip
         runs = [run for plan in plans for run in plan.runs]
         try:
@@ -454,7 +301,7 @@ def probe(options: argparse.Namespace, folder: Path) -> int:
     from harness import record, screen
     from harness.corpus import NOTHING
 
-    plans = _probes(options)
+    plans = probes(options)
     with record.writing(folder):
         seeds = range(plans[0].seeds)
         runs = [plan.run(variant, seed) for seed in seeds for plan in plans for variant in plan.variants]
@@ -469,50 +316,6 @@ def probe(options: argparse.Namespace, folder: Path) -> int:
         results = refresh(folder)
         screen.print_probes(results.probes)
         return _ended(runs, folder, [])
-
-
-def _probes(options: argparse.Namespace) -> list[Plan]:
-    """A plan a task and length. ValueError, in one line, for what cannot be asked of a probe."""
-    import variants
-    from harness import probes
-    from harness.corpus import NOTHING
-
-    for setting in options.settings:
-        if setting.partition("=")[0] not in grid.PROBE_FIELDS:
-            raise ValueError(grid.unknown("field of a probe", setting.partition("=")[0], grid.PROBE_FIELDS))
-    names = tuple(dict.fromkeys(variants.canonical(v) for v in options.variants or grid.PROBED))
-    tasks = tuple(dict.fromkeys(options.tasks or grid.PROBES))
-    for task in tasks:
-        if task not in grid.PROBES:
-            raise ValueError(grid.unknown("task", task, grid.PROBES))
-    seeds = grid.PROBE_SEEDS if options.seeds is None else _count("seeds", options.seeds)
-    device = _how(options)
-    asked = [_count("length", length) for length in options.lengths or ()]
-    if asked and min(asked) < 2:
-        raise ValueError("length is at least 2: the adding task marks two numbers")
-    plans = []
-    for task in tasks:
-        for length in dict.fromkeys(asked or probes.PROBES[task].lengths[device == "cuda"]):
-            protocol = dataclasses.replace(grid.PROBES[task].override(options.settings), num_steps=length)
-            how = (options.engine, options.precision, options.deterministic)
-            plans.append(Plan("probe", names, protocol, seeds, NOTHING, device, *how))
-    return plans
-
-
-def asked(plan: Plan) -> dict[str, object]:
-    """What a grid's file says of a plan."""
-    from harness import corpus
-
-    size = plan.protocol
-    parts = corpus.split(plan.corpus, size.train_characters, size.heldout_characters, size.validation_characters)
-    anchors = corpus.anchors(plan.corpus, *parts)
-    if plan.corpus.floor is not None:
-        anchors["floor"] = plan.corpus.floor
-    return {
-        "protocol": {**dataclasses.asdict(size), "label": size.label},
-        "variants": plan.variants, "runs": [run.key for run in plan.runs], "device": plan.device,
-        "corpus": plan.corpus_name, "corpus_sha256": plan.corpus.sha256, "anchors": anchors,
-    }  # fmt: skip
 
 
 def announce(plan: Plan, todo: int, workers: int) -> None:
@@ -538,24 +341,6 @@ def announce(plan: Plan, todo: int, workers: int) -> None:
             f"(SEEDS={need}). Intervals are shown, no verdict but 'undecided' or 'equivalent' can be had",
             file=sys.stderr,
         )
-
-
-def _reproductions(options: argparse.Namespace) -> tuple[list[Plan], list[tuple[str, Sequence[str]]]]:
-    """A plan for each setting in which something was published, and those settings."""
-    from harness.published import SETTINGS
-
-    plans: list[Plan] = []
-    settings: list[tuple[str, Sequence[str]]] = []
-    for (name, changes), variants in SETTINGS.items():
-        if options.protocol in (None, name):
-            given = {setting.partition("=")[0] for setting in options.settings}
-            kept = [change for change in changes if change.partition("=")[0] not in given]
-            own = {**vars(options), "protocol": name, "settings": [*kept, *options.settings], "variants": variants}
-            plans.append(plan("reproduce", argparse.Namespace(**own)))
-            settings.append((name, changes))
-    if not plans:
-        raise ValueError(grid.unknown("published protocol", options.protocol, dict.fromkeys(s[0] for s in SETTINGS)))
-    return plans, settings
 
 
 def sweep(plans: Sequence[Plan], full: bool, folder: Path) -> int:
@@ -584,23 +369,6 @@ def sweep(plans: Sequence[Plan], full: bool, folder: Path) -> int:
         print(f"failed: {label}: {timed[timed['label'] == label]['error'].dropna().iloc[0]}", file=sys.stderr)
     print(f"report: {folder / 'report.html'}")
     return 1 if len(failed) else 0
-
-
-def sizes(plans: Sequence[Plan], full: bool) -> list[Contender]:
-    """What a sweep times: each variant by hidden size; engines and seeds side by side of all (full), or of the GRU."""
-    from harness.measure import AGAIN, Contender
-
-    timed = []
-    for plan in plans:
-        for variant in plan.variants:
-            engines, whole = plan.engines(variant), full or (variant == grid.BASELINE and plan is plans[0])
-            for engine in engines if whole else engines[:1]:
-                for seeds in (1, 8, 30)[: 3 if full else 1 + whole] if engine != "library" else (1,):
-                    for capture in (False, True)[: 1 + (plan.device == "cuda")]:
-                        label = f"{variant} {engine}{' captured' * capture}, {plan.protocol.hidden} x {seeds}"
-                        timed.append(Contender(label, plan.run(variant, 0, engine, capture), seeds))
-    twin = next((c for c in timed if c.run.variant == grid.SPEED_BASELINE), timed[0])
-    return [*timed, Contender(twin.label + AGAIN, twin.run, twin.seeds)]
 
 
 def _session(verb: str, contenders: Sequence[Contender], device: str) -> str:
@@ -680,7 +448,7 @@ def _list(options: argparse.Namespace, folder: Path) -> int:
     import variants
     from harness import record
 
-    plans = [plan(verb, options) for verb in GRIDS][: 1 if options.variants else None]  # the same for both then
+    plans = [planned(verb, options) for verb in GRIDS][: 1 if options.variants else None]  # the same for both then
     print("variants, with the gates that can be fixed (like gru:R=1 or gru:Z=0,R=1):")
     for name, entry in variants.found().items():
         print(f"  {name:<10} {' '.join(entry.gates):<6} {entry.about}")
@@ -696,42 +464,6 @@ def _list(options: argparse.Namespace, folder: Path) -> int:
     return 0
 
 
-def _count(what: str, text: str) -> int:
-    try:
-        number = int(text)
-    except ValueError:
-        number = 0
-    if not 0 < number <= 10_000:
-        raise ValueError(f"{what} is a whole number from 1 to 10,000, not {text!r}")
-    return number
-
-
-def _how(options: argparse.Namespace) -> str:
-    """The device, once it, the engine and the precision are known to be there, and to go together."""
-    import variants
-
-    if options.engine not in ("auto", *variants.ENGINES):
-        raise ValueError(grid.unknown("engine", options.engine, ("auto", *variants.ENGINES)))
-    if options.precision not in PRECISIONS:
-        raise ValueError(grid.unknown("precision", options.precision, PRECISIONS))
-    device = _device(options.device)
-    if options.precision != "ieee" and device == "cpu":
-        raise ValueError(f"precision {options.precision} needs CUDA: on a CPU every product is ieee")
-    return device
-
-
-def _device(asked: str) -> str:
-    """`auto` made cuda or cpu. ValueError where cuda is asked for and cannot be had."""
-    import torch
-
-    if asked not in DEVICES:
-        raise ValueError(grid.unknown("device", asked, DEVICES))
-    have = torch.cuda.is_available()
-    if asked == "cuda" and not have:
-        raise ValueError(f"no device 'cuda': torch {torch.__version__} sees no GPU; give cpu or auto")
-    return "cuda" if have and asked != "cpu" else "cpu"
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """One verb. Its exit status."""
     try:
@@ -742,15 +474,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.verb == "report":
             return _report(folder)
         if options.verb == "reproduce":
-            return reproduce(*_reproductions(options), folder)
+            return reproduce(*reproductions(options), folder)
         if options.verb == "probe":
             return probe(options, folder)
         if options.verb == "sweep":
             options.protocol = "classic" if options.protocol is None else options.protocol
             settings = [[*options.settings, f"hidden={h}"] for h in ((256, 128, 192, 512) if options.full else SIZES)]
-            plans = [plan("sweep", argparse.Namespace(**{**vars(options), "settings": s})) for s in settings]
+            plans = [planned("sweep", argparse.Namespace(**{**vars(options), "settings": s})) for s in settings]
             return sweep(plans, options.full, folder)
-        return go(plan(options.verb, options), folder, not options.no_timing)
+        return go(planned(options.verb, options), folder, not options.no_timing)
     except ValueError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 import variants
 from harness import __main__ as command
 from harness import corpus, execute, files, grid, measure, record, report, stats
+from harness import plan as planning
 from harness.grid import Run
 from harness.train import Outcome, Point
 
@@ -94,14 +95,14 @@ def test_every_engine_is_timed_except_under_quick() -> None:
     engines = [engine for engine, refusal in variants.refusals("rnn").items() if not refusal]
     text = corpus.load("embedded")
     for name, also in (("classic", [f"rnn ({engine})" for engine in engines[1:]]), ("quick", [])):
-        plan = command.Plan("bench", ("rnn",), grid.protocol(name), 1, text, "cpu")
+        plan = planning.Plan("bench", ("rnn",), grid.protocol(name), 1, text, "cpu")
         assert [c.label for c in plan.contenders] == ["rnn", *also, "rnn#2"]
         assert {c.run.engine for c in plan.contenders if c.label in ("rnn", "rnn#2")} == {engines[0]}
 
 
 def test_on_cuda_an_epoch_is_a_graph_and_a_bench_also_times_it_step_by_step() -> None:
     text = corpus.load("embedded")
-    here = command.Plan("bench", ("nn.gru",), grid.protocol("classic"), 2, text, "cpu", deterministic=True)
+    here = planning.Plan("bench", ("nn.gru",), grid.protocol("classic"), 2, text, "cpu", deterministic=True)
     assert not any(run.capture or run.deterministic for run in here.runs)  # a CPU is deterministic as it is
     there = dataclasses.replace(here, device="cuda")
     assert all(run.capture and run.deterministic for run in there.runs)
@@ -460,10 +461,10 @@ def test_whatever_is_typed_it_is_what_runs_or_one_line_and_status_2(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], asked: tuple[str, dict[str, Any]]
 ) -> None:
     verb, options = asked
-    plans: list[command.Plan] = []
+    plans: list[planning.Plan] = []
     load = functools.cache(corpus.load)
 
-    def keep(*some: command.Plan) -> int:
+    def keep(*some: planning.Plan) -> int:
         plans.extend(some)
         return 0
 
@@ -472,8 +473,8 @@ def test_whatever_is_typed_it_is_what_runs_or_one_line_and_status_2(
         patch.setattr(command, "go", lambda plan, *rest: keep(plan))
         patch.setattr(command, "reproduce", lambda some, *rest: keep(*some))
         patch.setattr(command, "sweep", lambda some, *rest: keep(*some))
-        patch.setattr(command, "probe", lambda asked, folder: keep(*command._probes(asked)))
-        patch.setattr(command, "_list", lambda asked, folder: keep(command.plan("ablate", asked)))
+        patch.setattr(command, "probe", lambda asked, folder: keep(*planning.probes(asked)))
+        patch.setattr(command, "_list", lambda asked, folder: keep(planning.planned("ablate", asked)))
         patch.setattr(command, "_report", lambda folder: 0)
         words = [w for flag, value in options.items() for w in [flag, *([value] if isinstance(value, str) else value)]]
         status = command.main([verb, *words])
@@ -644,7 +645,7 @@ def test_sweep_times_by_size_and_seeds(fake: list[Run], tmp_path: Path) -> None:
     assert set(speed["hidden"]) == {128, 256, 512}
     assert command.main(words) == 0
     assert len(pd.read_csv(tmp_path / "speed.csv")) == len(speed)
-    full = command.sizes([command.plan("sweep", command.parser().parse_args([*words, "--full"]))], full=True)
+    full = planning.sizes([planning.planned("sweep", command.parser().parse_args([*words, "--full"]))], full=True)
     assert {c.seeds for c in full if c.run.engine != "library"} == {1, 8, 30}
     assert {c.seeds for c in full if c.run.engine == "library"} == {1}
 

@@ -14,6 +14,7 @@ import torch
 from harness import __main__ as command
 from harness import corpus as text
 from harness import evidence, grid, inside, probes, record, sections
+from harness import plan as planning
 from harness.grid import Run
 from variants.model import Model
 
@@ -166,7 +167,7 @@ def test_probe_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     again = command.parser().parse_args(section.command.split()[3:])
     assert section.id == "probes"
     keys = [
-        {run.key for plan in command._probes(asked) for run in plan.runs}
+        {run.key for plan in planning.probes(asked) for run in plan.runs}
         for asked in (again, command.parser().parse_args(words))
     ]
     assert keys[0] == keys[1]  # typed again, it would train the same

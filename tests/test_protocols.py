@@ -18,6 +18,7 @@ import variants
 from harness import __main__ as command
 from harness import corpus as text
 from harness import grid, published, record
+from harness import plan as planning
 from harness import train as training
 from harness.grid import Protocol, Run
 from harness.train import train
@@ -163,7 +164,7 @@ def test_a_rate_that_diverges_for_a_seed_is_not_chosen(tmp_path: Path, monkeypat
     options = command.parser().parse_args(
         ["ablate", "--protocol", "book", "--corpus", "embedded", "--variants", "gru", "--device", "cpu"]
     )
-    plan, rows = command.choose(command.plan("ablate", options), tmp_path)
+    plan, rows = command.choose(planning.planned("ablate", options), tmp_path)
     assert plan.rates == {"gru": 0.5}
     assert [(r["lr"], r["failed"], r["validation_perplexity"]) for r in rows][1] == (1.0, 1, None)
 
@@ -192,19 +193,19 @@ def test_a_seed_that_chooses_a_rate_is_not_scored(tmp_path: Path, capsys: pytest
     words = ["ablate", "--protocol", "book", "--corpus", "embedded", "--device", "cpu", "--results", str(tmp_path)]
     assert command.main([*words, "--seeds", "1001"]) == 2
     assert "choose the learning rate" in capsys.readouterr().err
-    assert command.plan("ablate", command.parser().parse_args([*words, "--seeds", "1000"])).seeds == 1000
+    assert planning.planned("ablate", command.parser().parse_args([*words, "--seeds", "1000"])).seeds == 1000
 
 
 def test_book_is_cut_by_position_whatever_the_text() -> None:
     options = command.parser().parse_args(["ablate", "--protocol", "book", "--corpus", "embedded", "--device", "cpu"])
-    p = command.plan("ablate", options).protocol
+    p = planning.planned("ablate", options).protocol
     assert (p.train_characters, p.validation_characters, p.heldout_characters) == (90_000, 5_000, 5_000)
     fixed = command.parser().parse_args(
         ["ablate", "--protocol", "book", "--corpus", "embedded", "--device", "cpu", "--set", "lr=1"]
     )
-    label = command.plan("ablate", fixed).protocol.label
+    label = planning.planned("ablate", fixed).protocol.label
     assert "rate=given" in label
-    assert not command.plan("ablate", fixed).rates
+    assert not planning.planned("ablate", fixed).rates
 
 
 def parameters(variant: str, hidden: int) -> int:

@@ -17,8 +17,8 @@ import time
 import numpy as np
 
 from harness import corpus, grid
-from harness.__main__ import Plan
 from harness.execute import cores, execute
+from harness.plan import Plan
 from harness.stats import interval
 
 SEEDS, EPOCHS = 2, 10

@@ -17,6 +17,7 @@ import numpy as np
 
 from harness import __main__ as command
 from harness import files, grid, record
+from harness import plan as planning
 from harness.train import train
 
 from . import ROOT, TEXT, Tally
@@ -31,7 +32,7 @@ def fill(folder: Path) -> None:
     """As many runs as WORDS asks for, as an ablate would have left them: one of each variant is trained, its perplexity
     then made up for every seed."""
     random = np.random.default_rng(1895)
-    plan = command.plan("ablate", command.parser().parse_args(WORDS))
+    plan = planning.planned("ablate", command.parser().parse_args(WORDS))
     (folder / "runs").mkdir(parents=True)
     trained = {v: dataclasses.asdict(train([plan.run(v, 0)], plan.corpus)[0]) for v in plan.variants}
     for run in plan.runs:
@@ -45,7 +46,7 @@ def fill(folder: Path) -> None:
         }  # fmt: skip
         (folder / "runs" / f"{run.key}.json").write_text(files.sealed(json.dumps(whole, indent=1)))
     asked = {"session": "none", "speed_baseline": plan.speed_baseline, "learning_rates": [], "looks": ()}
-    record.write_grid(folder, "ablate", {**command.asked(plan), **asked})
+    record.write_grid(folder, "ablate", {**planning.described(plan), **asked})
 
 
 def measured(words: list[str]) -> tuple[int, float, float, str]:
@@ -77,7 +78,7 @@ def faults() -> Iterator[Tally]:
         yield tally
 
     tally = Tally("a grid of 100,000 runs is planned", 1)
-    plan = command.plan("ablate", command.parser().parse_args(WORDS))
+    plan = planning.planned("ablate", command.parser().parse_args(WORDS))
     plan = dataclasses.replace(plan, variants=(*grid.ABLATE, "lstm"), seeds=10_000)
     before, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
     first = next(iter(plan.runs))
