@@ -1,24 +1,38 @@
 """WHERE IT RUNS: here, or in single-threaded worker processes, one a core.
 
-Rule: on a CPU every training runs on one thread, so its numbers do not depend on how many workers there are. A run that
-fails is an outcome with an error; the others go on.
+Rule: on a CPU every training runs on one thread, so its numbers do not depend on how many workers there are. What an
+engine trains counts only where it agrees with the plainest, there and then. A run that fails is an outcome with an
+error; the others go on.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import multiprocessing
 import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 
 from harness.corpus import Corpus
 from harness.grid import Run
-from harness.measure import Fact, describe, ended, environment, follow_parent, memory_kills, now, settle
+from harness.measure import (
+    Fact,
+    describe,
+    disagreement,
+    disagrees,
+    ended,
+    environment,
+    follow_parent,
+    memory_kills,
+    now,
+    settle,
+)
+from harness.probes import PROBES
 from harness.probes import train as probe
 from harness.train import Outcome, packs, train
 from harness.watch import Keep
@@ -89,7 +103,11 @@ def _one(pack: Sequence[Run], corpus: Corpus, workers: int, tell: Tell, keeper: 
     keep = keeper(pack, facts) if keeper else None
     try:
         text = pack[0].protocol.task == "text"
-        outcomes = train(pack, corpus, progress, keep) if text else probe(pack, progress, keep)
+        inputs = len(corpus.vocabulary) if text else PROBES[pack[0].protocol.task].inputs
+        if reason := _disagrees(replace(pack[0], seed=0), inputs):
+            outcomes = [Outcome(error=f"{reason}: --engine names another")] * len(pack)
+        else:
+            outcomes = train(pack, corpus, progress, keep) if text else probe(pack, progress, keep)
     except Exception as error:
         outcomes = [Outcome(error=describe(error))] * len(pack)
     wall_s, load = time.perf_counter() - begun, os.getloadavg()[0]
@@ -97,6 +115,12 @@ def _one(pack: Sequence[Run], corpus: Corpus, workers: int, tell: Tell, keeper: 
         Finished(run, outcome, wall_s, len(pack) * workers, load, started, facts)
         for run, outcome in zip(pack, outcomes, strict=True)
     ]
+
+
+@functools.cache
+def _disagrees(run: Run, inputs: int) -> str:
+    """Asked once for all seeds of a variant: why what this engine trains does not count, '' where it does."""
+    return disagrees(run, disagreement(run, inputs))
 
 
 def _serve(pipe: Connection, corpus: Corpus, workers: int, like: Run, keeper: Keeper | None) -> None:

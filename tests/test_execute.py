@@ -7,10 +7,13 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from harness import corpus, execute
 from harness.grid import Protocol, Run
-from harness.train import train
+from harness.train import Outcome, train
+from variants.cell import Cell, State
+from variants.engines import fused
 
 TINY = Protocol(train_characters=300, heldout_characters=100, batch_size=4, num_steps=5, hidden=4, epochs=2)
 RUNS = [Run("rnn", seed, TINY, "sha", "cpu") for seed in range(3)]
@@ -57,6 +60,27 @@ def test_a_run_that_raises_is_an_outcome() -> None:
     (finished,) = execute._one([run], corpus.embedded(), 1, lambda sign: None)
     assert finished.outcome.error.startswith("crashed: ValueError: ")
     assert finished.outcome.parameters is None
+
+
+def test_what_an_engine_that_disagrees_trains_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here by its last state alone; asked once, whatever the number of seeds."""
+    real, asked = fused.unroll, list[object]()
+
+    def wrong(cell: Cell, X: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+        asked.append(cell)
+        H, (last,) = real(cell, X, state)
+        return H, (last + 1e-9,)
+
+    monkeypatch.setattr(fused, "unroll", wrong)
+    execute._disagrees.cache_clear()
+    for seed in (0, 1):
+        run = dataclasses.replace(RUNS[0], seed=seed, engine="fused")
+        (finished,) = execute._one([run], corpus.embedded(), 1, lambda sign: None)
+        said = "disagrees: fused differs from the plainest engine by 1e-09, over 1e-10: --engine names another"
+        assert finished.outcome == Outcome(error=said)
+    assert len(asked) == 1
+    (finished,) = execute._one([RUNS[0]], corpus.embedded(), 1, lambda sign: None)
+    assert finished.outcome.error == ""
 
 
 def test_nothing_to_do() -> None:
