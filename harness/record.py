@@ -512,9 +512,7 @@ def _read(path: Path, name: str, written: str | None) -> pd.DataFrame:
         raise ValueError(f"{path} was changed after it was written ({SUMS} has another digest): {again}")
     # only what is empty is missing: a text may be called NA, or 12
     texts = {column: str for column in head if column in TEXTS}
-    return pd.read_csv(
-        io.StringIO(text, newline=""), keep_default_na=False, na_values=[""], dtype=texts, float_precision="round_trip"
-    )
+    return pd.read_csv(io.StringIO(text, newline=""), keep_default_na=False, na_values=[""], dtype=texts)
 
 
 def _problem(name: str, head: Sequence[str], row: Sequence[str], seen: set[str]) -> str:
