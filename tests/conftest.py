@@ -17,9 +17,15 @@ settings.register_profile("the same", derandomize=True, deadline=None)
 settings.load_profile("the same")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """Small products on several threads wait for one another: minutes of a suite, where something else runs too."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture
-def in_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Trainings in this process, on one thread, no page drawn: starting workers and drawing are tested elsewhere."""
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings in this process, no page drawn: starting workers and drawing are tested elsewhere."""
 
     def workers(
         todo: list[list[Run]], corpus: Corpus, count: int, tell: execute.Tell, keeper: execute.Keeper | None
@@ -29,7 +35,3 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     monkeypatch.setattr(execute, "_workers", workers)
     monkeypatch.setattr(report, "write", lambda results, folder: folder)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)

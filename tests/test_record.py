@@ -216,7 +216,7 @@ def test_facts_that_only_some_trainings_have(tmp_path: Path) -> None:
 LETTERS = st.characters(exclude_categories=["Cs"]).filter(lambda c: c == " " or not c.isspace())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.text(LETTERS, max_size=12).filter(lambda text: not text.isspace()), st.text(LETTERS, min_size=1, max_size=12))
 def test_any_text_comes_back_from_a_table_as_it_was(name: str, sample: str) -> None:
     """What a corpus file is called, and what a network trained on it writes."""

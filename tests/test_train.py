@@ -7,7 +7,7 @@ import functools
 import itertools
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -27,14 +27,6 @@ SMALL = Protocol(
 Params = tuple[Tensor, ...]
 Batches = list[tuple[Tensor, Tensor]]
 Net = Callable[[Tensor, Params | None], tuple[Tensor, Params]]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @functools.cache
