@@ -508,6 +508,7 @@ def svg(figure: Figure) -> str:
         figure.savefig(
             out, format="svg", dpi=150, metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
         )
+        figure.set_layout_engine("none")  # its parts stay where they are now: to lay it out again as PNG takes long
     head, tags = f'<style type="text/css">text{{font-family:{FONT}}}', out.getvalue()
     text = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\.\d\d)\d+", r"\1", tag[0]), tags)  # a hundredth of a point will do
     text = re.sub(r" ?font-family: [^;\"]+;?", "", text)

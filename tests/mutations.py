@@ -2,7 +2,7 @@
 
 COSMIC-RAY is that program (`pip install cosmic-ray`). Of all its mutations of a part a random sample, the same every
 time, is tried in a clone of this checkout's last commit, each against the tests named for it. Survivors are shown as
-diffs. EACH=20 for another number of each part. An hour for one core.
+diffs, on stderr. EACH=20 for another number of each part. An hour for one core.
 """
 
 from __future__ import annotations
@@ -69,7 +69,6 @@ def main() -> int:
         return 2
     cosmic_ray, *wanted = sys.argv[1:]
     print("| part | tried | killed | survived |\n| --- | --- | --- | --- |", flush=True)
-    left = []
     with tempfile.TemporaryDirectory() as temporary:
         clone = Path(temporary) / "clone"
         subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
@@ -78,8 +77,7 @@ def main() -> int:
                 continue
             tried, lived = survivors(cosmic_ray, part, tests, clone)
             print(f"| {part} | {tried} | {tried - len(lived)} | {len(lived)} |", flush=True)
-            left += lived
-    print(*left, sep="\n")
+            print(*lived, sep="\n", file=sys.stderr, flush=True)
     return 0
 
 

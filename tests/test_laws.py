@@ -240,6 +240,13 @@ def test_what_is_read_in_the_files_is_what_python_makes_of_them() -> None:
     assert found()["lstm"].gates == ("I", "F", "O")
 
 
+def test_torchs_own_come_after_those_written_here() -> None:
+    names = list(variants.found())
+    here = [name for name in names if not name.startswith("nn.")]
+    assert names == [*sorted(here), "nn.rnn", "nn.gru", "nn.lstm"]
+    assert len(here) >= 16
+
+
 def test_names_need_no_torch() -> None:
     code = """
 import sys

@@ -381,6 +381,16 @@ def test_a_state_that_never_changes_learns_the_frequencies_of_characters() -> No
     assert outcome.heldout_perplexity == pytest.approx(unigram, rel=0.02)
 
 
+def test_a_heat_map_is_of_one_network_alone() -> None:
+    """Of the baseline's first seed: it is an example, and large."""
+    protocol = dataclasses.replace(SMALL, epochs=1)
+    shown = {
+        (variant, seed): bool(train([run(variant, seed, protocol)], book())[0].heat)
+        for variant in ("gru", "gru:R=1") for seed in (0, 1)
+    }  # fmt: skip
+    assert shown == {("gru", 0): True, ("gru", 1): False, ("gru:R=1", 0): False, ("gru:R=1", 1): False}
+
+
 @pytest.mark.parametrize("variant", ["gru", "ligru"])
 def test_a_graph_that_cannot_be_had_is_said_and_the_training_is_the_same(
     variant: str, monkeypatch: pytest.MonkeyPatch
