@@ -209,7 +209,8 @@ def go(plan: Plan, folder: Path, timing: bool = True) -> int:
         choices: list[dict[str, object]] = []
         if plan.protocol.rate == "chosen":
             plan, choices = choose(plan, folder)
-        todo = [run for run in plan.runs if not record.done(folder, run)]
+        runs = list(plan.runs)
+        todo = [run for run in runs if not record.done(folder, run)]
         announce(plan, len(todo), min(cores(), len(todo)) if plan.device == "cpu" else 1)
         session = _session(plan.verb, plan.contenders, plan.device)
         whole = plan
@@ -221,19 +222,20 @@ def go(plan: Plan, folder: Path, timing: bool = True) -> int:
                     "learning_rates": choices, "looks": plan.looks,
                 })  # fmt: skip
                 if plan.looks:
-                    todo = [run for run in plan.runs if not record.done(folder, run)]
+                    runs = list(plan.runs)
+                    todo = [run for run in runs if not record.done(folder, run)]
                 train(todo, plan.corpus, plan.corpus_name, folder)
                 if plan.looks and _decided(plan, folder):
                     break
             if timing:
                 _time(plan.contenders, len(plan.corpus.vocabulary), folder, session)
         except KeyboardInterrupt as stop:
-            return _stopped(stop, list(plan.runs), folder)
+            return _stopped(stop, runs, folder)
         results = refresh(folder)
         screen.print_table(getattr(results, plan.verb))
     mine = results.speed[(results.speed["session"] == session) & results.speed["error"].fillna("").astype(bool)]
     timings = [f"timing {r['label']}, round {r['round'] + 1}: {r['error']}" for r in mine.to_dict("records")]
-    return _ended(list(plan.runs), folder, timings)
+    return _ended(runs, folder, timings)
 
 
 def _decided(plan: Plan, folder: Path) -> bool:
@@ -400,8 +402,11 @@ def _time(contenders: Sequence[Contender], vocabulary: int, folder: Path, sessio
             bar.finished(f"round {number + 1} {contender.label}: {said}", error)
 
 
-def refresh(folder: Path, draw: bool = True) -> Results:
-    """Every table and, if wanted, the report again, from the files of single runs and samples."""
+def refresh(folder: Path, draw: bool = True, anew: bool = False) -> Results:
+    """Every table and, if wanted, the report again, from the files of single runs and samples.
+
+    A report of the same tables by the same code is left as it is, unless it is to be made `anew`.
+    """
     from harness import record, report, table
 
     results = record.gather(folder)
@@ -422,7 +427,7 @@ def refresh(folder: Path, draw: bool = True) -> Results:
         answers["reproduce"] = published.compare(results.runs, grids["reproduce"])
     results = dataclasses.replace(results, **answers)
     record.write_tables(results, folder)
-    if draw:
+    if draw and (anew or not report.current(folder)):
         report.write(record.read(folder), folder)  # through the files: what is shown is what they say
     return results
 
@@ -435,7 +440,7 @@ def _report(folder: Path) -> int:
         raise ValueError(f"no folder {str(folder)!r} to report on: run bench first, or give --results")
     with record.writing(folder):
         if record.grids(folder):
-            refresh(folder)
+            refresh(folder, anew=True)
         elif any((folder / f"{name}.csv").exists() for name in record.COLUMNS):
             report.write(record.read(folder), folder)
         else:

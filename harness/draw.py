@@ -19,10 +19,9 @@ from contextlib import contextmanager
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from harness import stats
 from harness.evidence import best_ngram, over_seeds
@@ -67,10 +66,11 @@ def learning_curves(curves: pd.DataFrame, anchors: pd.DataFrame, width: float = 
                 panel.plot(reference.index, reference["mean"], color=ink["muted"], lw=0.8)
             held, train = (over_seeds(own, "heldout_perplexity"), over_seeds(own, "train_perplexity"))
             panel.fill_between(held.index, held.low, held.high, color=colour, alpha=0.3, lw=0)
-            sns.lineplot(x=held.index, y=held["mean"], ax=panel, color=colour, lw=1.8, errorbar=None)
+            panel.plot(held.index, held["mean"], color=colour, lw=1.8)
             if len(train):
                 panel.plot(train.index, train["mean"], color=colour, lw=1.2, dashes=(3, 2))
-            panel.set_title(f"{_short(label)}  (n = {own.seed.nunique()})", loc="left", color=ink["ink"])
+            title = f"{_short(label)}  (n = {own.seed.nunique()})"
+            panel.set_title(title, loc="left", color=ink["ink"], fontsize=9 * min(1, 22 / len(title)))
             panel.set(xlabel="", ylabel="")
         for panel in grid.flat[len(labels) :]:
             panel.set_visible(False)
@@ -320,6 +320,8 @@ def probe_curves(scores: pd.DataFrame, width: float = WIDE) -> Figure | None:
     data = scores.dropna(subset=["score"])
     if data.empty:
         return None
+    import seaborn as sns  # imported here: with it comes scipy.stats, half a second that other figures need not pay
+
     tasks = list(dict.fromkeys(data.task))
     columns = min(len(tasks), 2 if width > 5 else 1)
     rows = math.ceil(len(tasks) / columns)
@@ -334,8 +336,9 @@ def probe_curves(scores: pd.DataFrame, width: float = WIDE) -> Figure | None:
                 at = [sorted(set(own.length)).index(length) for length in mine.length]
                 x = np.array(at) + (k - len(names) / 2) * 0.04
                 panel.vlines(x, mine.low, mine.high, color=ink[_family(name)], lw=1.2)
-                panel.plot(x, mine.score, color=ink[_family(name)], marker=_marker(name), ms=4.5, lw=1.1,
-                           ls="--" if ":" in name or "rnn" in name else "-", label=_short(name))  # fmt: skip
+                sns.lineplot(x=x, y=mine.score.to_numpy(), ax=panel, color=ink[_family(name)], marker=_marker(name),
+                             ms=4.5, mec=ink[_family(name)], lw=1.1, label=_short(name), legend=False, errorbar=None,
+                             ls="--" if ":" in name or "rnn" in name else "-")  # fmt: skip
             for value in (own.trivial.iloc[0], own.optimal.iloc[0]):
                 panel.axhline(value, color=ink["ink"], lw=0.9, ls=":")
             lengths = sorted(set(own.length))
@@ -387,7 +390,7 @@ def reach(shares: pd.DataFrame, width: float = WIDE) -> Figure | None:
         ax.set_yscale("log")
         ax.set_ylim(bottom=max(ax.get_ylim()[0], 1e-12))
         ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}" if y >= 0.01 else f"{y:.0e}"))
-        ax.yaxis.set_minor_formatter(NullFormatter())
+        ax.yaxis.set_minor_locator(NullLocator())  # of no size: each would be made, placed and drawn all the same
         ax.set_xlabel("characters back")
         ax.set_ylabel("share of the gradient")
         figure.legend(loc="outside right center" if width > 5 else "outside lower center", frameon=False, fontsize=8,
@@ -638,9 +641,10 @@ def _at_least(ratio: float, low: float, high: float) -> tuple[float, float]:
 
 def _plain(ax: Axes, which: str) -> None:
     axis = ax.yaxis if which == "y" else ax.xaxis
-    axis.set_major_locator(LogLocator(10, subs=(1, 2, 3, 5, 7)))
+    low, high = ax.get_ylim() if which == "y" else ax.get_xlim()
+    axis.set_major_locator(LogLocator(10, subs=(1, 2, 5) if high > 30 * low else (1, 2, 3, 5, 7)))
     axis.set_major_formatter(FuncFormatter(lambda x, _: compact(x)))
-    axis.set_minor_formatter(NullFormatter())
+    axis.set_minor_locator(NullLocator())  # of no size: each would be made, placed and drawn all the same
 
 
 def _spread(n: int) -> np.ndarray:

@@ -30,7 +30,8 @@ def typed(results: record.Results) -> record.Results:
             elif column in record.TEXTS or name == "environments":
                 frame[column] = values.astype(object).where(values.notna(), "").astype(str)
             else:
-                numbers = pd.to_numeric(values.astype(object), errors="coerce").astype(np.float64)
+                read = values.dtype in (np.float64, np.int64)  # then nothing has to be guessed
+                numbers = (values if read else pd.to_numeric(values.astype(object), errors="coerce")).astype(np.float64)
                 frame[column] = numbers.where(np.isfinite(numbers))
         for column in {"train_perplexity", "heldout_perplexity", "tokens_per_sec", "peak_memory_mib"} & set(columns):
             frame[column] = frame[column].where(frame[column] > 0)  # all are drawn or divided by

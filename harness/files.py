@@ -75,18 +75,18 @@ def sealed(text: str) -> str:
     return text.removesuffix("\n}") + f',\n "sha256": "{digest(text)}"\n}}'
 
 
-def unsealed(path: Path) -> str:
-    """The text of such a file, its digest checked where it has one. ValueError where it was changed since."""
+def unsealed(path: Path) -> tuple[str, bool]:
+    """The text of such a file, and whether it had a digest, which is checked. ValueError where it was changed since."""
     text = path.read_text(encoding="utf-8")  # line ends as they were: git may have made them the machine's own
     seal = SEAL.search(text, max(0, len(text) - 100))  # at its very end: a file is long
     if seal is None:
-        return text
+        return text, False
     whole = text[: seal.start()] + "\n}"
     if digest(whole) != seal[1]:
         raise ValueError(
             f"{path} was changed after it was written: put it back, or delete it and run again what it held"
         )
-    return whole
+    return whole, True
 
 
 def digest(text: str) -> str:

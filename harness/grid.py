@@ -198,9 +198,11 @@ class Run:
     @property
     def fields(self) -> dict[str, object]:
         """Every field by its name, those of the protocol too: as `dataclasses.asdict`, which copies each value."""
-        return vars(self) | {"protocol": vars(self.protocol)}
+        fields = {**vars(self), "protocol": vars(self.protocol)}
+        fields.pop("key", None)  # once asked for it stands beside them
+        return fields
 
-    @property
+    @functools.cached_property
     def key(self) -> str:
         """A name for files: readable in front, and behind it a hash of every field."""
         whole = json.dumps(self.fields, sort_keys=True)

@@ -12,6 +12,7 @@ import functools
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 import jinja2
@@ -24,6 +25,7 @@ from harness.tables import Numbers, Table
 
 NAME = "report.html"
 MOST_CSV = 700_000  # bytes of tables put inside the page, which is to stay under 3 MB; the smallest go first
+FIRST_ROWS = 5_000  # alone too large: then so is the table
 LONGEST_ERROR = 2_000  # characters shown of one error
 
 Figures = dict[str, tuple[Figure, str]]  # by its id: drawn, and as SVG
@@ -47,10 +49,32 @@ def write(results: record.Results, folder: Path) -> Path:
     """The report as `folder/report.html`, whole or not at all. Returns its path."""
     path = Path(folder) / NAME
     figures: Figures = {}
-    page = html(results, figures)
+    page = html(results, figures, made_from(path.parent))
     keep(figures, path.parent / "figures")
     files.write(path, page.encode("utf-8", "replace"))
     return path
+
+
+def made_from(folder: Path) -> str:
+    """A digest of a folder's tables, as SHA256SUMS has it, and of the code that draws them; '' without that file."""
+    try:
+        sums = (folder / record.SUMS).read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return ""
+    own = [file.read_bytes().hex() for file in sorted(Path(__file__).parent.glob("*.*")) if file.is_file()]
+    libraries = [f"{name} {metadata.version(name)}" for name in ("matplotlib", "pandas", "seaborn", "jinja2")]
+    return files.digest("\n".join([sums, *own, *libraries]))
+
+
+def current(folder: Path) -> bool:
+    """Whether the page that is there is the one that would be written: of the same tables, by the same code."""
+    try:
+        with (folder / NAME).open(encoding="utf-8", errors="replace") as page:
+            head = page.read(1_000)
+    except FileNotFoundError:
+        return False
+    known = made_from(folder)
+    return bool(known) and f'content="{known}"' in head and (folder / "figures").is_dir()
 
 
 def keep(figures: Figures, folder: Path) -> None:
@@ -64,13 +88,14 @@ def keep(figures: Figures, folder: Path) -> None:
         files.write(folder / f"{name}.png", draw.png(figure))
 
 
-def html(results: record.Results, figures: Figures | None = None) -> str:
+def html(results: record.Results, figures: Figures | None = None, made_from: str = "") -> str:
     """The whole page. Works for any tables missing, empty or half filled. `figures` gets what is drawn, by its id."""
     drawn: Figures = {} if figures is None else figures
     data = evidence.typed(results)
     verbs = [(verb, table) for verb, table in (("bench", data.bench), ("ablate", data.ablate)) if len(table)]
     answers = [*sentences.gate_answers(data), *sentences.loop_answer(data)]
     return _template().render(
+        made_from=made_from,
         title="What each gate is for, and what it costs" if len(data.ablate) else "Recurrent networks, measured",
         settings=[
             (word, sentences.brief(table))
@@ -247,10 +272,8 @@ def failures(data: record.Results) -> list[tuple[str, str, str]]:
 def downloads(results: record.Results) -> list[tuple[str, int, str]]:
     """(file, rows, data URI): the tables as they were read; without a URI where too large for one page."""
     tables = {name: frame for name in record.COLUMNS if len(frame := getattr(results, name))}
-    raw = {  # a cell is a byte at least: what is too large for certain need not be written out to know it
-        name: frame.to_csv(index=False, lineterminator="\n").encode("utf-8", "replace")
-        for name, frame in tables.items()
-        if frame.size <= MOST_CSV
+    raw = {  # what is too large for certain need not be written out to know it
+        name: _csv(frame) for name, frame in tables.items() if len(_csv(frame.head(FIRST_ROWS))) <= MOST_CSV
     }
     inside, room = set(), MOST_CSV
     for name, text in sorted(raw.items(), key=lambda item: len(item[1])):
@@ -262,6 +285,11 @@ def downloads(results: record.Results) -> list[tuple[str, int, str]]:
         (f"{name}.csv", len(frame), head + base64.b64encode(raw[name]).decode() if name in inside else "")
         for name, frame in tables.items()
     ]
+
+
+def _csv(frame: pd.DataFrame) -> bytes:
+    text: str = frame.to_csv(index=False, lineterminator="\n")
+    return text.encode("utf-8", "replace")
 
 
 def _cut(error: object) -> str:

@@ -35,11 +35,18 @@ FAMILY = [
 
 
 def results(
-    variant: str, engine: ModuleType, seeds: int, dtype: torch.dtype, n: int = 3, h: int = 5, device: str = "cpu"
+    variant: str,
+    engine: ModuleType,
+    seeds: int,
+    dtype: torch.dtype,
+    n: int = 3,
+    h: int = 5,
+    device: str = "cpu",
+    numbers: bool = False,
 ) -> dict[str, Tensor]:
     """Outputs, last state and gradients of a random network with a random state, for random gradients of both.
 
-    The numbers are float32's, whatever the dtype that computes with them.
+    Of characters, or of `numbers`, as a probe gives. They are float32's, whatever the dtype that computes with them.
     """
     rng = torch.Generator().manual_seed(1)
 
@@ -49,7 +56,7 @@ def results(
     cell: Cell = variants.get(variant)(4, h, seeds).to(device, dtype)
     for weight in cell.parameters():
         weight.data = normal(*weight.shape) / 2 ** round(math.log2(h) / 2)  # exactly
-    X = torch.randint(4, (6, seeds, n), generator=rng).to(device)
+    X = normal(6, seeds, n, 4) if numbers else torch.randint(4, (6, seeds, n), generator=rng).to(device)
     H0 = normal(seeds, n, h).requires_grad_()
     H, (last,) = engine.unroll(cell, X, (H0,))
     weights = [normal(*t.shape) for t in (H, last)]
@@ -64,6 +71,15 @@ def results(
 def test_a_fast_engine_is_the_loop(variant: str, seeds: int, engine: ModuleType) -> None:
     one, other = (results(variant, e, seeds, torch.float64) for e in (loop, engine))
     assert one.keys() == other.keys()
+    wrong = {name: (other[name] - one[name]).abs().max().item() for name in one}
+    assert max(wrong.values()) <= 1e-10, wrong
+
+
+@pytest.mark.parametrize("engine", FAST)
+@pytest.mark.parametrize("seeds", [1, 3])
+@pytest.mark.parametrize("variant", ["rnn", "gru", "gru_after", "gru:R=0.3", "gru_after:Z=0.3", "gru:Z=0,R=0"])
+def test_of_numbers_too(variant: str, seeds: int, engine: ModuleType) -> None:
+    one, other = (results(variant, e, seeds, torch.float64, numbers=True) for e in (loop, engine))
     wrong = {name: (other[name] - one[name]).abs().max().item() for name in one}
     assert max(wrong.values()) <= 1e-10, wrong
 

@@ -147,6 +147,12 @@ def test_bench_for_real_then_report_without_torch(tmp_path: Path, monkeypatch, c
     anchors = pd.read_csv(folder / "anchors.csv").set_index("model")["heldout_perplexity"]
     assert set(anchors.index) == {"1-gram", "2-gram", "3-gram", "4-gram", "5-gram", "floor"}
 
+    def draw(*_: object) -> Path:
+        raise AssertionError("nothing is new, and it was drawn again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(report, "write", draw)
+        assert command.main([*words, "--results", str(folder)]) == 0
     page = (folder / "report.html").read_bytes()
     for path in [*folder.glob("*.csv"), folder / "report.html"]:
         path.unlink()

@@ -52,9 +52,18 @@ def test_done_reads_the_error(tmp_path: Path) -> None:
     record.write_run(tmp_path, RUN, fact(error="diverged: x", heldout_perplexity=None))
     assert not record.done(tmp_path, RUN)
     assert record.failed(tmp_path, RUN) == "diverged: x"
+    record.write_run(tmp_path, RUN, fact(error="diverged", sample=record.WELL))  # its words are not the file's lines
+    assert record.failed(tmp_path, RUN) == "diverged"
     record.write_run(tmp_path, RUN, fact())
     assert record.done(tmp_path, RUN)
     assert not record.done(tmp_path, dataclasses.replace(RUN, seed=1))
+    path = tmp_path / "runs" / f"{RUN.key}.json"
+    whole = path.read_text()
+    assert record.WELL in whole  # as `done` reads it, without JSON
+    assert whole.startswith(record.HEAD)
+    for changed in (whole[:-200], whole.replace("7.25", "7.5"), whole.replace('"version": 1', '"version": 2')):
+        path.write_text(changed)
+        assert not record.done(tmp_path, RUN)
 
 
 def test_gathered_is_what_was_written(tmp_path: Path) -> None:

@@ -162,7 +162,7 @@ def test_same_bytes_elsewhere_without_torch(
 def test_a_failed_write_keeps_the_old_page(
     results: record.Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(report, "html", lambda results, figures: f"a page of {len(results.bench)} rows")
+    monkeypatch.setattr(report, "html", lambda results, figures, made_from: f"a page of {len(results.bench)} rows")
     path = report.write(results, tmp_path)
     before = path.read_bytes()
 
@@ -174,6 +174,30 @@ def test_a_failed_write_keeps_the_old_page(
         report.write(dataclasses.replace(results, bench=results.bench.iloc[:1]), tmp_path)
     assert path.read_bytes() == before == b"a page of 6 rows"
     assert sorted(tmp_path.iterdir()) == [tmp_path / "figures", path]
+
+
+def test_a_page_of_the_same_tables_by_the_same_code_is_current(
+    results: record.Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = dataclasses.replace(results, bench=results.bench.iloc[:0], ablate=results.ablate.iloc[:0])
+    assert not report.current(tmp_path)
+    report.write(few, tmp_path)
+    assert not report.current(tmp_path)  # of tables without their digests nobody knows
+    record.write_tables(few, tmp_path)
+    report.write(few, tmp_path)
+    assert report.current(tmp_path)
+    record.write_tables(dataclasses.replace(few, runs=few.runs.iloc[1:]), tmp_path)
+    assert not report.current(tmp_path)
+    record.write_tables(few, tmp_path)
+    assert report.current(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("harness.report.metadata.version", lambda name: "another")
+        assert not report.current(tmp_path)
+    shutil.rmtree(tmp_path / "figures")
+    assert not report.current(tmp_path)
+    (tmp_path / "figures").mkdir()
+    (tmp_path / report.NAME).write_text((tmp_path / report.NAME).read_text().replace('content="', 'content="0', 1))
+    assert not report.current(tmp_path)
 
 
 def test_fetches_nothing_and_is_small(raw: str, page: Page) -> None:

@@ -129,6 +129,7 @@ def fingerprint(name: str, engine: str = "", also: Iterable[Path] = ()) -> str:
     return hashlib.sha256("\n".join(_tree(f) for f in files).encode()).hexdigest()[:16]
 
 
+@functools.cache
 def _engine(name: str) -> list[Path]:
     """The files of an engine, those beside it that it builds on included."""
     own = sorted((HERE / "engines").glob(f"{name}.*"))

@@ -54,7 +54,7 @@ def finished(folder: Path) -> dict[str, bytes]:
     """Runs that ended well, and their bytes. A file that does not parse raises."""
     found = {}
     for path in (folder / "runs").glob("[!.]*.json"):
-        if not json.loads(files.unsealed(path))["outcome"]["error"]:
+        if not json.loads(files.unsealed(path)[0])["outcome"]["error"]:
             found[path.name] = path.read_bytes()
     record.gather(folder)
     record.read(folder)
