@@ -178,7 +178,10 @@ def time_machine(
     download each time and the note says so. ValueError where there is neither.
     """
     if cache is None:
-        import platformdirs
+        try:
+            import platformdirs
+        except ModuleNotFoundError:  # a machine's own python, used as it is
+            raise ValueError(f"{BOOK} is kept in a folder that the package platformdirs names: install it") from None
 
         cache = Path(platformdirs.user_cache_dir("recurrent-harness", appauthor=False))
     kept = cache / "timemachine.txt"

@@ -581,6 +581,13 @@ def test_a_cache_that_cannot_be_written_is_said(server: str, tmp_path: Path, mon
     assert corpus.load("time-machine").note == note
 
 
+def test_without_the_package_that_names_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "platformdirs", None)  # as on a machine whose python is used as it is
+    assert "platformdirs" in corpus.load(None).note
+    with pytest.raises(ValueError, match="platformdirs names: install it.*CORPUS=path"):
+        corpus.load("time-machine")
+
+
 def test_without_network_and_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(*args: object) -> bytes:
         raise ValueError("https://x: no route")

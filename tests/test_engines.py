@@ -144,6 +144,9 @@ def test_without_a_compiler_native_says_so(monkeypatch: pytest.MonkeyPatch, tmp_
         with monkeypatch.context() as patch:
             patch.setenv("PATH", str(tmp_path))
             assert "no C compiler here" in native.refuses(variants.get("gru"))
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, "platformdirs", None)  # as on a machine whose python is used as it is
+            assert "platformdirs is not installed" in native.refuses(variants.get("gru"))
         native.library.cache_clear()
         with monkeypatch.context() as patch:
             patch.setattr(native, "cache", lambda: tmp_path)

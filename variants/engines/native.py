@@ -127,7 +127,10 @@ def library(dtype: torch.dtype) -> ctypes.CDLL:
 
 
 def cache() -> Path:
-    import platformdirs
+    try:
+        import platformdirs
+    except ModuleNotFoundError:  # a machine's own python, used as it is
+        raise OSError("the package platformdirs is not installed: no folder to keep what is compiled") from None
 
     return Path(platformdirs.user_cache_dir("recurrent-harness", appauthor=False))
 
