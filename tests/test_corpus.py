@@ -584,7 +584,7 @@ def test_a_cache_that_cannot_be_written_is_said(server: str, tmp_path: Path, mon
 def test_without_the_package_that_names_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "platformdirs", None)  # as on a machine whose python is used as it is
     assert "platformdirs" in corpus.load(None).note
-    with pytest.raises(ValueError, match="platformdirs names: install it.*CORPUS=path"):
+    with pytest.raises(ValueError, match=r"platformdirs names: install it.*CORPUS=path"):
         corpus.load("time-machine")
 
 
