@@ -284,8 +284,12 @@ def test_fingerprint_changes_with_the_equations_and_with_nothing_else(
     shutil.copytree(ROOT / "variants", copy)
     monkeypatch.setattr(variants, "HERE", copy)
 
-    def prints() -> dict[str, str]:
+    def forget() -> None:
         variants._tree.cache_clear()
+        variants._engine.cache_clear()
+
+    def prints() -> dict[str, str]:
+        forget()
         return {name: variants.fingerprint(name, "", also=[ROOT / "harness" / "train.py"]) for name in names}
 
     before = prints()
@@ -294,7 +298,7 @@ def test_fingerprint_changes_with_the_equations_and_with_nothing_else(
     (copy / file).write_text(text.replace(old, new))
     after = prints()
     assert {name for name in names if after[name] != before[name]} == changes
-    variants._tree.cache_clear()
+    forget()
 
 
 def test_fingerprint_changes_with_the_loop_that_trains(tmp_path: Path) -> None:
