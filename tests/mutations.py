@@ -20,7 +20,7 @@ EACH, SEED, PATIENCE_S = 25, 1895, 300
 # what is wrong: what should notice, the quickest first
 PARTS = {
     "harness/stats.py": "test_stats.py test_table.py",
-    "harness/record.py": "test_record.py test_table.py test_faults.py test_laws.py",
+    "harness/record.py": "test_record.py test_table.py test_laws.py test_faults.py",
     "harness/train.py": "test_train.py test_protocols.py test_faults.py",
     "variants/__init__.py": "test_laws.py test_variants.py test_main.py",
     "variants/cell.py": "test_variants.py test_train.py",
