@@ -24,7 +24,7 @@ PARTS = {
     "harness/train.py": "test_train.py test_protocols.py test_faults.py",
     "variants/__init__.py": "test_laws.py test_variants.py test_main.py",
     "variants/cell.py": "test_variants.py test_train.py",
-    "variants/model.py": "test_train.py test_variants.py test_protocols.py test_probes.py test_faults.py",
+    "variants/model.py": "test_laws.py test_train.py test_variants.py test_protocols.py test_probes.py test_faults.py",
     "variants/engines/fused.py": "test_engines.py",
     "variants/gru.py variants/gru_after.py variants/lstm.py variants/ligru.py variants/mgu.py": "test_variants.py",
 }
