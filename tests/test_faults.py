@@ -148,6 +148,13 @@ def test_a_checkpoint_is_of_these_runs_on_this_machine_and_is_gone_when_they_are
     assert record.checkpoint(tmp_path, [dataclasses.replace(RUN, seed=9), RUN], here).load() is None
     record.write_run(tmp_path, RUN, {})
     assert not one.path.exists()
+    last = dataclasses.replace(RUN, seed=1)
+    both = record.checkpoint(tmp_path, [RUN, last], here)
+    both.save({"x": np.arange(3.0)})
+    record.write_run(tmp_path, RUN, {})
+    assert both.load() is not None  # were it killed here, the other would still go on
+    record.write_run(tmp_path, last, {})
+    assert not both.path.exists()
 
 
 @pytest.mark.parametrize("cut", [0, 1, 30, 200, -1])

@@ -236,6 +236,12 @@ def test_the_data_of_a_seed_is_its_own(num_steps: int) -> None:
     assert len(starts) > len(alone) // SMALL.epochs  # another offset each epoch
 
 
+def test_held_out_text_is_read_as_streams_of_two_characters_at_the_least() -> None:
+    many, few = (training.streams(torch.arange(n), 4, 2) for n in (14, 7))
+    assert many[:, 1].T.tolist() == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11]]
+    assert few[:, 0].T.tolist() == [[0, 1], [2, 3], [4, 5]]
+
+
 def test_offsets_are_the_books_and_do_not_change_the_number_of_windows() -> None:
     protocol = dataclasses.replace(SMALL, num_steps=5)
     characters = torch.arange(SMALL.train_characters)
