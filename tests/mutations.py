@@ -26,7 +26,13 @@ PARTS = {
     "variants/cell.py": "test_variants.py test_train.py",
     "variants/model.py": "test_laws.py test_train.py test_variants.py test_protocols.py test_probes.py test_faults.py",
     "variants/engines/fused.py": "test_engines.py",
+    "variants/engines/loop.py variants/engines/scan.py variants/engines/library.py variants/engines/native.py": (
+        "test_engines.py test_variants.py"
+    ),
     "variants/gru.py variants/gru_after.py variants/lstm.py variants/ligru.py variants/mgu.py": "test_variants.py",
+    "variants/rnn.py variants/cifg.py variants/gru1.py variants/gru2.py variants/gru3.py variants/indrnn.py "
+    "variants/janet.py variants/lstm_peephole.py variants/mgu_keep.py variants/min_gru.py variants/min_lstm.py "
+    "variants/library.py": "test_variants.py test_engines.py",
 }
 
 
