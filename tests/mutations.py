@@ -49,7 +49,8 @@ def survivors(cosmic_ray: str, part: str, tests: str, clone: Path) -> tuple[int,
     session.unlink(missing_ok=True)
     subprocess.run([cosmic_ray, "init", config.name, session.name], cwd=clone, check=True)
     with sqlite3.connect(session) as database:
-        specs = database.execute("select job_id, module_path, operator_name, start_pos_row from mutation_specs").fetchall()
+        columns = "job_id, module_path, operator_name, start_pos_row"
+        specs = database.execute(f"select {columns} from mutation_specs").fetchall()
         specs = [spec for spec in sorted(specs, key=lambda s: s[1:]) if not _annotation(clone, *spec[1:])]
         kept = random.Random(SEED).sample(specs, min(int(os.environ.get("EACH", EACH)), len(specs)))
         keep = [job for job, *_ in kept]
