@@ -376,7 +376,7 @@ def _of_each(name: str, trained: Sequence[Loaded], facts: Sequence[list[Loaded]]
 
 def frame(name: str, rows: Sequence[Mapping[str, object]]) -> pd.DataFrame:
     """Rows as the table of that name; what a row lacks is empty."""
-    return pd.DataFrame([[row.get(c) for c in COLUMNS[name]] for row in rows], columns=list(COLUMNS[name]))
+    return pd.DataFrame({c: [row.get(c) for row in rows] for c in COLUMNS[name]}, columns=list(COLUMNS[name]))
 
 
 def write_tables(results: Results, folder: Path) -> None:
