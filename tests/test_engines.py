@@ -85,8 +85,8 @@ def test_of_numbers_too(variant: str, seeds: int, engine: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("engine", FAST)
-@pytest.mark.parametrize(("n", "h"), [(1, 1), (8, 48), (9, 49), (17, 25), (13, 96)])
-def test_sizes_beside_the_width_of_a_register(n: int, h: int, engine: ModuleType) -> None:
+@pytest.mark.parametrize(("n", "h"), [(1, 1), (8, 48), (9, 49), (17, 25), (13, 96), (24, 7), (43, 3)])
+def test_sizes_beside_the_width_of_a_register_and_the_length_of_a_chunk(n: int, h: int, engine: ModuleType) -> None:
     for variant in ("gru", "gru_after", "gru:R=0", "gru:Z=0.3", "rnn"):
         one, other = (results(variant, e, 2, torch.float64, n, h) for e in (loop, engine))
         wrong = {name: (other[name] - one[name]).abs().max().item() for name in one}
