@@ -380,26 +380,36 @@ def frame(name: str, rows: Sequence[Mapping[str, object]]) -> pd.DataFrame:
 
 
 def write_tables(results: Results, folder: Path) -> None:
-    """Every table as CSV, and SUMS. Floats at full length: what is read back is what was measured."""
-    (folder / SUMS).unlink(
-        missing_ok=True
-    )  # were this to end before the last line, no table would be said to be edited
-    sums = []
+    """Every table as CSV, and SUMS."""
+    # first: were this to end before the last line, no table would be said to be edited
+    (folder / SUMS).unlink(missing_ok=True)
+    digests = []
     for field in dataclasses.fields(results):
-        text = getattr(results, field.name).to_csv(index=False, lineterminator="\n")
+        text = spelt(getattr(results, field.name))
         write(folder / f"{field.name}.csv", text)
-        sums.append(f"{digest(text)}  {field.name}.csv\n")
-    write(folder / SUMS, "".join(sums))
+        digests.append(f"{digest(text)}  {field.name}.csv\n")
+    write(folder / SUMS, "".join(digests))
 
 
 def read(folder: Path) -> Results:
     """The tables of a folder. ValueError names the file and, where it can be told, the line that is not as written."""
+    lines = (line.partition("  ") for line in sums(folder).splitlines())
+    written = {name: hexadecimal for hexadecimal, _, name in lines}
+    return Results(**{name: _read(folder / f"{name}.csv", name, written.get(f"{name}.csv")) for name in COLUMNS})
+
+
+def sums(folder: Path) -> str:
+    """The digests of a folder's tables, as they were written; '' where there are none, as of an older version."""
     try:
-        lines = (folder / SUMS).read_text(encoding="utf-8", errors="replace").splitlines()
+        return (folder / SUMS).read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
-        lines = []  # results of before there was one
-    sums = {name: hexadecimal for hexadecimal, _, name in (line.partition("  ") for line in lines)}
-    return Results(**{name: _read(folder / f"{name}.csv", name, sums.get(f"{name}.csv")) for name in COLUMNS})
+        return ""
+
+
+def spelt(table: pd.DataFrame) -> str:
+    """A table as CSV. Floats at full length: what is read back is what was measured."""
+    text: str = table.to_csv(index=False, lineterminator="\n")
+    return text
 
 
 # ---- from here on: the parts of the above -----------------------------------------------------

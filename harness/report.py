@@ -56,10 +56,9 @@ def write(results: record.Results, folder: Path) -> Path:
 
 
 def made_from(folder: Path) -> str:
-    """A digest of a folder's tables, as SHA256SUMS has it, and of the code that draws them; '' without that file."""
-    try:
-        sums = (folder / record.SUMS).read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
+    """A digest of a folder's tables and of what draws them: code, libraries. '' where the tables have no digests."""
+    sums = record.sums(folder)
+    if not sums:
         return ""
     own = [file.read_bytes().hex() for file in sorted(Path(__file__).parent.glob("*.*")) if file.is_file()]
     libraries = [f"{name} {metadata.version(name)}" for name in ("matplotlib", "pandas", "seaborn", "jinja2")]
@@ -89,7 +88,10 @@ def keep(figures: Figures, folder: Path) -> None:
 
 
 def html(results: record.Results, figures: Figures | None = None, made_from: str = "") -> str:
-    """The whole page. Works for any tables missing, empty or half filled. `figures` gets what is drawn, by its id."""
+    """The whole page. Works for any tables missing, empty or half filled. `figures` gets what is drawn, by its id.
+
+    `made_from` stands in its head, so that `current` can tell whether it would come out the same.
+    """
     drawn: Figures = {} if figures is None else figures
     data = evidence.typed(results)
     verbs = [(verb, table) for verb, table in (("bench", data.bench), ("ablate", data.ablate)) if len(table)]
@@ -288,8 +290,7 @@ def downloads(results: record.Results) -> list[tuple[str, int, str]]:
 
 
 def _csv(frame: pd.DataFrame) -> bytes:
-    text: str = frame.to_csv(index=False, lineterminator="\n")
-    return text.encode("utf-8", "replace")
+    return record.spelt(frame).encode("utf-8", "replace")
 
 
 def _cut(error: object) -> str:
