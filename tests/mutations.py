@@ -2,7 +2,7 @@
 
 COSMIC-RAY is that program (`pip install cosmic-ray`). Of all its mutations of a part a random sample, the same every
 time, is tried in a clone of this checkout's last commit, each against the tests named for it. Survivors are shown as
-diffs, on stderr. EACH=20 for another number of each part. Two hours for one core. A part that wants
+diffs, on stderr. EACH=12 for another number of each part, which takes about an hour of one core. A part that wants
 triton is left out where there is none.
 """
 
