@@ -7,7 +7,6 @@ field of `Run`, and `Run.key` changes when any of them does.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import hashlib
 import json
@@ -15,6 +14,8 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
+
+from variants.registry import unknown as unknown
 
 BASELINE = "gru"  # every difference is taken against it, paired by seed
 SPEED_BASELINE = "nn.gru"  # what an engineer would otherwise use; absent from a grid, BASELINE serves
@@ -234,15 +235,6 @@ def looks(contrasts: int, most: int, count: int = 4) -> tuple[int, ...]:
     if most <= first:
         return (most,)
     return tuple(dict.fromkeys(round(first + (most - first) * k / (count - 1)) for k in range(count)))
-
-
-def unknown(kind: str, name: str, choices: Iterable[str]) -> str:
-    """One line for a name that is not there: what was asked, the nearest, all there are."""
-    known = list(choices)
-    folded = {choice.lower(): choice for choice in known}
-    near = difflib.get_close_matches(name.lower(), folded, n=1)
-    hint = f" Did you mean {folded[near[0]]!r}?" if near else ""
-    return f"no {kind} {name!r}.{hint} There are: {', '.join(known)}"
 
 
 def contrasts(variants: Sequence[str], baseline: str = BASELINE) -> int:

@@ -24,7 +24,7 @@ PARTS = {
     "harness/stats.py": "test_stats.py test_table.py",
     "harness/record.py": "test_record.py test_table.py test_laws.py test_faults.py",
     "harness/train.py": "test_train.py test_protocols.py test_faults.py",
-    "variants/__init__.py": "test_laws.py test_variants.py test_main.py",
+    "variants/registry.py variants/__init__.py": "test_laws.py test_variants.py test_main.py",
     "variants/cell.py": "test_variants.py test_train.py",
     "variants/model.py": "test_laws.py test_train.py test_variants.py test_protocols.py test_probes.py test_faults.py",
     "variants/engines/fused.py": "test_engines.py",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import math
 import shutil
@@ -315,3 +316,19 @@ def test_fingerprint_changes_with_the_loop_that_trains(tmp_path: Path) -> None:
     other = tmp_path / "train.py"
     other.write_text("lr = 1")
     assert variants.fingerprint("gru", "", [other]) != variants.fingerprint("gru")
+
+
+def test_variants_imports_nothing_of_harness() -> None:
+    for path in (ROOT / "variants").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not [n for n in names if n.partition(".")[0] == "harness"], path.name
+
+
+def test_a_file_outside_the_tree_writes_a_cell_with_what_variants_offers() -> None:
+    namespace: dict[str, object] = {}
+    exec("from variants import Absent, Cell, State, Tensor, gate, relu, sigmoid, tanh", namespace)
+    assert namespace["Cell"] is Cell
+    with pytest.raises(AttributeError, match="no attribute 'absent'"):
+        _ = variants.absent

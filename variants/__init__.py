@@ -1,9 +1,10 @@
-"""What a recurrent network computes, one cell a file. This file finds them and spells their names.
+"""What a recurrent network computes, one cell a file; `registry` finds them and reads their names.
 
     canonical("gru:R=1.0,Z=0")   'gru:Z=0,R=1'          works without torch: reads the files as text
     get("gru:R=1")               the class, its reset gate held at 1, its dead weights gone
 
-A class that subclasses `Cell` (or `Library`) is a variant, named by its file, or by its `name`.
+A class that subclasses `Cell` (or `Library`) is a variant, named by its file, or by its `name`. What a cell is written
+with comes from here too, wherever its file lies: `from variants import Cell, gate, sigmoid, tanh`.
 """
 
 from __future__ import annotations
@@ -11,112 +12,26 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
-import importlib
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from harness.grid import unknown
+from .registry import ENGINES, HERE, Entry, canonical, found, get, parse, plainest, refusals
 
 if TYPE_CHECKING:
-    from .cell import Cell
+    from .cell import Absent, Cell, State, Tensor, gate, relu, sigmoid, tanh
 
-HERE = Path(__file__).parent
-ENGINES = ("library", "resident", "native", "scan", "fused", "loop")  # the fastest first
-
-
-@dataclass(frozen=True)
-class Entry:
-    """Where a variant stands: its file (stem), its class, its gates in order of definition, its first line."""
-
-    file: str
-    cls: str
-    gates: tuple[str, ...]
-    about: str
+__all__ = ["ENGINES", "Absent", "Cell", "Entry", "State", "Tensor", "canonical", "fingerprint", "found", "gate", "get",
+           "parse", "plainest", "refusals", "relu", "sigmoid", "tanh"]  # fmt: skip
 
 
-@functools.cache
-def found() -> dict[str, Entry]:
-    """Every variant, by name: the cells written here first, then torch's."""
-    entries = {}
-    for path in sorted(HERE.glob("[!_]*.py"), key=lambda p: (p.stem == "library", p.stem)):
-        module = ast.parse(path.read_text(encoding="utf-8"))
-        for node in module.body:
-            bases = {b.id for b in node.bases if isinstance(b, ast.Name)} if isinstance(node, ast.ClassDef) else set()
-            if not isinstance(node, ast.ClassDef) or not bases & {"Cell", "Library"} or node.name == "Library":
-                continue
-            name, about = path.stem, (ast.get_docstring(module) or "").partition("\n")[0]
-            for line in node.body:
-                if isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == "name":
-                    name = ast.literal_eval(line.value)
-                    about = f"torch.nn.{node.name}, as torch runs it"
-            gates = tuple(
-                f.name
-                for f in node.body
-                if isinstance(f, ast.FunctionDef) and any(ast.unparse(d) == "gate" for d in f.decorator_list)
-            )
-            entries[name] = Entry(path.stem, node.name, gates, about)
-    return entries
+def __getattr__(name: str) -> Any:
+    """What cell.py offers, when it is asked for: names are read without torch."""
+    if name not in __all__:
+        raise AttributeError(f"module 'variants' has no attribute {name!r}")
+    from . import cell
 
-
-def parse(name: str) -> tuple[str, dict[str, float]]:
-    """('gru', {'Z': 0.0}) of 'gru:Z=0'. ValueError names what is wrong, the choices, the nearest."""
-    base, colon, fixed = name.partition(":")
-    if base not in found():
-        raise ValueError(unknown("variant", base, found()))
-    gates = found()[base].gates
-    values: dict[str, float] = {}
-    for part in fixed.split(",") if colon else ():
-        symbol, _, text = part.partition("=")
-        if not gates:
-            raise ValueError(f"{base} has no gate that can be fixed; with gates: {_gated()}")
-        if symbol not in gates:
-            raise ValueError(f"{name!r}: {unknown('gate', symbol, gates)} (spelt like {base}:{gates[0]}=1)")
-        if symbol in values:
-            raise ValueError(f"{name!r} fixes gate {symbol} twice")
-        try:
-            value = float(text)
-        except ValueError:
-            value = -1.0
-        if not 0 <= value <= 1:
-            raise ValueError(f"{name!r}: gate {symbol} is fixed at a number from 0 to 1, not {text!r}")
-        values[symbol] = abs(value)  # -0 is 0
-    return base, {g: values[g] for g in gates if g in values}
-
-
-def canonical(name: str) -> str:
-    """The one spelling of a variant: gates in the order their cell defines them, numbers at their shortest."""
-    base, values = parse(name)
-    return base + ":" * bool(values) + ",".join(f"{g}={_number(v)}" for g, v in values.items())
-
-
-def get(name: str) -> type[Cell]:
-    """The class of a variant. ValueError as for `parse`."""
-    from .cell import fix
-
-    base, values = parse(name)
-    entry = found()[base]
-    cell: type[Cell] = getattr(importlib.import_module(f"{__name__}.{entry.file}"), entry.cls)
-    return fix(cell, tuple(values.items())) if values else cell  # type: ignore[arg-type]
-
-
-def plainest(name: str) -> str:
-    """The engine that every other must agree with: the loop, or torch's own for torch's own."""
-    return "library" if found()[parse(name)[0]].file == "library" else "loop"
-
-
-def refusals(
-    name: str, device: str = "cpu", hidden: int = 256, batch: int = 32, precision: str = "ieee"
-) -> dict[str, str]:
-    """engine -> why it cannot run this variant at this size, '' where it can; the fastest first."""
-    said = {}
-    for name_of in ENGINES:
-        engine = importlib.import_module(f"{__name__}.engines.{name_of}")
-        said[name_of] = engine.refuses(get(name), device)
-        if not said[name_of] and hasattr(engine, "fits"):
-            said[name_of] = engine.fits(hidden, batch, precision)
-    return said
+    return getattr(cell, name)
 
 
 def fingerprint(name: str, engine: str = "", also: Iterable[Path] = ()) -> str:
@@ -155,11 +70,3 @@ def _tree(path: Path) -> str:
         ):
             del body[0]
     return ast.unparse(tree)  # `unparse`, not `dump`: the same text under every version of Python we support
-
-
-def _gated() -> str:
-    return ", ".join(name for name, entry in found().items() if entry.gates)
-
-
-def _number(value: float) -> str:
-    return f"{value:g}" if float(f"{value:g}") == value else repr(value)
