@@ -36,8 +36,7 @@ def captured(epoch: Epoch, example: Tensor, weights: Sequence[Tensor]) -> Epoch:
         with torch.no_grad():
             for weight, value in zip(weights, before, strict=True):
                 weight.copy_(value)
-                if weight.grad is not None:
-                    weight.grad.zero_()
+                weight.grad = None
 
     def replay(fresh: Tensor) -> Tensor:
         streams.copy_(fresh)

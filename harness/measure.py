@@ -291,7 +291,7 @@ def disagreement(run: Run, vocabulary: int) -> float:
         )
         losses, after = model.losses(X[:-1], X[1:], state)
         torch.autograd.backward([losses, *after], [torch.ones_like(losses), *(torch.ones_like(s) for s in after)])
-        results = [losses, *after, *(w.grad for w in model.parameters() if w.grad is not None)]
+        results = [losses, *after, *(torch.zeros_like(w) if w.grad is None else w.grad for w in model.parameters())]
         found.append([value.detach() for value in results])
     if run.engine in FLOAT32:
         return float(max((a - b).norm() / a.norm() for a, b in zip(*found, strict=True)))

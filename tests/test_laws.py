@@ -90,8 +90,7 @@ def test_an_update_is_clipped_and_a_seed_with_any_gradient_that_is_no_number_sta
     model = Model("gru", 5, 6, [0, 1, 2], init="torch")
     before = [weight.detach().clone() for weight in model.parameters()]
     for weight in model.parameters():
-        assert weight.grad is not None
-        torch.nn.init.normal_(weight.grad, generator=torch.Generator().manual_seed(weight.numel()))
+        weight.grad = torch.randn(weight.shape, generator=torch.Generator().manual_seed(weight.numel()))
         weight.grad[1] *= 1e-3  # under the clip
     assert model.b_q.grad is not None
     model.b_q.grad[2, 0, 0] = math.nan  # one number of one weight of seed 2
@@ -106,7 +105,23 @@ def test_an_update_is_clipped_and_a_seed_with_any_gradient_that_is_no_number_sta
     assert norms[1] < 0.25 < norms[0]
     assert norms[2].isnan()
     assert all(not move[2].any() for move in moves)
-    assert not any(w.grad.any() for w in model.parameters() if w.grad is not None)
+    assert all(w.grad is None for w in model.parameters())
+
+
+@pytest.mark.parametrize(("variant", "seeds"), [("gru", 3), ("nn.gru", 1)])
+def test_weights_are_views_of_one_buffer_and_stay_so(variant: str, seeds: int) -> None:
+    """In the order of `parameters()`, a row a seed: clip and update are a few operations on all of them at once."""
+    model = Model(variant, 5, 6, list(range(seeds)), init="torch")
+    X = torch.randint(5, (7, seeds, 3), generator=torch.Generator().manual_seed(0))
+    for step in (model.update, model.adam):
+        model.losses(X[:-1], X[1:], model.cell.begin(3))[0].sum().backward()
+        gradients = torch.cat([g.grad.reshape(seeds, -1) for g in model.parameters() if g.grad is not None], 1)
+        step(0.1, 1.0)
+        assert torch.equal(model.gradient, gradients)
+        assert torch.equal(model.flat, torch.cat([w.detach().reshape(seeds, -1) for w in model.parameters()], 1))
+        assert {w.untyped_storage().data_ptr() for w in model.parameters()} == {model.flat.untyped_storage().data_ptr()}
+    assert model.flat.is_contiguous()
+    assert model.flat.shape == (seeds, model.parameters_per_seed)
 
 
 def test_many_seeds_train_without_a_warning(recwarn: pytest.WarningsRecorder) -> None:

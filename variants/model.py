@@ -61,10 +61,15 @@ class Model(nn.Module):
         self.to(device=device, dtype=dtype)
         self.moments: tuple[Tensor, ...] = ()
         self.steps = 0
-        self.rows: list[tuple[Tensor, Tensor]] = []  # every weight and its gradient, a row a seed
-        for weight in self.parameters():
-            weight.grad = torch.zeros_like(weight)
-            self.rows.append((weight.data.view(len(seeds), -1), weight.grad.view(len(seeds), -1)))
+        weights = list(self.parameters())
+        self.flat = torch.cat([w.data.view(len(seeds), -1) for w in weights], 1)  # (S, P): parameters() are views of it
+        self.gradient = torch.empty_like(self.flat)  # (S, P), laid out alike: filled by `gather`
+        self.values = [self.flat]  # what an update changes
+        if library and self.flat.is_cuda:  # cuDNN reads weights without a copy only where it has laid them out itself
+            self.values = [w.data.view(len(seeds), -1) for w in weights]
+            return
+        for w, value in zip(weights, self.flat.split([w.numel() // len(seeds) for w in weights], 1), strict=True):
+            w.data = value.view(w.shape)
 
     @property
     def parameters_per_seed(self) -> int:
@@ -89,19 +94,19 @@ class Model(nn.Module):
         Gives the norms before clipping (S,); no value is read back from the device. A seed whose norm is not
         finite stays where it is.
         """
-        flat, norm = self.gradients()
+        norm = self.gather()
         step = (lr * (clip / norm).clamp(max=1))[:, None]
-        self.subtract(torch.where(norm.isfinite()[:, None], flat * step, 0.0))
+        self.subtract(torch.where(norm.isfinite()[:, None], self.gradient * step, 0.0))
         return norm
 
     def adam(self, lr: float, clip: float, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8) -> Tensor:
         """As `update`, the step Adam's. Kingma and Ba 2015, https://arxiv.org/abs/1412.6980, algorithm 1."""
-        flat, norm = self.gradients()
+        norm = self.gather()
         if not self.moments:
-            self.moments = (torch.zeros_like(flat), torch.zeros_like(flat))
+            self.moments = (torch.zeros_like(self.flat), torch.zeros_like(self.flat))
         self.steps += 1
         m, v = self.moments
-        g = flat * (clip / norm).clamp(max=1)[:, None]
+        g = self.gradient * (clip / norm).clamp(max=1)[:, None]
         fine = norm.isfinite()[:, None]
         m.copy_(torch.where(fine, beta1 * m + (1 - beta1) * g, m))
         v.copy_(torch.where(fine, beta2 * v + (1 - beta2) * g * g, v))
@@ -124,16 +129,18 @@ class Model(nn.Module):
         names = [f"moment/{k}" for k in range(2) if f"moment/{k}" in arrays]
         self.moments = tuple(torch.from_numpy(arrays[name]).to(self.b_q.device) for name in names)
 
-    def gradients(self) -> tuple[Tensor, Tensor]:
-        """All of them in one (S, P), few operations on much where each costs a launch; and their norms (S,)."""
-        flat = torch.cat([gradient for _, gradient in self.rows], 1)
-        return flat, torch.linalg.vector_norm(flat, dim=1)
+    def gather(self) -> Tensor:
+        """Move every weight's .grad into `gradient`, by one copy; .grad is then None. Return their norms (S,)."""
+        grads = [torch.zeros_like(w) if w.grad is None else w.grad for w in self.parameters()]
+        torch.cat([g.reshape(len(self.flat), -1) for g in grads], 1, out=self.gradient)
+        for w in self.parameters():
+            w.grad = None
+        norms: Tensor = torch.linalg.vector_norm(self.gradient, dim=1)
+        return norms
 
     def subtract(self, change: Tensor) -> None:
-        """Take a change (S, P) from the weights; gradients back to zero."""
-        values, gradients = zip(*self.rows, strict=True)
-        torch._foreach_sub_(values, change.split([g.shape[1] for g in gradients], 1))
-        torch._foreach_zero_(gradients)
+        """Take a change (S, P) from the weights."""
+        torch._foreach_sub_(self.values, change.split([v.shape[1] for v in self.values], 1))
 
 
 def matched(variant: str, like: str, vocabulary: int, hidden: int) -> int:
