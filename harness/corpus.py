@@ -101,6 +101,16 @@ def decode(corpus: Corpus, tokens: Sequence[int] | Tokens) -> str:
     return "".join(corpus.vocabulary[int(token)] for token in tokens)
 
 
+def visible(corpus: Corpus, tokens: Sequence[int] | Tokens) -> list[str]:
+    """Each token as tables and pages may have it: a line end, or what else cannot be printed, as its escape."""
+    return [printable(corpus.vocabulary[int(token)]) for token in tokens]
+
+
+def printable(text: str) -> str:
+    """The text, every character that cannot be printed as its escape, a line end as `\\n`."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def split(corpus: Corpus, train_characters: int, heldout_characters: int, between: int = 0) -> tuple[Tokens, Tokens]:
     """The first `train_characters`; the `heldout_characters` that follow them and those `between`. Views, read-only."""
     have, need = len(corpus.tokens), train_characters + between + heldout_characters
@@ -356,7 +366,7 @@ def _shown(path: Path) -> str:
     A file of that name is not the text of that name; and a spreadsheet would take = + - @ in front for a formula.
     """
     name = os.fsencode(path.name).decode("utf-8", "backslashreplace")
-    name = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+    name = printable(name)
     return f"./{name}" if name in (BOOK, EMBEDDED) or name.startswith(("=", "+", "-", "@")) else name
 
 

@@ -41,6 +41,7 @@ CHOICES = {
     "update_bias": ("own", "0", "1", "chrono"),
     "task": ("text", "adding", "copy", "selective_copy", "counting"),
 }
+PROMPT = "time traveller"  # of a sample, the book's
 MAY_BE_ZERO = {"validation_characters"}
 RATES = (0.25, 0.5, 1.0, 2.0, 4.0)  # what rate=chosen chooses from, for every variant the same
 RATE_SEEDS = (1000, 1001)  # that choose it: none of them is scored

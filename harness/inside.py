@@ -113,7 +113,7 @@ def heat(model: Model, corpus: text.Corpus, characters: Tensor) -> list[Facts]:
     values = {g: torch.stack(v)[SENTENCE:] for g, v in seen.items()}
     order = values[learned[0]].mean(0).argsort()
     units = order[torch.linspace(0, len(order) - 1, min(UNITS, len(order))).round().long()]
-    letters = text.decode(corpus, characters[SENTENCE : 2 * SENTENCE].tolist())
+    letters = text.visible(corpus, characters[SENTENCE : 2 * SENTENCE].tolist())
     return [
         {"gate": gate, "position": t, "character": letter, "unit": u, "value": round(float(value), 4)}
         for gate in learned

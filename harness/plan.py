@@ -246,9 +246,16 @@ def described(plan: Plan) -> dict[str, object]:
 
 
 def check(text: Corpus, protocol: Protocol) -> None:
-    """ValueError where a text is too short for a protocol, or the protocol contradicts itself."""
+    """ValueError where a text is too short for a protocol, a size is too small, or the protocol contradicts itself."""
     from harness import train
 
+    for part in ("heldout_characters", "validation_characters"):
+        if getattr(protocol, part) == 1 and protocol.sampling == "sequential":
+            raise ValueError(f"{part} is at least 2, not 1: a character is predicted from the one before it")
+    if protocol.update_bias == "chrono" and protocol.num_steps < 3:
+        raise ValueError(
+            f"update_bias=chrono is log U(1, num_steps - 1): num_steps is at least 3, not {protocol.num_steps}"
+        )
     train_part, validation, _ = train.parts(text, protocol)
     train.windows_of(len(train_part), protocol)
     if protocol.rate == "chosen" and not len(validation):

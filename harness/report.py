@@ -20,6 +20,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from harness import draw, evidence, files, record, sections, sentences, stats, tables
+from harness.grid import PROMPT
 from harness.spell import count, mib, rate, several, unique
 from harness.tables import Numbers, Table
 
@@ -228,18 +229,20 @@ def _images(name: str, figure: draw.Draw, frames: Sequence[pd.DataFrame], drawn:
     return images
 
 
-def samples(data: record.Results) -> list[tuple[str, str, str]]:
-    """(label, what, 50 characters after `time traveller`): of each variant's lowest finished seed."""
-    out: dict[tuple[str, str], tuple[str, str, str]] = {}
+def samples(data: record.Results) -> list[tuple[str, str, str, str]]:
+    """(label, what, prompt, 50 characters after it): of each variant's lowest finished seed.
+
+    A prompt other than `time traveller` stands with the rest: where it ends is not on file.
+    """
+    out: dict[tuple[str, str], tuple[str, str, str, str]] = {}
     for table in (data.bench, data.ablate):
         own = evidence.finished(data, table)
         for label, rows in own[own["sample"] != ""].sort_values("seed").groupby("label", sort=False):
             row = rows.iloc[0]
             text = str(row["sample"])
-            text = text.removeprefix("time traveller")
-            out.setdefault(
-                (str(label), str(row.protocol)), (str(label), f"seed {count(row.seed)}, {row.protocol}", text[:60])
-            )
+            prompt = PROMPT * text.startswith(PROMPT)
+            what = f"seed {count(row.seed)}, {row.protocol}"
+            out.setdefault((str(label), str(row.protocol)), (str(label), what, prompt, text[len(prompt) :][:80]))
     return list(out.values())
 
 

@@ -22,14 +22,14 @@ import variants
 from harness import corpus as text
 from harness import inside
 from harness.capture import Epoch, captured
-from harness.grid import BASELINE, Protocol, Run
+from harness.grid import BASELINE, PROMPT, Protocol, Run
 from harness.watch import Arrays, Keep, Progress, Watch, set_words, words_of
 from variants.cell import State
 from variants.model import Model
 
 HELD = (0.0, 0.5, 1.0)  # what a lesion holds a gate at
 Alive = Callable[[], None]  # to be called from time to time in what takes long
-PROMPT, SAMPLED = "time traveller", 50  # the book's prompt and length
+SAMPLED = 50  # characters of a sample, as in the book
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def train(
     final = held
     if len(validation):
         final, mean_exp = score(model, scored, protocol, watch.alive)
-    samples = generate(model, corpus)
+    samples = generate(model, corpus, heldout)
     broken = lesions(model, runs[0].variant, scored, protocol, watch.alive)
     text_on = streams(heldout, protocol.batch_size, len(runs))
     values, reaches = inside.gates(model, text_on), inside.reach(model, text_on)
@@ -377,16 +377,22 @@ def lesions(
 
 
 @torch.no_grad()
-def generate(model: Model, corpus: text.Corpus, prompt: str = PROMPT, characters: int = SAMPLED) -> list[str]:
-    """The prompt and what each seed's network writes after it, always the likeliest character, as the book does."""
-    start = torch.from_numpy(text.encode(corpus, prompt).astype(np.int64)).to(model.b_q.device)
+def generate(model: Model, corpus: text.Corpus, heldout: Tensor, characters: int = SAMPLED) -> list[str]:
+    """The prompt and what each seed's network writes after it, always the likeliest character, as the book does.
+
+    The prompt is the book's, or the first characters held out where the vocabulary lacks one of the book's.
+    """
+    start = torch.from_numpy(text.encode(corpus, PROMPT).astype(np.int64)).to(model.b_q.device)
+    if not start.all():  # index 0 is <unk>
+        start = heldout[: len(PROMPT)]
     seeds = len(model.b_q)
     logits, state = model(start[:, None, None].expand(-1, seeds, 1), model.cell.begin(1))
     written = [logits[-1].argmax(-1)]
     for _ in range(characters - 1):
         logits, state = model(written[-1][None], state)
         written.append(logits[-1].argmax(-1))
-    return [prompt + text.decode(corpus, torch.stack(written)[:, s, 0].tolist()) for s in range(seeds)]
+    whole = torch.cat([start[:, None].expand(-1, seeds), torch.stack(written)[:, :, 0]])
+    return ["".join(text.visible(corpus, whole[:, s].tolist())) for s in range(seeds)]
 
 
 def evaluation_epochs(protocol: Protocol) -> set[int]:

@@ -8,6 +8,7 @@ import itertools
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -319,6 +320,15 @@ def test_the_map_is_of_one_sentence_of_the_text_read_in_order() -> None:
     first = sorted(f["value"] for f in facts if (f["gate"], f["position"]) == ("Z", 0))
     assert first == pytest.approx(sorted(z.tolist()), abs=1e-4)
     assert inside.heat(model, book(), letters[:50]) == []
+
+
+def test_the_map_shows_an_unknown_symbol_and_a_line_end_as_one_each() -> None:
+    tokens = np.resize(np.arange(4, dtype=np.int16), 200)
+    made = text.Corpus("made", "", tokens, (text.UNKNOWN, "\n", "a", "\u2028"))
+    letters = torch.from_numpy(tokens.astype("int64"))
+    facts = inside.heat(Model("gru", 4, 6, [0]), made, letters)
+    shown = [f["character"] for f in facts if (f["gate"], f["unit"]) == ("Z", 0)]
+    assert shown == ["<unk>", "\\n", "a", "\\u2028"] * 15
 
 
 def test_a_training_leaves_what_it_looked_at_in_the_tables(tmp_path: Path) -> None:

@@ -8,14 +8,16 @@ import itertools
 import math
 import random
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from harness import corpus as text
+from harness import inside
 from harness import train as training
-from harness.grid import PROTOCOLS, Protocol, Run
+from harness.grid import PROMPT, PROTOCOLS, Protocol, Run
 from harness.train import train
 from variants.model import Model
 
@@ -364,9 +366,10 @@ def test_a_learning_rate_that_explodes_is_a_row() -> None:
     assert outcome.parameters
 
 
-def test_the_sample_is_the_likeliest_text() -> None:
+def test_the_sample_is_the_likeliest_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "PROMPT", "time")
     model = Model("gru", len(book().vocabulary), 6, [0, 1], init="torch")
-    said = training.generate(model, book(), prompt="time", characters=9)
+    said = training.generate(model, book(), torch.zeros(9), characters=9)
     for seed, sample in enumerate(said):
         assert len(sample.replace("<unk>", "?")) == 4 + 9
         tokens = text.encode(book(), "time").astype(int).tolist()
@@ -374,7 +377,20 @@ def test_the_sample_is_the_likeliest_text() -> None:
             logits, _ = model(torch.tensor(tokens)[:, None, None].expand(-1, 2, 1), model.cell.begin(1))
             tokens.append(int(logits[-1, seed, 0].argmax()))
         assert sample == "time" + text.decode(book(), tokens[4:])
-    assert len(train([run()], book())[0].sample.replace("<unk>", "?")) == len(training.PROMPT) + 50
+    monkeypatch.undo()
+    assert len(train([run()], book())[0].sample.replace("<unk>", "?")) == len(PROMPT) + 50
+
+
+def test_a_network_that_does_not_know_the_books_prompt_starts_with_the_text_held_out() -> None:
+    chinese = text._file(
+        Path("made.txt"), ("\u6625\u7720\u4e0d\u89c9\u6653\n\u5904\u5904\u95fb\u557c\u9e1f" * 60).encode()
+    )
+    protocol = dataclasses.replace(SMALL, epochs=1)
+    [outcome] = train([Run("gru", 0, protocol, chinese.sha256, "cpu")], chinese)
+    heldout = chinese.tokens[400:414]
+    assert outcome.sample.startswith(text.decode(chinese, heldout))
+    assert "<unk>" not in outcome.sample
+    assert [fact["character"] for fact in outcome.heat[:: inside.UNITS // 2]][:3]  # drawn, not crashed
 
 
 def test_a_state_that_never_changes_learns_the_frequencies_of_characters() -> None:
