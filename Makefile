@@ -19,7 +19,7 @@
 #   MAX        the most of SEEDS=until-decided        MATCH   hidden or parameters: what variants share
 #   TASKS      of probe, like "adding copy"           LENGTHS of probe, like "10 50"
 #   INIT       own, book or torch       RESULTS   folder to write to, results if not given
-#   ENGINE     auto, library, resident, native, scan, fused or loop: what trains
+#   ENGINE     auto, library, resident, native, scan, fused, loop or book: what trains
 #   PYTHON     use this interpreter as it is and install nothing; else make fills .venv, once
 
 NAMES := PROTOCOL CORPUS DEVICE ENGINE SEEDS VARIANTS RESULTS INIT SET FULL TASKS LENGTHS MAX MATCH PYTHON

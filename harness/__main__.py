@@ -107,7 +107,8 @@ def parser() -> Parser:
     top.add_argument("--device", metavar="NAME", default="auto", help="auto: cuda where there is one")
     top.add_argument(
         "--engine", metavar="NAME", default="auto",
-        help="what trains: auto (the fastest that can), library, resident, native, scan, fused, loop; bench times all",
+        help="what trains: auto (the fastest that can), library, resident, native, scan, fused, loop or book; "
+        "bench times all",
     )  # fmt: skip
     top.add_argument(
         "--precision", metavar="NAME", default="ieee", help=f"of float32 products: {', '.join(PRECISIONS)} (CUDA only)"

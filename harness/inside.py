@@ -135,7 +135,7 @@ def _watched(model: Model, X: Tensor, symbols: Sequence[str], note: Callable[[st
 
         object.__setattr__(cell, symbol, watch)
     try:
-        return loop.unroll(cell, X, cell.begin(X.shape[2]))[1]
+        return loop.steps(cell, X, cell.begin(X.shape[2]))[1]
     finally:
         for symbol in symbols:
             object.__delattr__(cell, symbol)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 import variants
 from variants.cell import Cell
-from variants.engines import fused, loop, native, resident, scan
+from variants.engines import book, fused, loop, native, resident, scan
 
 WITHOUT = native.refuses(variants.get("gru"))
 FAST = [fused, pytest.param(native, marks=pytest.mark.skipif(bool(WITHOUT), reason=WITHOUT or "it runs"))]
@@ -250,6 +250,96 @@ def test_resident_on_a_gpu_is_near_the_loop(variant: str, seeds: int, precision:
     assert max(wrong.values()) <= most, wrong
 
 
+WRITTEN = [name for name in variants.found() if variants.plainest(name) == "loop"]
+
+
+@pytest.mark.parametrize("variant", [*WRITTEN, "gru:R=1", "gru:Z=1", "gru:Z=0,R=0.3", "ligru:Z=0", "min_gru:Z=0"])
+def test_one_seed_without_its_axis_is_the_step_with_it(variant: str) -> None:
+    """Outputs, last state, gradients and running averages; the products are plain ones."""
+    assert loop.counts_from_the_end(variants.get(variant))  # type: ignore[arg-type]
+    rng = torch.Generator().manual_seed(1)
+    cells: list[Cell] = [variants.get(variant)(4, 5, 1).double() for _ in range(2)]
+    X, found = torch.randint(4, (6, 1, 3), generator=rng), []
+    for weights in zip(*(cell.parameters() for cell in cells), strict=True):
+        value = torch.randn(weights[0].shape, generator=rng, dtype=torch.float64)
+        for weight in weights:
+            weight.data = value.clone()
+    for cell, unroll in zip(cells, (loop.steps, loop.unroll), strict=True):
+        H, last = unroll(cell, X, cell.begin(3))
+        (H * torch.arange(5)).sum().backward() if H.requires_grad else None
+        gradients = [w.grad for w in cell.parameters() if w.grad is not None]
+        found.append([H, *last, *gradients, *cell.buffers()])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(other, one, rtol=0, atol=1e-12)
+
+
+class FromTheFront(Cell):
+    """As nobody has to write it: an axis counted from the front."""
+
+    weights = "W_xh W_hh b_h"
+
+    def step(self, X: Tensor, H: Tensor) -> Tensor:
+        both = torch.cat([X, H], 2) @ torch.cat([self.W_xh, self.W_hh], 1) + self.b_h
+        return torch.tanh(both / (1 + both.mean(1, keepdim=True).square()))
+
+
+class MeansTheFront(Cell):
+    """It runs without the axis, and is another network then."""
+
+    weights = "W_xh W_hh b_h"
+
+    def step(self, X: Tensor, H: Tensor) -> Tensor:
+        return torch.tanh(X @ self.W_xh + H @ self.W_hh + self.b_h) - H.mean(1, keepdim=True)
+
+
+@pytest.mark.parametrize("variant", [FromTheFront, MeansTheFront])
+def test_a_cell_that_needs_the_axis_of_seeds_keeps_it(variant: type[Cell]) -> None:
+    assert not loop.counts_from_the_end(variant)  # type: ignore[arg-type]
+    cell = variant(4, 5, 1)
+    X = torch.randint(4, (6, 1, 3), generator=torch.Generator().manual_seed(1))
+    assert torch.equal(loop.unroll(cell, X, cell.begin(3))[0], loop.steps(cell, X, cell.begin(3))[0])
+
+
+def test_looking_whether_an_axis_is_needed_draws_no_number() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    loop.counts_from_the_end.cache_clear()
+    with torch.no_grad():
+        assert loop.counts_from_the_end(variants.get("gru"))  # type: ignore[arg-type]
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("numbers", [False, True])
+@pytest.mark.parametrize("seeds", [1, 3])
+@pytest.mark.parametrize("variant", ["rnn", "gru", "lstm"])
+def test_the_book_s_code_is_the_loop(variant: str, seeds: int, numbers: bool) -> None:
+    rng = torch.Generator().manual_seed(1)
+    cell: Cell = variants.get(variant)(4, 5, seeds).double()
+    X = torch.randint(4, (6, seeds, 3), generator=rng)
+    if numbers:
+        X = torch.randn(6, seeds, 3, 4, generator=rng, dtype=torch.float64)
+    for weight in cell.parameters():
+        weight.data = torch.randn(weight.shape, generator=rng, dtype=torch.float64)
+    state = tuple(torch.randn(s.shape, generator=rng, dtype=torch.float64) for s in cell.begin(3))
+    found = []
+    for engine in (loop, book):
+        cell.zero_grad()
+        H, last = engine.unroll(cell, X, state)
+        (H * torch.arange(5)).sum().backward()
+        found.append([H, *last, *(w.grad for w in cell.parameters())])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(other, one, rtol=0, atol=1e-12)
+
+
+def test_the_book_s_code_trains_nothing_unless_asked_for() -> None:
+    for name in variants.found():
+        engines = [engine for engine, refusal in variants.refusals(name).items() if not refusal]
+        assert engines[0] != "book"
+        assert ("book" in engines) == (name in ("rnn", "gru", "lstm"))
+    assert "no gate fixed" in book.refuses(variants.get("gru:R=1"))
+
+
 def test_who_refuses_what() -> None:
     for name in variants.found():
         engines = [e.__name__ for e in (loop, fused, native) if not e.refuses(variants.get(name))]
@@ -266,6 +356,26 @@ def test_the_scan_is_the_step(variant: str, seeds: int) -> None:
     wrong = {name: (other[name] - one[name]).abs().max().item() for name in one if one[name] is not None}
     assert max(wrong.values()) <= 1e-10, wrong
     assert variants.refusals(variant)["scan"] == ""
+
+
+@pytest.mark.parametrize("T", [1, 2, 3, 8, 13])
+def test_a_scan_in_passes_is_the_scan_in_turn(T: int) -> None:
+    """On a GPU log T passes; on a CPU, where T log T operations are slower than the loop, T."""
+    rng = torch.Generator().manual_seed(T)
+    found = []
+    A, B, H = (torch.randn(*shape, 2, 3, 5, generator=rng, dtype=torch.float64) for shape in ((T,), (T,), ()))
+    for way in (scan.in_turn, scan.in_passes):
+        leaves = [x.clone().requires_grad_() for x in (A, B, H)]
+        states = way(*leaves)
+        (states * torch.arange(5)).sum().backward()
+        found.append([states, *(x.grad for x in leaves)])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(other, one, rtol=0, atol=1e-12)
+
+
+def test_a_scan_on_a_cpu_is_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(scan, "in_passes")
+    assert results("min_gru", scan, 1, torch.float64)["H"].shape == (6, 1, 3, 5)
 
 
 @pytest.mark.parametrize("T", [1, 2, 3, 8, 13])
