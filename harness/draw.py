@@ -1,26 +1,39 @@
 """DRAW: tidy tables in, matplotlib Figures out; one figure a function, whose docstring is its caption.
 
-Rule: nothing global. No pyplot, no style left behind, no random number: the same frame gives the same
-bytes. Each `name` has a `name_alt` of the same frames, the figure in words; no data gives None and ''.
+Rule: nothing global. No pyplot, no style left behind, none taken from the user (matplotlibrc, MPLBACKEND), no random
+number: the same frame gives the same bytes. Each `name` has a `name_alt` of the same frames, the figure in words; no
+data gives None and ''.
 
-Frames are tidy and carry a column `label`, the variant as the tables name it. Three colours pass 3:1 on
-white for everyone, so colour is never alone: a marker, a dash or a name goes with it.
+Frames are tidy and carry a column `label`, the variant as the tables name it. A gate has one colour in every figure,
+that of the variant without it; colour is never alone: a marker, a dash or a name goes with it.
 """
 
+# ruff: noqa: E402  (matplotlib reads MPLBACKEND when it is imported)
 from __future__ import annotations
 
+import functools
 import io
 import math
+import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
+
+_backend = os.environ.pop("MPLBACKEND", None)  # matplotlib cannot be imported where it names one that is not installed
+import matplotlib as mpl
+
+if _backend is not None:
+    os.environ["MPLBACKEND"] = _backend
+    with suppress(ValueError):  # as matplotlib itself would have: the caller's own figures are drawn with it
+        mpl.rcParams["backend"] = _backend
+from matplotlib import font_manager
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Figure
+from matplotlib.ft2font import FT2Font
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from harness import stats
@@ -31,14 +44,16 @@ WIDE, NARROW = 7.6, 3.7  # inches: a page, and a phone
 MOST_POINTS = 200  # of one row as shapes; more are drawn as dots of a picture
 MOST = 24  # rows or panels a figure can hold and be read; the tables have them all
 LIGHT = {"ink": "#1c2126", "muted": "#59636e", "grid": "#dde2e7", "point": "#8a949e", "band": "#e9edf1",
-         "blue": "#0173b2", "vermilion": "#b84600", "green": "#02805d",
+         "blue": "#0173b2", "vermilion": "#b84600", "green": "#02805d", "violet": "#7a3e9d",
          "paper": "#fdfdfb"}  # fmt: skip
 DARK = {"ink": "#e6e9ec", "muted": "#a3adb8", "grid": "#343c45", "point": "#77828d", "band": "#262d35",
-        "blue": "#5cb6f2", "vermilion": "#ff9257", "green": "#3fd0a2",
+        "blue": "#5cb6f2", "vermilion": "#ff9257", "green": "#3fd0a2", "violet": "#c79bf0",
         "paper": "#15191e"}  # fmt: skip
 SWAP = {light: DARK[name] for name, light in LIGHT.items()}
-FAMILY = {"rnn": "vermilion", "gru": "blue", "lstm": "green"}
+FAMILY = {"gru": "ink", "lstm": "green", "rnn": "muted"}  # with every gate it has; all other cells are violet
+HELD = {"R": ("vermilion", (0, (4, 2)), "^"), "Z": ("blue", (0, (5, 1.5, 1, 1.5)), "v")}  # that gate fixed, no other
 VERDICT = {"worse": ("vermilion", ">"), "better": ("green", "<"), "equivalent": ("blue", "s")}
+Dash = str | tuple[float, tuple[float, ...]]
 Draw = Callable[..., Figure | None]
 Describe = Callable[..., str]
 FONT = "system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,sans-serif"
@@ -315,43 +330,41 @@ def perplexity_speed_alt(table: pd.DataFrame, anchors: pd.DataFrame) -> str:
 
 def probe_curves(scores: pd.DataFrame, width: float = WIDE) -> Figure | None:
     """Score against length, one panel a task: mean over seeds with its 95 % interval. Dotted: what a network without
-    memory reaches, and what a perfect one does. Of adding, an error, lower is better; of the others higher is.
-    Solid lines are cells with every gate, dashed ones have a gate fixed or none, squares are torch's own."""
+    memory reaches, and what a perfect one does. Of an error lower is better; of a share higher is. Each line has its
+    name at its end. Dashed: without the reset gate; dash-dotted: without the update gate; finely dotted: without
+    both; squares are torch's own."""
     data = scores.dropna(subset=["score"])
     if data.empty:
         return None
-    import seaborn as sns  # imported here: with it comes scipy.stats, half a second that other figures need not pay
-
     tasks = list(dict.fromkeys(data.task))
     columns = min(len(tasks), 2 if width > 5 else 1)
     rows = math.ceil(len(tasks) / columns)
     with _style() as ink:
-        figure = Figure(figsize=(width, 0.5 + 2.3 * rows), layout="constrained")
+        import seaborn as sns  # imported here: with it comes scipy.stats, half a second that other figures need not pay
+
+        tall = max(2.3, 0.7 + 0.13 * data.variant.nunique())
+        figure = Figure(figsize=(width, 0.3 + tall * rows), layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False)
         for panel, task in zip(grid.flat, tasks, strict=False):
             own = data[data.task == task]
             names = list(dict.fromkeys(own.variant))
+            lengths, ends = sorted(set(own.length)), []
             for k, name in enumerate(names):
                 mine = own[own.variant == name].sort_values("length")
-                at = [sorted(set(own.length)).index(length) for length in mine.length]
-                x = np.array(at) + (k - len(names) / 2) * 0.04
-                panel.vlines(x, mine.low, mine.high, color=ink[_family(name)], lw=1.2)
-                sns.lineplot(x=x, y=mine.score.to_numpy(), ax=panel, color=ink[_family(name)], marker=_marker(name),
-                             ms=4.5, mec=ink[_family(name)], lw=1.1, label=_short(name), legend=False, errorbar=None,
-                             ls="--" if ":" in name or "rnn" in name else "-")  # fmt: skip
+                x = np.array([lengths.index(length) for length in mine.length]) + (k - len(names) / 2) * 0.04
+                colour, dash, marker = _look(name)
+                panel.vlines(x, mine.low, mine.high, color=ink[colour], lw=1.2)
+                sns.lineplot(x=x, y=mine.score.to_numpy(), ax=panel, color=ink[colour], marker=marker, ms=4.5,
+                             mec=ink[colour], lw=1.2, linestyle=dash, legend=False, errorbar=None)  # fmt: skip
+                ends.append((float(mine.score.iloc[-1]), _short(name), ink[colour]))
             for value in (own.trivial.iloc[0], own.optimal.iloc[0]):
                 panel.axhline(value, color=ink["ink"], lw=0.9, ls=":")
-            lengths = sorted(set(own.length))
             panel.set_xticks(range(len(lengths)), [str(length) for length in lengths])
-            panel.set_title(
-                f"{str(task).replace('_', ' ')}: {_short(own.score_is.iloc[0], 32)}", loc="left", color=ink["ink"]
-            )
+            title = f"{_short(str(task).replace('_', ' '))}: {_short(own.score_is.iloc[0], 32)}"
+            panel.set_title(title, loc="left", color=ink["ink"])
+            _name_lines(panel, ends, 72 * (tall - 0.6))
         for panel in grid.flat[len(tasks) :]:
             panel.set_visible(False)
-        handles, labels = grid.flat[0].get_legend_handles_labels()
-        figure.legend(
-            handles, labels, loc="outside lower center", ncols=6 if width > 5 else 3, frameon=False, fontsize=8
-        )
         for panel in grid.flat[max(0, len(tasks) - columns) : len(tasks)]:
             panel.set_xlabel("length")
         return figure
@@ -371,30 +384,31 @@ def probe_curves_alt(scores: pd.DataFrame) -> str:
 
 
 def reach(shares: pd.DataFrame, width: float = WIDE) -> Figure | None:
-    """Share of the gradient at a character that reaches the state some characters before it, logarithmic: geometric
-    mean over seeds, band: its 95 % interval. Higher is a longer memory in training; a straight line down forgets at
-    one rate. Dashed: a gate is fixed, or there is none."""
+    """How large the gradient at a character is once it reaches the state some characters before it, relative to what it
+    is at the character itself, logarithmic: geometric mean over seeds, band: its 95 % interval. Higher is a longer
+    memory in training, above 1 the gradient grows; a straight line down forgets at one rate. Dashed: without the
+    reset gate; dash-dotted: without the update gate; finely dotted: without both."""
     data = shares[(shares.gradient_share > 0) & (shares.characters_back > 0)]
     if data.empty:
         return None
     with _style() as ink:
-        figure = Figure(figsize=(width, 3.6), layout="constrained")
+        names, ends = list(dict.fromkeys(data.label))[:MOST], []
+        tall = max(3.6, 0.8 + 0.14 * len(names))
+        figure = Figure(figsize=(width, tall), layout="constrained")
         ax = figure.subplots()
-        names = list(dict.fromkeys(data.label))[:MOST]
-        for k, name in enumerate(names):
+        for name in names:
             line = over(data[data.label == name], "characters_back", "gradient_share")
-            colour = ink[_family(name)]
-            ax.fill_between(line.index, line.low, line.high, color=colour, alpha=0.15, lw=0)
-            ax.plot(line.index, line["mean"], color=colour, lw=1.3, marker="osD^vP*X<>"[k % 10], ms=4,
-                    ls="--" if ":" in name or "rnn" in name else "-", label=_short(name))  # fmt: skip
+            colour, dash, marker = _look(name)
+            ax.fill_between(line.index, line.low, line.high, color=ink[colour], alpha=0.15, lw=0)
+            ax.plot(line.index, line["mean"], color=ink[colour], lw=1.3, marker=marker, ms=4, ls=dash)
+            ends.append((float(line["mean"].iloc[-1]), _short(name), ink[colour]))
         ax.set_yscale("log")
         ax.set_ylim(bottom=max(ax.get_ylim()[0], 1e-12))
         ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}" if y >= 0.01 else f"{y:.0e}"))
         ax.yaxis.set_minor_locator(NullLocator())  # of no size: each would be made, placed and drawn all the same
         ax.set_xlabel("characters back")
-        ax.set_ylabel("share of the gradient")
-        figure.legend(loc="outside right center" if width > 5 else "outside lower center", frameon=False, fontsize=8,
-                      ncols=1 if width > 5 else 2)  # fmt: skip
+        ax.set_ylabel("gradient, relative to that at the character")
+        _name_lines(ax, ends, 72 * (tall - 0.6))
         return figure
 
 
@@ -408,7 +422,10 @@ def reach_alt(shares: pd.DataFrame) -> str:
         at = [t for t in (4, 16, 64) if t in line.index]
         said.append(f"{name} " + ", ".join(f"{line['mean'][t]:.1e} at {t}" for t in at)
                     + f" (n = {own.seed.nunique()} seeds)")  # fmt: skip
-    return f"Line chart of the share of the gradient left, by characters back, {len(said)} variants: {'; '.join(said)}."
+    return (
+        "Line chart of the gradient at a character, relative to itself, by the characters back at which it arrives, "
+        f"{len(said)} variants: {'; '.join(said)}."
+    )
 
 
 def time_constants(gates: pd.DataFrame, width: float = WIDE) -> Figure | None:
@@ -468,10 +485,12 @@ def gate_map(heat: pd.DataFrame, width: float = WIDE) -> Figure | None:
             )
             mesh = ax.imshow(table.to_numpy(), cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="nearest",
                              origin="lower", extent=(0, table.shape[1], 0, table.shape[0]))  # fmt: skip
-            ax.set_xticks(np.arange(len(letters)) + 0.5, ["\u2423" if c == " " else _short(c, 1) for c in letters])
-            ax.tick_params(axis="x", labelsize=7, length=0)
+            shown = ["\u2423" if c == " " else _short(c) for c in letters]
+            ax.set_xticks(np.arange(len(letters)) + 0.5, shown)
+            upright = max(map(len, shown)) <= 2
+            ax.tick_params(axis="x", labelsize=7 if upright else 5.5, length=0, labelrotation=0 if upright else 90)
             ax.set_yticks([])
-            ax.set_title(f"gate {gate}, seed {count(own.seed.iloc[0])}", loc="left", color=ink["ink"])
+            ax.set_title(f"gate {_short(gate)}, seed {count(own.seed.iloc[0])}", loc="left", color=ink["ink"])
             ax.grid(visible=False)
         figure.colorbar(mesh, ax=axes.tolist(), fraction=0.03, pad=0.01)
         return figure
@@ -597,9 +616,7 @@ def _name_points(
     colour: str,
 ) -> None:
     """Each point's name beside it, at the first of some places that covers no point, bar (x0, y0, x1, y1) or name."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")
-        figure.draw_without_rendering()
+    figure.draw_without_rendering()
     per_point = figure.dpi / 72
     at = ax.transData.transform(np.column_stack([xs, ys])) / per_point
     frame = ax.get_window_extent()
@@ -633,6 +650,31 @@ def _name_points(
                     fontsize=8, arrowprops=leader if far else None)  # fmt: skip
 
 
+def _name_lines(ax: Axes, ends: Sequence[tuple[float, str, str]], height: float) -> None:
+    """Each line's name right of its last value (y, name, colour), moved apart where two would overlap.
+
+    `height`: of the axes, in points, nearly.
+    """
+    low, high = ax.get_ylim()
+    at = ax.transAxes.inverted().transform(ax.transData.transform([(0, y) for y, _, _ in ends]))[:, 1]
+    gap = 9.0 / height
+    order = sorted(range(len(ends)), key=lambda k: (float(at[k]), ends[k][1]))
+    places = np.array([float(np.clip(at[k], 0, 1)) for k in order])
+    for _ in range(1000):  # push neighbours apart, half each, until none overlap
+        short = gap - np.diff(places)
+        if (short < 1e-6).all():
+            break
+        for k in np.flatnonzero(short > 0).tolist():
+            places[k] -= short[k] / 2
+            places[k + 1] += short[k] / 2
+    for k, place in zip(order, places, strict=True):
+        _, name, colour = ends[k]
+        ax.annotate(name, (1, float(at[k])), xycoords="axes fraction", xytext=(1.04, place), va="center",
+                    textcoords="axes fraction", fontsize=8, color=colour,
+                    arrowprops={"arrowstyle": "-", "lw": 0.5, "color": colour, "shrinkA": 0, "shrinkB": 0})  # fmt: skip
+    ax.set_ylim(low, high)
+
+
 def _at_least(ratio: float, low: float, high: float) -> tuple[float, float]:
     """Ends of a log axis, that far apart: equal values would make labels of seven digits, and no room for the chart."""
     wider = max(1.0, math.sqrt(ratio * low / high))
@@ -652,18 +694,49 @@ def _spread(n: int) -> np.ndarray:
     return ((np.arange(n) * 0.6180339887 + 0.5) % 1 - 0.5) * 0.44
 
 
+def _look(label: object) -> tuple[str, Dash, str]:
+    """Colour, dash and marker of a variant: what is fixed in it first, then its cell."""
+    name = str(label).split(" ")[0]
+    cell, _, fixed = name.partition(":")
+    gates = re.findall(r"(\w+)=", fixed)
+    if len(gates) == 1 and gates[0] in HELD:
+        return HELD[gates[0]]
+    own = "s" if name.startswith("nn.") else "o"
+    base = cell.removeprefix("nn.").removesuffix("_after")
+    if gates:
+        return "muted", (0, (1, 1.5)), "D"
+    return FAMILY.get(base, "violet"), (0, (1, 1.5)) if base == "rnn" else "-", own
+
+
 def _family(label: object) -> str:
-    base = re.split(r"[: _]", str(label).removeprefix("nn."))[0]
-    return FAMILY.get(base, "ink")
+    return _look(label)[0]
 
 
 def _marker(label: object) -> str:
-    return "s" if str(label).startswith("nn.") else "D" if ":" in str(label) else "o"
+    return _look(label)[2]
+
+
+@functools.cache
+def _glyph(c: str) -> str:
+    """A character as a figure can show it: itself, or its code point where the font has no picture of it."""
+    signs = {"\n": "\u21b5", "\t": "\u21e5"}
+    if c.isprintable() and _font().get_char_index(ord(c)):
+        return c
+    return signs.get(c, f"U+{ord(c):04X}")  # a control character would break the SVG
+
+
+@functools.cache
+def _font() -> FT2Font:
+    return font_manager.get_font(font_manager.findfont("DejaVu Sans"))  # it comes with matplotlib
 
 
 def _short(label: object, most: int = 22) -> str:
-    text = "".join(c if c.isprintable() else "\ufffd" for c in str(label))  # a control character breaks the SVG
-    return text if len(text) <= most else text[: most - 1] + "\u2026"
+    parts = [_glyph(c) for c in str(label)]
+    if sum(map(len, parts)) <= most:
+        return "".join(parts)
+    while sum(map(len, parts)) > most - 1:
+        parts.pop()
+    return "".join(parts) + "\u2026"
 
 
 def _space(text: str) -> str:
@@ -677,7 +750,10 @@ def _times(data: pd.DataFrame, column: str) -> str:
 
 @contextmanager
 def _style() -> Iterator[dict[str, str]]:
-    """Colours by name, and matplotlib's settings for as long as the block lasts."""
+    """Colours by name, and matplotlib's own defaults with these settings for as long as the block lasts.
+
+    Nothing of the user's matplotlibrc or style sheet is left: text.usetex alone would ask for a LaTeX.
+    """
     ink = LIGHT
     settings = {
         "svg.fonttype": "none", "svg.hashsalt": "harness", "text.parse_math": False,  # a name may hold a $
@@ -691,6 +767,7 @@ def _style() -> Iterator[dict[str, str]]:
         "xtick.major.size": 3, "ytick.major.size": 0, "xtick.minor.size": 0, "ytick.minor.size": 0,
         "axes.unicode_minus": True, "lines.solid_capstyle": "butt",
     }  # fmt: skip
-    with mpl.rc_context(settings), warnings.catch_warnings():  # type: ignore[arg-type]
-        warnings.filterwarnings("ignore", message="Glyph")
+    with mpl.rc_context(), warnings.catch_warnings():
+        mpl.rcdefaults()
+        mpl.rcParams.update(settings)  # type: ignore[arg-type]
         yield ink

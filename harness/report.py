@@ -17,7 +17,6 @@ from pathlib import Path
 
 import jinja2
 import pandas as pd
-from matplotlib.figure import Figure
 
 from harness import draw, evidence, files, record, sections, sentences, stats, tables
 from harness.grid import PROMPT
@@ -29,7 +28,7 @@ MOST_CSV = 700_000  # bytes of tables put inside the page, which is to stay unde
 FIRST_ROWS = 5_000  # alone too large: then so is the table
 LONGEST_ERROR = 2_000  # characters shown of one error
 
-Figures = dict[str, tuple[Figure, str]]  # by its id: drawn, and as SVG
+Figures = dict[str, tuple[draw.Figure, str]]  # by its id: drawn, and as SVG
 Frames = tuple[pd.DataFrame, pd.DataFrame]
 
 

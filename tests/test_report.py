@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import made_up
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.text import Text
 
 from harness import draw, evidence, grid, rates, record, report, sentences, tables
 
@@ -679,6 +681,89 @@ def test_drawing_leaves_no_style_behind(results: record.Results) -> None:
     draw.svg(draw.perplexity_speed(table, results.anchors) or pytest.fail("nothing drawn"))
     assert dict(mpl.rcParams) == before
     assert mpl.rcParams["svg.hashsalt"] is None  # nor by whatever was drawn before this test
+
+
+FOREIGN = """text.usetex: True
+font.family: No Such Font
+svg.fonttype: path
+savefig.dpi: 33
+savefig.bbox: tight
+lines.linewidth: 7
+axes.prop_cycle: cycler("color", ["k"])
+backend: nonsense
+"""
+
+
+def test_figures_are_the_same_whatever_backend_and_style_a_user_has(single: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys, pathlib, hashlib, warnings; warnings.simplefilter('error'); sys.path[:0] = sys.argv[1:3]\n"
+        "import made_up; from harness import draw, evidence\n"
+        "data = evidence.typed(made_up.read(pathlib.Path(sys.argv[3])))\n"
+        "for figure in draw.probe_curves(evidence.probe_scores(data.probes)), draw.gate_map(data.heat):\n"
+        "    print(hashlib.sha256(draw.svg(figure).encode() + draw.png(figure)).hexdigest())"
+    )
+    (tmp_path / "matplotlibrc").write_text(FOREIGN, encoding="utf-8")
+    (tmp_path / "plain").mkdir()
+    here = Path(__file__).parent
+    seen = []
+    for folder, backend in (("plain", {}), (".", {"MPLBACKEND": "nonsense"}),
+                            ("plain", {"MPLBACKEND": "module://matplotlib_inline.backend_inline"})):  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-c", code, here, here.parent, single], cwd=tmp_path / folder, text=True, check=False,
+            capture_output=True, env={**os.environ, "MPLCONFIGDIR": str(tmp_path), **backend},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        seen.append(done.stdout)
+    assert seen[0] == seen[1] == seen[2]
+
+
+def test_a_caller_s_own_backend_stays_his() -> None:
+    code = "import os, harness.draw, matplotlib as m; print(os.environ['MPLBACKEND'], m.rcParams['backend'])"
+    told = {**os.environ, "MPLBACKEND": "svg", "PYTHONPATH": str(Path(__file__).parent.parent)}
+    done = subprocess.run([sys.executable, "-c", code], env=told, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["svg", "svg"]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("\u4e2d", "U+4E2D"), ("\n", "\u21b5"), ("\x07", "U+0007"), ("\u202e", "U+202E"), ("\u00e9$", "\u00e9$"),
+     ("gru", "gru"), ("x" * 30, "x" * 21 + "\u2026"), ("\u4e2d" * 30, "U+4E2D" * 3 + "\u2026")],
+)  # fmt: skip
+def test_a_sign_the_font_lacks_is_shown_by_its_code_point(text: str, shown: str) -> None:
+    assert draw._short(text) == shown
+
+
+def test_a_heat_map_of_another_script_has_no_empty_boxes(results: record.Results) -> None:
+    heat = results.heat.assign(character=results.heat.character.map(lambda c: chr(0x4E00 + ord(c))), gate="\u95e8")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib warns of a glyph that is missing
+        figure = draw.gate_map(heat)
+        assert figure
+        draw.png(figure)
+    assert "U+4E68" in draw.svg(figure)
+
+
+def test_every_gate_has_a_colour_a_dash_and_a_marker_of_its_own(results: record.Results) -> None:
+    looks = {name: draw._look(name) for name in ("gru", "gru:R=1", "gru:Z=0", "rnn", "lstm")}
+    for k in range(3):
+        assert len({str(looks[name][k]) for name in ("gru", "gru:R=1", "gru:Z=0")}) == 3
+    assert len({look[0] for look in looks.values()}) == 5
+    assert draw._look("gru:R=0.5 native") == looks["gru:R=1"]
+    scores = evidence.probe_scores(evidence.typed(results).probes)
+    figure = draw.probe_curves(scores)
+    assert figure
+    assert not figure.legends
+    for panel, (_, own) in zip(figure.axes, scores.groupby("task", sort=False), strict=True):
+        assert sorted(note.get_text() for note in panel.texts) == sorted(set(own.variant))
+
+
+def test_names_at_lines_do_not_overlap() -> None:
+    figure = draw.Figure(figsize=(4, 3))
+    ax = figure.subplots()
+    draw._name_lines(ax, [(0.5 + k / 1000, f"line {k}", "k") for k in range(20)], 200)
+    figure.draw_without_rendering()
+    boxes = sorted(Text.get_window_extent(note).y0 for note in ax.texts)  # without its line
+    assert min(np.diff(boxes)) > 7
 
 
 def test_dark_differs_in_colour_alone(results: record.Results) -> None:
