@@ -12,10 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
+import variants
 from harness import measure
 from harness.grid import Protocol, Run
+from variants.engines import native
 from variants.model import Model
 
+WITHOUT = native.refuses(variants.get("gru"))
 RUN = Run("rnn", 0, Protocol(hidden=8, batch_size=4, num_steps=5), "sha", "cpu")
 
 
@@ -141,6 +144,74 @@ def test_the_share_of_the_ceiling_is_of_this_process(monkeypatch: pytest.MonkeyP
     for block in answer["blocks"]:
         reached = answer["gflop"] / (block["step_ms"] / 1000)
         assert block["percent_of_peak"] == pytest.approx(100 * reached / 2.0)
+
+
+def test_a_step_is_never_above_the_ceiling(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the machine was busier while the ceiling was measured than while the steps were."""
+    monkeypatch.setattr(measure, "BLOCK_S", 0.01)
+    monkeypatch.setattr(measure, "WARM_S", 0.0)
+    monkeypatch.setattr(measure, "ceiling", lambda device: (1e-9, 3.0))
+    blocks = measure.time_steps(RUN, vocabulary=28)["blocks"]
+    assert max(block["percent_of_peak"] for block in blocks) == pytest.approx(100)
+
+
+def test_the_ceiling_is_the_faster_of_torch_s_product_and_our_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On an AMD processor torch's own reaches less than half of it."""
+    monkeypatch.setattr(native, "arithmetic", lambda times: 1e15)
+    assert measure.ceiling("cpu")[0] > 1e6
+    monkeypatch.setattr(native, "arithmetic", lambda times: 0.0)  # no compiler
+    assert 0.1 < measure.ceiling("cpu")[0] < 1e6
+
+
+@pytest.mark.skipif(bool(WITHOUT), reason=WITHOUT or "it runs")
+def test_what_our_kernel_does_is_counted() -> None:
+    """A product of MR rows of 96 with a panel, however wide both are, as often as asked, on every thread."""
+    one = native.arithmetic(1)
+    assert one > 0
+    assert one % (2 * 96 * torch.get_num_threads()) == 0
+    assert native.arithmetic(1000) == 1000 * one
+
+
+class Machine:
+    """A clock and a step that moves it: as if compiling first, and slow until `warm_s` have passed."""
+
+    def __init__(self, first_s: float, warm_s: float) -> None:
+        self.now, self.began, self.first_s, self.warm_s = 0.0, 0.0, first_s, warm_s
+
+    def clock(self, device: str) -> float:
+        return self.now
+
+    def epoch(self, *given: object, windows: int, **more: object) -> None:
+        if not self.began:
+            self.now += self.first_s
+            self.began = self.now
+            return
+        self.now += windows * (0.1 if self.now - self.began < self.warm_s else 0.001)
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_neither_the_first_step_nor_a_cold_machine_is_in_a_block(monkeypatch: pytest.MonkeyPatch, seeds: int) -> None:
+    """And what several seeds reach side by side is counted of all of them."""
+    machine = Machine(first_s=7.0, warm_s=0.25)
+    monkeypatch.setattr("harness.watch.clock", machine.clock)
+    monkeypatch.setattr("harness.train.epoch_of", machine.epoch)
+    monkeypatch.setattr(measure, "ceiling", lambda device: (1e9, 3.0))
+    monkeypatch.setattr(measure, "_kernels", lambda step, device: "")
+    answer = measure.time_steps(RUN, vocabulary=28, seeds=seeds)
+    assert answer["first_step_ms"] == pytest.approx(7000.0)
+    for block in answer["blocks"]:
+        assert block["step_ms"] == pytest.approx(1.0)
+        assert block["tokens_per_sec"] == pytest.approx(seeds * 4 * 5 * 1000)
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="no high-water mark to reset on this system")
+def test_memory_used_before_is_not_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "BLOCK_S", 0.01)
+    monkeypatch.setattr(measure, "WARM_S", 0.0)
+    monkeypatch.setattr(measure, "ceiling", lambda device: (1e9, 3.0))
+    before = torch.ones(2**27)  # 512 MiB
+    del before
+    assert measure.time_steps(RUN, vocabulary=28)["peak_memory_mib"] < 256
 
 
 def test_a_floor_is_the_longer_of_work_and_waiting(answer: measure.Answer) -> None:

@@ -303,3 +303,18 @@ int backward(const Shape *q, int threads, const REAL *G, const REAL *Hs, const R
   free(panels);
   return failed != 0;
 }
+
+/* `times` products of MR rows with one panel, all of it in the first cache, on every thread: arithmetic and nothing else.
+   Gives how many operations that was, 0 where there is no memory. */
+double arithmetic(int threads, long times) {
+  enum { K = 96 };
+  long failed = 0;
+#pragma omp parallel num_threads(threads) reduction(+ : failed)
+  {
+    REAL *x = calloc(MR * K + K * WIDE + MR * WIDE, sizeof(REAL));
+    for (long i = 0; i < times && x; i++) multiply(x, K, MR, K, x + MR * K, WIDE, x + (MR + WIDE) * K, WIDE, 1);
+    failed += !x;
+    free(x);
+  }
+  return failed ? 0 : 2.0 * MR * K * WIDE * times * threads;
+}

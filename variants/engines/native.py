@@ -108,6 +108,16 @@ def _call(name: str, shape: Shape, *tensors: Tensor | None) -> None:
         raise MemoryError(f"native: no memory for the packed weights of {shape.S} networks of {shape.h} units")
 
 
+def arithmetic(times: int) -> float:
+    """Do nothing but float32 multiply-adds, on every thread of torch's. How many operations; 0 without a compiler."""
+    try:
+        compiled = library(torch.float32).arithmetic
+    except OSError:
+        return 0.0
+    compiled.restype, compiled.argtypes = ctypes.c_double, (ctypes.c_int, ctypes.c_long)
+    return float(compiled(torch.get_num_threads(), times))
+
+
 @functools.cache
 def library(dtype: torch.dtype) -> ctypes.CDLL:
     """The compiled recurrence for a dtype. OSError says why there is none."""
