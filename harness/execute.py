@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import multiprocessing
+import mmap
 import os
+import pickle
 import signal
+import struct
+import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection, wait
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection, Pipe, wait
+from typing import cast
 
 from harness.corpus import Corpus
 from harness.grid import Run
@@ -34,6 +38,7 @@ from harness.measure import (
 )
 from harness.probes import PROBES
 from harness.probes import train as probe
+from harness.process import command, keep_streams
 from harness.train import Outcome, packs, train
 from harness.watch import Keep
 
@@ -63,6 +68,9 @@ class Underway:
 SHARING = 8  # processes that train torch's own modules on one GPU
 PATIENCE_S = 600.0  # a worker that gives no sign of life for longer is ended, and its runs are error rows
 LOOK_S = 1.0  # between two looks at whether one has
+SERVE = "from harness.execute import serve"  # what a worker runs first
+STOPS = {signal.SIGHUP, signal.SIGINT, signal.SIGTERM}  # what ends the parent, which ends its workers
+HEADER = struct.Struct("!i")
 
 Tell = Callable[[Underway], None]
 Keeper = Callable[[Sequence[Run], Mapping[str, Fact]], Keep]  # where a pack is kept, on a machine in that state
@@ -90,7 +98,7 @@ def execute(
         # torch's own modules take one seed at a time, which leaves most of a GPU idle: several processes share it
         todo = [pack for pack in todo if pack[0].engine == "library"]
         workers = min(SHARING, cores())
-    yield from _workers(todo, corpus, min(workers, len(todo)), tell, keeper)
+    yield from Pool(todo, corpus, min(workers, len(todo)), tell, keeper).results()
 
 
 def _one(pack: Sequence[Run], corpus: Corpus, workers: int, tell: Tell, keeper: Keeper | None = None) -> list[Finished]:
@@ -123,108 +131,175 @@ def _disagrees(run: Run, inputs: int) -> str:
     return disagrees(run, disagreement(run, inputs))
 
 
-def _serve(pipe: Connection, corpus: Corpus, workers: int, like: Run, keeper: Keeper | None) -> None:
-    """A worker: packs in, events out, until the pipe closes."""
-    follow_parent()
+def serve(pipe: int, shared: int, parent: int) -> None:
+    """Be a worker: groups of runs in, events out, until the pipe closes. `pipe`, `shared`: file descriptors.
+
+    What comes first is (workers, a run like those that follow, the checkpoints); the text lies in the file `shared`.
+    """
+    follow_parent(parent)
+    keep_streams()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-    settle(1, like.precision, like.deterministic)
-    while True:
-        try:
-            pack = pipe.recv()
-        except EOFError:
-            return
-        for finished in _one(pack, corpus, workers, pipe.send, keeper):
-            pipe.send(finished)
+    ours = Connection(pipe)
+    try:
+        workers, like, keeper = ours.recv()
+        with mmap.mmap(shared, 0, access=mmap.ACCESS_READ) as text:
+            corpus = pickle.loads(text)
+        settle(1, like.precision, like.deterministic)
+        ours.send(environment(like.device))
+        while True:
+            for finished in _one(ours.recv(), corpus, workers, ours.send, keeper):
+                ours.send(finished)
+    except (EOFError, BrokenPipeError, ConnectionResetError):  # the parent has ended, or needs it no more
+        return
 
 
 @dataclass
 class Worker:
-    """A process that trains, what it has not answered of what it was given, and when it last gave a sign of life."""
+    """A process that trains one group of runs at a time."""
 
-    process: multiprocessing.process.BaseProcess
-    left: list[Run]
-    heard: float
-    kills: int | None  # of the system for want of memory, before it began
+    process: subprocess.Popen[bytes]
+    pipe: Connection
+    kills: int | None  # by the system, for want of memory, before it began
+    silent_s: float = 0.0  # since its last sign of life, as far as the parent was there to hear one
+    facts: dict[str, Fact] = field(default_factory=dict)  # of its machine, once it has said them
+    group: list[Run] = field(default_factory=list)  # those of its group that it has not answered
+    started: str = ""  # when it was given them
+    since: float = 0.0
+    arrived: bytearray = field(default_factory=bytearray)  # what it has sent and nobody read
+
+    def fileno(self) -> int:
+        return self.pipe.fileno()
+
+    def receive(self) -> None:
+        """Take what has arrived, without waiting for the rest. EOFError or OSError where it has ended."""
+        if not (some := os.read(self.fileno(), 2**20)):
+            raise EOFError
+        self.arrived += some
+
+    def event(self) -> bytes | None:
+        """The next event that has arrived whole, pickled. `Connection.send` puts its length in front."""
+        if len(self.arrived) < HEADER.size:
+            return None
+        (size,) = HEADER.unpack_from(self.arrived)
+        end = HEADER.size + max(0, size)
+        if len(self.arrived) < end:
+            return None
+        event = bytes(self.arrived[HEADER.size : end])
+        del self.arrived[:end]
+        return event
+
+    def end(self) -> None:
+        """It holds nothing that is not on file."""
+        self.process.kill()
+        self.pipe.close()
+        self.process.wait()
 
 
-def _workers(
-    todo: list[list[Run]], corpus: Corpus, count: int, tell: Tell, keeper: Keeper | None
-) -> Iterator[Finished]:
-    """Hand packs to `count` processes. One that dies, hangs or answers with anything else than what it is asked for
-    makes error rows of its pack, and another takes its place."""
-    context = multiprocessing.get_context("spawn")
-    working: dict[Connection, Worker] = {}
-    queue = list(reversed(todo))
+class Pool:
+    """Worker processes that train groups of runs, each as it comes free.
 
-    def start() -> Connection:
-        ours, theirs = context.Pipe()
-        args = (theirs, corpus, count, queue[-1][0], keeper)
-        process = context.Process(target=_serve, args=args, daemon=True)
+    A worker that dies, hangs or answers with anything else than what it is asked for makes error rows of its group, and
+    another takes its place. The parent never waits for one of them: not while it starts, nor in the middle of an event.
+    """
+
+    def __init__(
+        self, groups: Sequence[list[Run]], corpus: Corpus, size: int, on_progress: Tell, keeper: Keeper | None
+    ) -> None:
+        self.groups, self.corpus, self.size = list(reversed(groups)), corpus, size
+        self.on_progress, self.keeper = on_progress, keeper
+        self.workers: list[Worker] = []
+
+    def results(self) -> Iterator[Finished]:
+        """Every run, as it ends."""
+        if not self.groups:
+            return
+        with tempfile.TemporaryFile() as self.shared:
+            pickle.dump(self.corpus, self.shared, pickle.HIGHEST_PROTOCOL)
+            self.shared.flush()
+            try:
+                for _ in range(self.size):
+                    self.assign(self.start())
+                looked = time.monotonic()
+                while self.workers:
+                    for worker in cast("list[Worker]", wait(self.workers, LOOK_S)):  # type: ignore[arg-type]
+                        yield from self.events(worker)
+                    passed, looked = time.monotonic() - looked, time.monotonic()
+                    for worker in self.workers:  # after Ctrl-Z and fg hours have passed, and nobody was silent
+                        worker.silent_s += min(passed, 2 * LOOK_S)
+                    for worker in [w for w in self.workers if w.silent_s > PATIENCE_S]:
+                        yield from self.fail(worker, f"timeout: no sign of life for {PATIENCE_S:g} s")
+            finally:
+                for worker in self.workers:
+                    worker.process.kill()
+                for worker in self.workers:
+                    worker.end()
+
+    def start(self) -> Worker:
+        """Another process. It is given no more than its pipe holds, so that nobody waits for it to read."""
+        ours, theirs = Pipe()
+        handles = (theirs.fileno(), self.shared.fileno())
+        code = f"{SERVE}; serve({handles[0]}, {handles[1]}, {os.getpid()})"
         # Ctrl-C reaches every process of a terminal, but is the parent's to handle: the child is born with it blocked,
-        # and a signal that comes meanwhile waits. Python's own helper process would lift the block, so it comes first.
-        resource_tracker.ensure_running()
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-        process.start()
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        theirs.close()
-        working[ours] = Worker(process, [], time.monotonic(), memory_kills())
-        return ours
+        # and a signal that comes meanwhile waits.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+        try:
+            kills = memory_kills()
+            process = subprocess.Popen(command(code), pass_fds=handles, stdin=subprocess.DEVNULL)
+            worker = Worker(process, ours, kills)
+            self.workers.append(worker)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            theirs.close()
+        with contextlib.suppress(OSError):  # it has died since: the next look at the pipe says so
+            ours.send((self.size, self.groups[-1][0], self.keeper))
+        return worker
 
-    def give(pipe: Connection) -> None:
-        worker = working[pipe]
-        worker.left, worker.heard = queue.pop() if queue else [], time.monotonic()
-        if worker.left:
-            with contextlib.suppress(OSError):  # it has died since: the next look at the pipe says so
-                pipe.send(worker.left)
+    def assign(self, worker: Worker) -> None:
+        """The next group, or its end where there is none."""
+        worker.group = self.groups.pop() if self.groups else []
+        worker.started, worker.since, worker.silent_s = now(), time.monotonic(), 0.0
+        if worker.group:
+            with contextlib.suppress(OSError):
+                worker.pipe.send(worker.group)
         else:
-            del working[pipe]
-            pipe.close()
-            worker.process.join()
+            self.workers.remove(worker)
+            worker.end()
 
-    def give_up(pipe: Connection, why: str) -> Iterator[Finished]:
-        """Its runs as error rows; another worker, where there is more to do."""
-        worker = working.pop(pipe)
-        worker.process.kill()
-        worker.process.join()
-        pipe.close()
-        reason = why or ended(worker.process.exitcode, worker.kills)
-        for run in worker.left:
-            facts = environment(run.device)
-            yield Finished(run, Outcome(error=reason), 0.0, count, os.getloadavg()[0], now(), facts)
-        if queue:
-            give(start())
+    def events(self, worker: Worker) -> Iterator[Finished]:
+        """What a worker has sent: its machine, signs of life, finished runs."""
+        try:
+            worker.receive()
+        except (EOFError, OSError):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                worker.process.wait(5)  # how it ended is known a moment after its pipe is closed
+            yield from self.fail(worker)
+            return
+        while worker in self.workers and (whole := worker.event()) is not None:
+            try:
+                event = pickle.loads(whole)
+            except Exception as error:
+                yield from self.fail(worker, f"crashed: its worker sent what cannot be read: {error!r:.200}")
+                return
+            worker.silent_s = 0.0
+            if isinstance(event, dict):
+                worker.facts = event
+            elif isinstance(event, Underway):
+                self.on_progress(event)
+            elif isinstance(event, Finished) and event.run in worker.group:
+                worker.group.remove(event.run)
+                if not worker.group:
+                    self.assign(worker)
+                yield event
+            else:
+                yield from self.fail(worker, f"crashed: its worker sent something else: {event!r:.200}")
 
-    try:
-        for _ in range(count):
-            give(start())
-        while working:
-            for pipe in wait(list(working), LOOK_S):
-                assert isinstance(pipe, Connection)
-                worker = working[pipe]
-                try:
-                    event = pipe.recv()
-                except (EOFError, OSError):
-                    worker.process.join(5)  # how it ended is known a moment after its pipe is closed
-                    yield from give_up(pipe, "")
-                    continue
-                except Exception as error:
-                    yield from give_up(pipe, f"crashed: its worker sent what cannot be read: {error!r:.200}")
-                    continue
-                worker.heard = time.monotonic()
-                if isinstance(event, Underway):
-                    tell(event)
-                elif isinstance(event, Finished) and event.run in worker.left:
-                    worker.left.remove(event.run)
-                    if not worker.left:
-                        give(pipe)
-                    yield event
-                else:
-                    yield from give_up(pipe, f"crashed: its worker sent something else: {event!r:.200}")
-            silent = [p for p, worker in working.items() if time.monotonic() - worker.heard > PATIENCE_S]
-            for pipe in silent:
-                yield from give_up(pipe, f"timeout: no sign of life for {PATIENCE_S:g} s")
-    finally:
-        for worker in working.values():
-            worker.process.kill()  # it holds nothing that is not on file
-        for worker in working.values():
-            worker.process.join()
+    def fail(self, worker: Worker, why: str = "") -> Iterator[Finished]:
+        """What it was given and has not answered as error rows; another worker, where there is more to do."""
+        self.workers.remove(worker)
+        worker.end()
+        outcome = Outcome(error=why or ended(worker.process.returncode, worker.kills))
+        wall_s, load = time.monotonic() - worker.since, os.getloadavg()[0]
+        for run in worker.group:
+            yield Finished(run, outcome, wall_s, self.size, load, worker.started, worker.facts)
+        if self.groups:
+            self.assign(self.start())

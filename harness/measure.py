@@ -533,9 +533,9 @@ def memory_kills() -> int | None:
     return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), None)
 
 
-def follow_parent() -> None:
+def follow_parent(parent: int | None = None) -> None:
     """End this process when the one that started it ends, however that does (Linux; elsewhere at its next answer)."""
-    parent, follow = os.getppid(), 1  # from prctl.h: PR_SET_PDEATHSIG
+    parent, follow = parent or os.getppid(), 1  # from prctl.h: PR_SET_PDEATHSIG
     with contextlib.suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).prctl(follow, signal.SIGKILL)
     if os.getppid() != parent:

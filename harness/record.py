@@ -312,7 +312,8 @@ def gather(folder: Path) -> Results:
             for facts in WITHIN.values():
                 facts(outcome)
             protocols[run.protocol.label] = run.protocol
-            row["environment"] = _environment(environments, whole["environment"])
+            machine = whole["environment"]  # none, of one whose worker ended before it had said it
+            row["environment"] = _environment(environments, machine) if machine else None
         if same in rows and (rows[same]["run"] in named, rows[same]["started"]) > (key in named, row["started"]):
             continue
         rows[same], held[same] = row, outcome

@@ -75,7 +75,7 @@ def print_table(table: pd.DataFrame) -> None:
     for r in table.to_dict("records"):
         rows.append((
             str(r["variant"]), _some(r["parameters"], count),
-            f"{r['seeds']}" + f" ({r['failed']} failed)" * bool(r["failed"]),
+            f"{r['seeds']} of {r['seeds'] + r['failed']}" if r["failed"] else str(r["seeds"]),
             f"{ppl(r['heldout_perplexity'])} {bracket(r['heldout_low'], r['heldout_high'], ppl)}".strip(),
             f"{nats(r['delta_nats'], sign=True)} {bracket(r['delta_low'], r['delta_high'], nats)}".strip(),
             _some(r["p_holm"], lambda p: f"{p:.3f}"), str(r["verdict"]), rate(r["tokens_per_sec"]),

@@ -9,8 +9,6 @@ import torch
 from hypothesis import settings
 
 from harness import execute, report
-from harness.corpus import Corpus
-from harness.grid import Run
 
 # The same examples every time; `pytest --hypothesis-profile=default` looks for others.
 settings.register_profile("the same", derandomize=True, deadline=None)
@@ -27,11 +25,9 @@ def _one_thread() -> None:
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trainings in this process, no page drawn: starting workers and drawing are tested elsewhere."""
 
-    def workers(
-        todo: list[list[Run]], corpus: Corpus, count: int, tell: execute.Tell, keeper: execute.Keeper | None
-    ) -> Iterator[execute.Finished]:
-        for pack in todo:
-            yield from execute._one(pack, corpus, 1, tell, keeper)
+    def results(pool: execute.Pool) -> Iterator[execute.Finished]:
+        for group in reversed(pool.groups):
+            yield from execute._one(group, pool.corpus, 1, pool.on_progress, pool.keeper)
 
-    monkeypatch.setattr(execute, "_workers", workers)
+    monkeypatch.setattr(execute.Pool, "results", results)
     monkeypatch.setattr(report, "write", lambda results, folder: folder)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -24,12 +28,12 @@ def test_workers_give_what_one_process_gives_and_a_dead_one_is_a_row(monkeypatch
     text = corpus.embedded()
     deadly = dataclasses.replace(RUNS[0], seed=7)
     signs: list[execute.Underway] = []
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
-    monkeypatch.setattr(execute, "_serve", _serve_but_die_at_seed_7)
+    monkeypatch.setattr(execute, "SERVE", f"from {__name__} import serve_but_die_at_seed_7 as serve")
     ended = {f.run: f for f in execute.execute([RUNS[0], deadly, *RUNS[1:]], text, 2, signs.append)}
     assert set(ended) == {*RUNS, deadly}
     assert ended[deadly].outcome.error == "crashed: its process ended with status 3"
     assert ended[deadly].outcome.heldout_perplexity is None
+    assert ended[deadly].environment == ended[RUNS[0]].environment  # its worker's own, not the parent's
     for run in RUNS:
         here = train([run], text)[0]
         there = ended[run].outcome
@@ -40,7 +44,7 @@ def test_workers_give_what_one_process_gives_and_a_dead_one_is_a_row(monkeypatch
     assert max(s.share for s in signs) == 1
 
 
-def _serve_but_die_at_seed_7(pipe, *args) -> None:  # type: ignore[no-untyped-def]
+def serve_but_die_at_seed_7(pipe: int, shared: int, parent: int) -> None:
     real = execute._one
 
     def one(pack, *rest):  # type: ignore[no-untyped-def]
@@ -49,10 +53,39 @@ def _serve_but_die_at_seed_7(pipe, *args) -> None:  # type: ignore[no-untyped-de
         return real(pack, *rest)
 
     execute._one = one
-    _REAL_SERVE(pipe, *args)
+    execute.serve(pipe, shared, parent)
 
 
-_REAL_SERVE = execute._serve
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        ("import os; os.kill(os.getpid(), 9)", "crashed: its process was ended by SIGKILL"),
+        ("raise ImportError", "crashed: its process ended with status 1"),
+        ("import os; os.kill(os.getpid(), 19)", "timeout: no sign of life for 0.5 s"),  # SIGSTOP
+        (
+            "import os; serve = lambda pipe, *_: (os.write(pipe, b'\\x7f' * 5), os.kill(os.getpid(), 19))",
+            "timeout: no sign of life for 0.5 s",
+        ),
+    ],
+)
+def test_a_worker_that_ends_or_stops_before_it_has_read_anything_is_a_row(
+    code: str, why: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Of a text that fills every pipe. The last stops in the middle of what it sends."""
+    monkeypatch.setattr(execute, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(execute, "LOOK_S", 0.1)
+    monkeypatch.setattr(execute, "SERVE", code)
+    text = dataclasses.replace(corpus.embedded(), tokens=np.zeros(10**6, dtype=np.int16))
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    old = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("it hangs"))
+    signal.setitimer(signal.ITIMER_REAL, 60)
+    ended = list(execute.execute(RUNS, text, 2))
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, old)
+    assert {f.run for f in ended} == set(RUNS)
+    assert {f.outcome.error for f in ended} == {why}
+    assert {tuple(f.environment) for f in ended} == {()}  # it had said nothing of its machine
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
 
 
 def test_a_run_that_raises_is_an_outcome() -> None:
@@ -85,3 +118,21 @@ def test_what_an_engine_that_disagrees_trains_does_not_count(monkeypatch: pytest
 
 def test_nothing_to_do() -> None:
     assert list(execute.execute([], corpus.embedded(), 0)) == []
+
+
+def test_a_script_without_a_main_guard_trains_and_no_worker_imports_it(tmp_path: Path) -> None:
+    """Typed into a pipe, as `python - <<END` has it; with PYTHONSAFEPATH, which leaves the current folder out."""
+    script = f"""
+import sys
+sys.path.insert(0, {str(Path(execute.__file__).parent.parent)!r})
+print("main")
+from harness import corpus, execute, grid
+size = grid.Protocol(train_characters=300, heldout_characters=100, batch_size=4, num_steps=5, hidden=4, epochs=1)
+for finished in execute.execute([grid.Run("rnn", 0, size, "", "cpu")], corpus.embedded(), 1):
+    print(finished.outcome.error or "trained")
+"""
+    done = subprocess.run(
+        [sys.executable, "-"], input=script, capture_output=True, text=True, cwd=tmp_path, timeout=120,
+        env={**os.environ, "PYTHONSAFEPATH": "1"},
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("main\ntrained\n", "")

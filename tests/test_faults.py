@@ -11,6 +11,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import torch
 
 import variants
 from harness import __main__ as command
-from harness import corpus, execute, files, grid, measure, probes, record, watch
+from harness import corpus, execute, files, grid, measure, probes, record, report, watch
 from harness.grid import Protocol, Run
 from harness.train import Outcome, train
 
@@ -188,7 +189,7 @@ def test_no_room_for_a_checkpoint_is_a_note(
 # ---- a worker that dies, hangs, or answers with something else ---------------------------------
 
 
-def _worker(pipe: Any, text: Any, workers: int, like: Run, keeper: Any) -> None:
+def serve(pipe: int, shared: int, parent: int) -> None:
     """By the seed it is given: dies in some way, hangs, or answers with anything."""
     real = execute._one
 
@@ -199,9 +200,9 @@ def _worker(pipe: Any, text: Any, workers: int, like: Run, keeper: Any) -> None:
         if seed == 2:
             time.sleep(1000)
         if seed == 3:
-            os.write(pipe.fileno(), b"\0\0\0\4junk")
+            os.write(pipe, b"\0\0\0\4junk")
         if seed == 4:
-            pipe.send("hello")
+            Connection(os.dup(pipe)).send("hello")
         if seed == 5:
             os._exit(3)
         if seed == 6:
@@ -209,31 +210,45 @@ def _worker(pipe: Any, text: Any, workers: int, like: Run, keeper: Any) -> None:
         return real(pack, *rest)
 
     execute._one = one  # type: ignore[assignment]
-    _SERVE(pipe, text, workers, like, keeper)
-
-
-_SERVE = execute._serve
+    execute.serve(pipe, shared, parent)
 
 
 def test_every_end_of_a_worker_is_a_typed_row_and_the_others_go_on(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """In one test, because starting processes that import torch is the slow part of it."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
-    monkeypatch.setattr(execute, "_serve", _worker)
-    monkeypatch.setattr(execute, "PATIENCE_S", 12.0)
+    monkeypatch.setattr(execute, "SERVE", f"from {__name__} import serve")
+    monkeypatch.setattr(execute, "LOOK_S", 0.1)
     runs = [dataclasses.replace(RUN, seed=seed) for seed in range(6)]
     keeper = functools.partial(record.checkpoint, tmp_path)
-    ended = {f.run.seed: f.outcome for f in execute.execute(runs, corpus.embedded(), 2, keeper=keeper)}
+    ended: dict[int, Outcome] = {}
+    for finished in execute.execute(runs, corpus.embedded(), 2, keeper=keeper):
+        ended[finished.run.seed] = finished.outcome
+        if len(ended) == 5:  # however slow the machine, only the one that hangs is left
+            monkeypatch.setattr(execute, "PATIENCE_S", 0.5)
     assert {seed: outcome.error.split(":")[0] for seed, outcome in ended.items()} == {
         0: "", 1: "crashed", 2: "timeout", 3: "crashed", 4: "crashed", 5: "crashed"
     }  # fmt: skip
     assert ended[1].error == "crashed: its process was ended by SIGKILL"
-    assert ended[2].error == "timeout: no sign of life for 12 s"
+    assert ended[2].error == "timeout: no sign of life for 0.5 s"
     assert ended[3].error.startswith("crashed: its worker sent what cannot be read")
     assert ended[4].error == "crashed: its worker sent something else: 'hello'"
     assert ended[5].error == "crashed: its process ended with status 3"
     assert (ended[0].heldout_perplexity or 0) > 1
+
+
+def test_of_a_run_whose_worker_said_nothing_parameters_and_machine_are_unknown(tmp_path: Path) -> None:
+    for seed, machine in ((0, {"torch": "2"}), (1, {})):
+        record.write_run(tmp_path, dataclasses.replace(RUN, seed=seed), {
+            "corpus": "x", "outcome": dataclasses.asdict(Outcome(error="crashed: x")), "environment": machine,
+            "started": "2026-01-01", "wall_s": 1.0, "together": 2, "load": 0.5,
+        })  # fmt: skip
+    record.write_tables(record.gather(tmp_path), tmp_path)
+    results = record.read(tmp_path)
+    assert results.runs["parameters"].isna().all()
+    assert results.runs["environment"].isna().tolist() == [False, True]
+    assert len(results.environments) == 1
+    assert report.html(results)
 
 
 @pytest.mark.parametrize(

@@ -202,7 +202,9 @@ def test_a_failed_run_is_a_row_out_of_every_mean_and_tried_again(
     assert (row["seeds"], row["failed"]) == (2, 1)
     assert row["heldout_perplexity"] == pytest.approx((7.31 * 7.32) ** 0.5)
     assert row["error"].startswith("1 of 3 runs: diverged")
-    assert "failed: rnn seed 0: diverged" in capsys.readouterr().err
+    shown = capsys.readouterr()
+    assert "failed: rnn seed 0: diverged" in shown.err
+    assert re.search(r"^rnn +10 +2 of 3 ", shown.out, re.MULTILINE)
     fake.clear()
     monkeypatch.setattr(execute, "execute", well)
     assert command.main(words) == 0

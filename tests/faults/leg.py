@@ -12,8 +12,6 @@ import signal
 import sys
 from collections.abc import Callable
 
-WHO, WRITE, CHARTS = sys.argv[1:4]  # a worker has its parent's
-
 
 def kill_at(write: int) -> None:
     calls = itertools.count(1)
@@ -29,14 +27,17 @@ def kill_at(write: int) -> None:
     os.fsync, os.replace = counted(os.fsync), counted(os.replace)
 
 
-if {"__main__": "driver", "__mp_main__": "worker"}.get(__name__) == WHO:
-    kill_at(int(WRITE))
-
 if __name__ == "__main__":
     from harness import __main__ as harness
+    from harness import execute
 
-    if CHARTS == "no":  # half of the time goes into them
+    who, write, charts, *words = sys.argv[1:]
+    if who == "driver":
+        kill_at(int(write))
+    if who == "worker":
+        execute.SERVE = f"from {__spec__.name} import kill_at; kill_at({int(write)}); {execute.SERVE}"
+    if charts == "no":  # half of the time goes into them
         from harness import report
 
         report.__dict__.update(charts=lambda *what: [], further=lambda *what: [])
-    sys.exit(harness.command(sys.argv[4:]))
+    sys.exit(harness.command(words))
