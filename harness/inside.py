@@ -80,13 +80,16 @@ def reach(model: Model, streams: Tensor) -> list[dict[int, float]]:
     with torch.no_grad():
         _, state = model(streams[begin : len(streams) - 1 - back], model.cell.begin(streams.shape[2]))
     states = [tuple(s.detach().requires_grad_() for s in state)]
-    for t in range(len(streams) - 1 - back, len(streams) - 1):
-        _, after = model(streams[t : t + 1], states[-1])
-        states.append(tuple(s.clone() for s in after))  # apart: of an LSTM, C is not to be counted through H as well
-    # the states after each character; what is predicted last is known from the last of them
-    logits = states[-1][0] @ model.W_hq + model.b_q
-    loss = nn.functional.cross_entropy(logits.flatten(0, 1), streams[-1].flatten(), reduction="sum")
-    grads = torch.autograd.grad(loss, [s for state in states for s in state], allow_unused=True)
+    with torch.backends.cudnn.flags(enabled=False):  # it has no backward pass of a module that is not training
+        for t in range(len(streams) - 1 - back, len(streams) - 1):
+            _, after = model(streams[t : t + 1], states[-1])
+            states.append(
+                tuple(s.clone() for s in after)
+            )  # apart: of an LSTM, C is not to be counted through H as well
+        # the states after each character; what is predicted last is known from the last of them
+        logits = states[-1][0] @ model.W_hq + model.b_q
+        loss = nn.functional.cross_entropy(logits.flatten(0, 1), streams[-1].flatten(), reduction="sum")
+        grads = torch.autograd.grad(loss, [s for state in states for s in state], allow_unused=True)
     each = len(state)
     norms = []
     for k in range(0, len(grads), each):

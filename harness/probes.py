@@ -161,7 +161,7 @@ def train(
             })  # fmt: skip
     watch.stop()
     progress(1.0, None)
-    scores = score(model.eval(), protocol.task, protocol.num_steps, len(runs), device)
+    scores = score(model.eval(), protocol.task, protocol.num_steps, len(runs), device, protocol.batch_size)
     return [
         Outcome(
             parameters=model.parameters_per_seed, train_s=watch.seconds, score=None if gone else value,
@@ -188,10 +188,10 @@ def loss(outputs: Tensor, Y: Tensor, counts: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def score(model: Model, task: str, length: int, seeds: int, device: str) -> list[float]:
-    """Of every seed, on the same SCORED sequences."""
+def score(model: Model, task: str, length: int, seeds: int, device: str, batch_size: int = SCORED) -> list[float]:
+    """Of every seed, on the same SCORED sequences, `batch_size` at a time: an engine may be unable to take more."""
     X, Y, counts = together([fresh(task, length)] * seeds, device)
-    outputs, _ = model(X, model.cell.begin(X.shape[2]))
+    outputs = torch.cat([model(part, model.cell.begin(part.shape[2]))[0] for part in X.split(batch_size, 2)], 2)
     if outputs.shape[-1] == 1:
         return [float(x) for x in loss(outputs, Y, counts)]
     right = (outputs.argmax(-1) == Y) | ~counts

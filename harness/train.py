@@ -123,7 +123,7 @@ def train(
             watch.between(share, lambda: standing(model, epoch, words, done, lost, looked))
 
         data = drawn(characters, protocol, orders)
-        if epoch_on is None:
+        if epoch_on is None or at.window:  # a checkpoint inside an epoch is gone on from step by step
             nats = epoch_of(model, data, windows=windows, protocol=protocol, at=at, between=between)
         else:  # one graph is one epoch: nothing happens inside it
             between(at)

@@ -186,12 +186,14 @@ def _slopes(
 
 
 def table_gradient(X: Tensor, dA: Tensor, d: int) -> Tensor:
-    """dA (S, T, n, columns) added up by character: (S, d, columns). On a GPU a product: adding has no order there."""
+    """dA (S, T, n, columns) added up by row of the table: (S, d, columns), on a GPU by a product: adding has no order.
+
+    Not where d is as many as T n: numbers as inputs, each its own row, to which one gradient is added.
+    """
     S, columns = len(dA), dA.shape[-1]
-    if dA.is_cuda:
-        offsets = d * torch.arange(S, device=X.device)[:, None, None]
-        one_hot = functional.one_hot((X - offsets).flatten(1), d).to(dA.dtype)
-        return one_hot.mT @ dA.view(S, -1, columns)
+    if dA.is_cuda and d < X[0].numel():
+        rows = torch.arange(S * d, device=X.device).view(S, d, 1)
+        return (rows == X.flatten(1).unsqueeze(1)).to(dA.dtype) @ dA.view(S, -1, columns)
     return dA.new_zeros(S * d, columns).index_add_(0, X.flatten(), dA.view(-1, columns)).view(S, d, columns)
 
 
