@@ -9,7 +9,6 @@ Weight gradients are fused.py's: one product over all of time. No seed's arithme
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import torch
@@ -27,7 +26,7 @@ except ImportError:  # torch for the CPU comes without it
 NONE, BEFORE, AFTER = 0, 1, 2
 RESETS = ("none", "before", "after")
 PRECISIONS = {"highest": "ieee", "high": "tf32", "medium": "bf16"}  # as torch names what a float32 product may round to
-UNITS = 32  # of a thread block: with 256 hidden, 8 blocks a seed and 96 KiB of weights each
+LEAST, LARGEST, BATCH = 32, 256, 64  # hidden sizes, powers of two, and sequences, that fit on chip
 
 
 def refuses(variant: type[Cell], device: str = "cpu") -> str:
@@ -42,9 +41,19 @@ def fits(hidden: int, batch: int, precision: str) -> str:
     """Why a size does not fit on chip, '' where it does."""
     if precision not in PRECISIONS.values() or precision == "ieee":
         return "its products are tf32 or bf16: in ieee the weights do not stay in registers"
-    if hidden & (hidden - 1) or not UNITS <= hidden <= 256:
-        return f"its hidden size is a power of two from {UNITS} to 256, not {hidden}"
-    return "" if batch <= 64 else f"its batch is at most 64, not {batch}"
+    if hidden & (hidden - 1) or not LEAST <= hidden <= LARGEST:
+        return f"its hidden size is a power of two from {LEAST} to {LARGEST}, not {hidden}"
+    return "" if batch <= BATCH else f"its batch is at most {BATCH}, not {batch}"
+
+
+def tile(seeds: int, hidden: int, products: int, multiprocessors: int) -> tuple[int, int]:
+    """Return hidden units of a thread block and its warps: the least work a step by the compiled code (no GPU yet).
+
+    16 units halve what a multiprocessor does, and twice as many of them serve a seed: while all seeds fit at once. With
+    more warps than a product of 32 rows fills, each would read all weights again; one product alone spills with 2.
+    """
+    units = 16 if seeds * hidden <= 16 * multiprocessors else 32
+    return units, 4 if products == 1 else 2
 
 
 def unroll(cell: Cell, X: Tensor, state: State) -> tuple[Tensor, State]:
@@ -75,8 +84,8 @@ class Recurrence(torch.autograd.Function):
         U = table.new_empty(S, T, n, h) if reset != "none" else Hs
         ctx.d, ctx.reset, ctx.z = table.shape[1], reset, z
         whole = Hs if W is None else W.contiguous()  # a pointer there must be
-        held = {"T": T, "h": h, "k": columns - h, "cols": 0 if W is None else W.shape[-1]}
-        for first, counters, grid, how in _launches(S, h, n, reset, z, table.device):
+        held = {"h": h, "k": columns - h, "cols": 0 if W is None else W.shape[-1]}
+        for first, counters, grid, how in _launches(S, T, h, n, held["cols"], reset, z, table.device):
             _forward[grid](table, X, whole, b_n if b_n is not None else Hs, G, Hs, U, counters, first, n, z or 0.0,
                            **held, **how)  # fmt: skip
         ctx.save_for_backward(X, G, Hs, U, W)
@@ -91,30 +100,31 @@ class Recurrence(torch.autograd.Function):
         dA, d = torch.empty_like(G), torch.empty_like(Hs[:, 0])
         dN = torch.empty_like(U) if reset == "after" else dA
         whole, dHs = Hs if W is None else W.contiguous(), dHs.contiguous()
-        held = {"T": T, "h": h, "k": columns - h, "cols": 0 if W is None else W.shape[-1]}
-        for first, counters, grid, how in _launches(S, h, n, reset, ctx.z, G.device):
+        held = {"h": h, "k": columns - h, "cols": 0 if W is None else W.shape[-1]}
+        for first, counters, grid, how in _launches(S, T, h, n, held["cols"], reset, ctx.z, G.device):
             _backward[grid](whole, G, Hs, U, dHs, dA, dN, d, counters, first, n, ctx.z or 0.0, **held, **how)
         seen = torch.cat([dA[..., : columns - h], dN], -1) if reset == "after" else dA
         dW, db = fused.weight_gradients(Hs, U, seen, reset, held["cols"])
         return fused.table_gradient(X, dA, ctx.d), None, d, dW, db, None, None
 
 
-def _launches(S: int, h: int, n: int, reset: str, z: float | None, device: torch.device) -> Any:
+def _launches(S: int, T: int, h: int, n: int, columns: int, reset: str, z: float | None, device: torch.device) -> Any:
     """(first seed, counters, grid, constants) of each launch: blocks that wait for one another must all be resident."""
-    blocks = h // UNITS if device.type == "cuda" else 1  # the interpreter runs them one after another
-    wave = max(1, _multiprocessors(device) // blocks)
+    on_gpu = device.type == "cuda"
+    processors = torch.cuda.get_device_properties(device).multi_processor_count if on_gpu else 1
+    units, warps = tile(S, h, columns // h, processors)
+    blocks = h // units if on_gpu else 1  # the interpreter runs them one after another
+    wave = max(1, processors // blocks)
     how = {
+        "T": T if on_gpu else tl.constexpr(T),  # the interpreter makes arrays of numbers, which no range takes
         "RESET": RESETS.index(reset), "HELD": z is not None, "C": blocks, "N": max(16, triton.next_power_of_2(n)),
-        "PRECISION": PRECISIONS[torch.get_float32_matmul_precision()], "num_warps": 8,
+        "PRECISION": PRECISIONS[torch.get_float32_matmul_precision()] if on_gpu else "ieee", "num_warps": warps,
+        "num_stages": 1,  # no load may be moved before the meeting that makes its value
+        "launch_cooperative_grid": True,  # refuses what cannot all be resident, instead of waiting for ever
     }  # fmt: skip
     for first in range(0, S, wave):
         some = min(wave, S - first)
         yield first, torch.zeros(some, dtype=torch.int32, device=device), (blocks, some), how
-
-
-@functools.cache
-def _multiprocessors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
 if triton:
@@ -122,33 +132,40 @@ if triton:
     @triton.jit
     def _meet(counter, target, C: tl.constexpr):
         """Wait until the seed's C blocks have all come: what they wrote before is seen after."""
+        tl.debug_barrier()
         if C > 1:
-            tl.debug_barrier()
-            tl.atomic_add(counter, 1, sem="acq_rel", scope="gpu")
+            tl.atomic_add(counter, 1, sem="release", scope="gpu")
             while tl.atomic_add(counter, 0, sem="acquire", scope="gpu") < target:
                 pass
             tl.debug_barrier()
 
     @triton.jit
     def _product(a, b, PRECISION: tl.constexpr):
+        return tl.dot(_rounded(a, PRECISION), b, input_precision="ieee" if PRECISION == "bf16" else PRECISION)
+
+    @triton.jit
+    def _rounded(x, PRECISION: tl.constexpr):
+        """As a factor: a tensor core drops the bits of a float32 that it does not read, so they are rounded away."""
         if PRECISION == "bf16":
-            return tl.dot(a.to(tl.bfloat16), b)
+            return x.to(tl.bfloat16)
+        elif PRECISION == "tf32":
+            return tl.inline_asm_elementwise("cvt.rna.tf32.f32 $0, $1;", "=r,r", [x], tl.float32, is_pure=True, pack=1)
         else:
-            return tl.dot(a, b, input_precision=PRECISION)
+            return x
 
     @triton.jit
     def _keep(W, PRECISION: tl.constexpr):
         """A block's part of the weights, on chip from here on."""
-        return tl.load(W).to(tl.bfloat16) if PRECISION == "bf16" else tl.load(W)
+        return _rounded(tl.load(W), PRECISION)
 
     @triton.jit
     def _tanh(x):
         return 2 * tl.sigmoid(2 * x) - 1
 
-    @triton.jit
+    @triton.jit(do_not_specialize=["first", "n", "T"])  # one compilation for texts of every length
     def _forward(
         table, X, W, b, G, Hs, U, counters, first, n, z,
-        T: tl.constexpr, h: tl.constexpr, k: tl.constexpr, cols: tl.constexpr, RESET: tl.constexpr, HELD: tl.constexpr,
+        T, h: tl.constexpr, k: tl.constexpr, cols: tl.constexpr, RESET: tl.constexpr, HELD: tl.constexpr,
         C: tl.constexpr, N: tl.constexpr, PRECISION: tl.constexpr,
     ):  # fmt: skip
         D: tl.constexpr = h // C
@@ -168,7 +185,7 @@ if triton:
             b_n = tl.load(b + s * h + own)[None, :]
         H_own = tl.load(Hs + (s * (T + 1) * n + rows[:, None]) * h + own[None, :], mask=inside, other=0.0)
         met = 0
-        for t in range(T):
+        for t in tl.range(T):
             H_t, row = Hs + ((s * (T + 1) + t) * n + rows[:, None]) * h, (s * T + t) * n + rows[:, None]
             x = tl.load(X + row, mask=inside, other=0)
             a, g = table + x * wide + own[None, :], G + row * wide + own[None, :]
@@ -199,13 +216,14 @@ if triton:
             tl.store(g + k, N_t, mask=inside)
             H_own = N_t + Z * (H_own - N_t)
             tl.store(H_t + n * h + own[None, :], H_own, mask=inside)
-            met += C
-            _meet(counter, met, C)
+            if cols > 0:
+                met += C
+                _meet(counter, met, C)
 
-    @triton.jit
+    @triton.jit(do_not_specialize=["first", "n", "T"])
     def _backward(
         W, G, Hs, U, dHs, dA, dN, dH0, counters, first, n, z,
-        T: tl.constexpr, h: tl.constexpr, k: tl.constexpr, cols: tl.constexpr, RESET: tl.constexpr, HELD: tl.constexpr,
+        T, h: tl.constexpr, k: tl.constexpr, cols: tl.constexpr, RESET: tl.constexpr, HELD: tl.constexpr,
         C: tl.constexpr, N: tl.constexpr, PRECISION: tl.constexpr,
     ):  # fmt: skip
         D: tl.constexpr = h // C
@@ -223,7 +241,7 @@ if triton:
             W_n = _keep(W_own + k, PRECISION)
         d = tl.zeros((N, D), dtype=tl.float32)
         met = 0
-        for back in range(T):
+        for back in tl.range(T):
             t = T - 1 - back
             row = (s * T + t) * n + rows[:, None]
             mine, g = row * h + own[None, :], row * wide + own[None, :]
