@@ -12,7 +12,9 @@ up to 12 characters: longer than the n-grams beside it see.
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import json
 import math
 import os
 import re
@@ -61,6 +63,13 @@ class Corpus:
     vocabulary: tuple[str, ...]
     floor: float | None = None
     note: str = ""
+
+    @functools.cached_property
+    def tokens_sha256(self) -> str:
+        """Of what is trained on: tokens and vocabulary, after all preprocessing; '' where there is no text."""
+        if not self.vocabulary:
+            return ""
+        return hashlib.sha256(json.dumps(self.vocabulary).encode() + self.tokens.astype("<i4").tobytes()).hexdigest()
 
 
 NOTHING = Corpus("", "", None, ())  # type: ignore[arg-type]  # the text of what has none

@@ -11,7 +11,7 @@ import functools
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -190,6 +190,7 @@ class Run:
     source: str = ""  # fingerprint of the equations and of the code that executes them
     hidden: int = 0  # of this variant, where the protocol matches parameters; 0 is the protocol's
     lr: float = 0.0  # of this variant, where the protocol leaves it to be chosen; 0 is the protocol's
+    tokens: str = ""  # digest of the text as trained on, after all preprocessing
 
     @property
     def setting(self) -> Protocol:
@@ -206,10 +207,31 @@ class Run:
 
     @functools.cached_property
     def key(self) -> str:
-        """A name for files: readable in front, and behind it a hash of every field."""
-        whole = json.dumps(self.fields, sort_keys=True)
+        """A name for files: readable in front, and behind it a hash of every field that is not at its default."""
+        said = {"run": _said(self, RUN_UNSAID), "protocol": _said(self.protocol, PROTOCOL_UNSAID)}
+        whole = json.dumps(said, sort_keys=True)
         safe = "".join(c if c.isalnum() or c in "._=," else "." for c in self.variant)
         return f"{safe}-{self.seed}-{hashlib.sha256(whole.encode()).hexdigest()[:16]}"
+
+
+# Each field's default as keys know it. No entry is ever changed: where a default is, the keys of its runs must be too.
+RUN_UNSAID: dict[str, object] = {
+    "engine": "loop", "capture": False, "precision": "ieee", "deterministic": False, "source": "", "hidden": 0,
+    "lr": 0.0, "tokens": "",
+}  # fmt: skip
+PROTOCOL_UNSAID: dict[str, object] = {
+    "name": "classic", "train_characters": 10_000, "heldout_characters": 10_000, "batch_size": 32, "num_steps": 35,
+    "hidden": 256, "lr": 1.0, "clip": 1.0, "epochs": 500, "init": "own", "evaluations": 20, "text": "lines",
+    "sampling": "sequential", "validation_characters": 0, "rate": "given", "match": "hidden", "update_bias": "own",
+    "task": "text",
+}  # fmt: skip
+
+
+def _said(part: Run | Protocol, unsaid: Mapping[str, object]) -> dict[str, object]:
+    """The fields that differ from their default: one that is added later changes no key until it is used."""
+    own = [field for field in dataclasses.fields(part) if field.name != "protocol"]
+    values = {field.name: getattr(part, field.name) for field in own}
+    return {f.name: values[f.name] for f in own if values[f.name] != unsaid.get(f.name, f.default)}
 
 
 def protocol(name: str) -> Protocol:

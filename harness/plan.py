@@ -11,7 +11,6 @@ import dataclasses
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness import grid
@@ -25,6 +24,17 @@ SIZES = (256, 128, 512)  # hidden units of a sweep; the first is the book's
 PRECISIONS = ("ieee", "tf32", "bf16")
 DEVICES = ("auto", "cpu", "cuda")
 UNTIL = "until-decided"
+
+# The code that the numbers of a training follow from, where it begins; all that it refers to is found from there
+# (variants/fingerprint.py). Its equations, its engine and the model are among it anyway. By whether it is of text:
+NUMBERS = {
+    True: ("harness.train.train", "harness.grid.Run.setting", "harness.measure.settle"),
+    False: ("harness.probes.train", "harness.grid.Run.setting", "harness.measure.settle"),
+}
+CAPTURE = "harness.capture.captured"  # only where it is asked for
+# What that refers to and no number follows from: how often something is said or saved, and what results are put into.
+NO_NUMBERS = (CAPTURE, "harness.watch.CHECKPOINT_S", "harness.watch.SIGN_S", "harness.measure._keep_pages",
+              "harness.probes.PROBES", "harness.train.Outcome", "harness.train.Point")  # fmt: skip
 GRIDS = {"bench": grid.BENCH, "ablate": grid.ABLATE}
 
 
@@ -61,14 +71,15 @@ class Plan:
         return self.device == "cuda" and self.protocol.task == "text"
 
     def run(self, variant: str, seed: int, engine: str = "", capture: bool | None = None) -> Run:
-        import variants
+        from variants.fingerprint import fingerprint
 
         engine = engine or self.engines(variant)[0]
         capture = self.captures if capture is None else capture
-        code = ["train", "inside"] if self.protocol.task == "text" else ["probes"]
-        also = [Path(__file__).with_name(f"{name}.py") for name in code + ["capture"] * capture]
-        source = variants.fingerprint(variant, engine, also)
-        how = {"engine": engine, "capture": capture, "precision": self.precision, "source": source,
+        roots = [*NUMBERS[self.protocol.task == "text"], *[CAPTURE] * capture]
+        roots += [] if self.protocol.task == "text" else [f"harness.probes.PROBES.{self.protocol.task}"]
+        source = fingerprint(variant, engine, tuple(roots), NO_NUMBERS)
+        how = {"engine": engine, "capture": capture, "tokens": self.corpus.tokens_sha256,
+               "precision": self.precision, "source": source,
                "deterministic": self.deterministic and self.device == "cuda",
                "hidden": self.units.get(variant, 0), "lr": self.rates.get(variant, 0.0)}  # fmt: skip
         return Run(variant, seed, self.protocol, self.corpus.sha256, self.device, **how)  # type: ignore[arg-type]

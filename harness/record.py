@@ -287,14 +287,14 @@ def grids(folder: Path) -> dict[str, Loaded]:
 def gather(folder: Path) -> Results:
     """Every table but the answers, from the files of single runs and samples. ValueError names a file that is torn.
 
-    A run that differs from another in its source alone is one that was edited since: the one a grid names
+    A run that differs from another only in its source, or in its tokens, is one of before an edit: the one a grid names
     stands for both, else the later.
     """
     asked = grids(folder)
     named = {key for grid in asked.values() for key in grid["runs"]}
     environments: dict[str, Loaded] = {}
     protocols: dict[str, Protocol] = {}
-    rows: dict[str, Loaded] = {}  # by the whole run but its source
+    rows: dict[str, Loaded] = {}  # by the whole run but its source and tokens
     held: dict[str, Loaded] = {}  # their outcomes
     for path in sorted((folder / "runs").glob("[!.]*.json"), key=str):
         whole = _load(path)
@@ -308,7 +308,7 @@ def gather(folder: Path) -> Results:
                 "lr": run.lr or run.protocol.lr, "heldout_mean_exp": outcome.get("heldout_mean_exp"),
                 **_numbers(whole, "wall_s", "together", "load"),
             } | _probe(run, outcome) | ({"capture": False} if outcome.get("uncaptured") else {})  # fmt: skip
-            same = json.dumps({**whole["run"], "source": ""}, sort_keys=True)
+            same = json.dumps({**run.fields, "source": "", "tokens": ""}, sort_keys=True)
             for facts in WITHIN.values():
                 facts(outcome)
             protocols[run.protocol.label] = run.protocol

@@ -16,6 +16,7 @@ RUN = Run("gru", 0, Protocol(), "sha", "cpu")
 OTHER: dict[str, Any] = {
     "variant": "gru:R=1", "seed": 1, "corpus_sha256": "other", "device": "cuda", "engine": "fused", "capture": True,
     "deterministic": True, "precision": "tf32", "source": "edited", "hidden": 3, "lr": 0.5,
+    "tokens": "other",
 }  # fmt: skip
 OTHER_PROTOCOL: dict[str, Any] = {"name": "quick"} | {field: choices[-1] for field, choices in CHOICES.items()}
 
@@ -30,6 +31,33 @@ def test_key_changes_with_every_field_of_the_protocol(field: str) -> None:
     value = OTHER_PROTOCOL.get(field) or getattr(RUN.protocol, field) + 1
     other = dataclasses.replace(RUN, protocol=dataclasses.replace(RUN.protocol, **{field: value}))
     assert other.key != RUN.key
+
+
+def test_a_field_that_is_added_changes_no_key_until_it_is_used() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Later(Protocol):
+        dropout: float = 0.0
+
+    def key(protocol: Protocol) -> str:
+        return dataclasses.replace(RUN, protocol=protocol).key
+
+    assert key(Later()) == RUN.key
+    assert key(Later(dropout=0.1)) != RUN.key
+    assert key(Later(epochs=1)) == key(Protocol(epochs=1)) != RUN.key
+
+
+def test_a_default_that_changes_changes_keys() -> None:
+    """What is left out of a key is what is written down, not what is the default now."""
+    for own, unsaid in ((Run, grid.RUN_UNSAID), (Protocol, grid.PROTOCOL_UNSAID)):
+        defaults = {f.name: f.default for f in dataclasses.fields(own) if f.default is not dataclasses.MISSING}
+        assert unsaid == defaults  # a new field is to be added there, once and for all
+
+
+def test_a_variants_own_rate_and_size_are_what_it_trains_with() -> None:
+    own = dataclasses.replace(RUN, lr=0.25, hidden=7).setting
+    assert (own.lr, own.hidden) == (0.25, 7)
+    assert (RUN.setting.lr, RUN.setting.hidden) == (1.0, 256)
+    assert dataclasses.replace(own, lr=1.0, hidden=256) == RUN.protocol
 
 
 def test_key_is_the_same_in_another_process() -> None:

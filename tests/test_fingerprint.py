@@ -1,0 +1,369 @@
+"""Does a key change with all the code that a number follows from, and with nothing else: in copies that are edited."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+import pytest
+import torch
+
+from harness import corpus, grid, measure, probes, train
+from harness import plan as planning
+from harness.grid import Protocol, Run
+from variants import registry
+from variants.fingerprint import NAMES, _Walk, code, fingerprint
+
+ROOT = Path(__file__).parent.parent
+TINY = Protocol(train_characters=300, heldout_characters=200, batch_size=4, num_steps=5, hidden=8, epochs=2)
+WINDOWS = Protocol(train_characters=20, heldout_characters=9, batch_size=4, num_steps=5, hidden=8, epochs=1,
+                   sampling="windows", validation_characters=9, update_bias="chrono", init="torch")  # fmt: skip
+TEXT, PROBE = planning.NUMBERS[True], (*planning.NUMBERS[False], "harness.probes.PROBES.copy")
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A copy of both packages, to be edited."""
+    for package in ("harness", "variants"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
+
+
+def prints(home: Path, variant: str = "gru:R=1", engine: str = "", roots: tuple[str, ...] = TEXT) -> str:
+    return fingerprint.__wrapped__(variant, engine, roots, planning.NO_NUMBERS, home)
+
+
+def edit(path: Path, *changes: tuple[str, str]) -> None:
+    text = path.read_text(encoding="utf-8")
+    for old, new in changes:
+        assert old in text, f"{old!r} is not in {path.name}"
+        text = text.replace(old, new)
+    path.write_text(text, encoding="utf-8")
+
+
+class Edited(ast.NodeTransformer):
+    """A statement more in the functions of those lines, or in all."""
+
+    def __init__(self, lines: set[int] | None = None) -> None:
+        self.lines = lines
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
+        self.generic_visit(node)
+        first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
+        if self.lines is None or first in self.lines:
+            node.body.insert(0, ast.parse("edited = 0").body[0])
+        return node
+
+    def apply(self, text: str) -> str:
+        return ast.unparse(ast.fix_missing_locations(self.visit(ast.parse(text))))
+
+
+def executed(work: Callable[[], object]) -> set[tuple[Path, int]]:
+    """The functions of ours that a call went through: file, first line."""
+    seen: set[tuple[str, int, str]] = set()
+
+    def note(frame: FrameType, event: str, argument: object) -> None:
+        if event == "call":
+            seen.add((frame.f_code.co_filename, frame.f_code.co_firstlineno, frame.f_code.co_name))
+
+    sys.setprofile(note)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    ours = [(Path(file), line) for file, line, name in seen if not name.startswith("<")]
+    return {(p, k) for p, k in ours if ROOT / "harness" in p.parents or ROOT / "variants" in p.parents}
+
+
+def trains(variant: str, engine: str, protocol: Protocol, text: corpus.Corpus) -> None:
+    run = Run(variant, 0, protocol, text.sha256, "cpu", engine)
+    measure.settle(1, "ieee")
+    if protocol.task == "text":
+        train.train([run], text)
+    else:
+        probes.train([run])
+
+
+RUNS = [
+    ("gru:R=1", "loop", TINY, TEXT),
+    ("lstm", "loop", WINDOWS, TEXT),
+    ("gru", "fused", WINDOWS, TEXT),
+    ("ligru", "loop", TINY, TEXT),
+    ("min_gru", "scan", TINY, TEXT),
+    ("nn.gru", "library", TINY, TEXT),
+    ("gru_after", "loop", Protocol(task="copy", num_steps=3, batch_size=2, hidden=4, epochs=1), PROBE),
+]
+
+
+def test_every_function_that_a_training_goes_through_is_in_its_key(home: Path) -> None:
+    """But for the finding of a cell by its name: the name, and what is found, are in the key themselves."""
+    precision, text_on = torch.get_float32_matmul_precision(), corpus.load("embedded")
+    gone: set[tuple[Path, int]] = set()
+    missed: list[str] = []
+    for variant, engine, protocol, roots in RUNS:
+        went = executed(functools.partial(trains, variant, engine, protocol, text_on))
+        torch.set_float32_matmul_precision(precision)
+        torch.set_flush_denormal(False)  # of this process, and other tests are in it
+        before = prints(home, variant, engine, roots)
+        for path, line in went - gone:
+            copy = home / path.relative_to(ROOT)
+            text = copy.read_text(encoding="utf-8")
+            functions = [n for n in ast.walk(_tree(text)) if isinstance(n, ast.FunctionDef)]
+            own = [f for f in functions if min([f.lineno, *(d.lineno for d in f.decorator_list)]) == line]
+            if not own or path.name in ("registry.py", "contract.py"):
+                continue
+            gone.add((path, line))
+            lines, first = text.splitlines(keepends=True), own[0].body[-1]
+            lines.insert(first.lineno - 1, " " * first.col_offset + "edited = 0\n")
+            copy.write_text("".join(lines), encoding="utf-8")
+            if prints(home, variant, engine, roots) == before:
+                missed.append(f"{path.stem}.{own[0].name}")
+            copy.write_text(text, encoding="utf-8")
+    assert missed == ["measure._keep_pages"]  # memory, and no number: see plan.NO_NUMBERS
+    assert len(gone) > 100
+
+
+_tree = functools.cache(ast.parse)
+
+
+def test_what_no_training_follows_from_changes_no_key(home: Path) -> None:
+    """Every function of every other file edited; in the files of the training path, every one it does not refer to."""
+    settings = [("gru:R=1", "native", TEXT), ("gru:R=1", "loop", PROBE), ("nn.gru", "library", TEXT)]
+    before = [prints(home, *one) for one in settings]
+    used: dict[Path, set[str]] = {}
+    for variant, engine, roots in settings:
+        entry = registry.found()[registry.parse(variant)[0]]
+        own = [f"variants.{entry.file}.{entry.cls}", f"variants.engines.{engine}.unroll", "variants.model.Model"]
+        own += [f"{NAMES}.get", f"{NAMES}.parse"]
+        walk = _Walk(home, [NAMES, *planning.NO_NUMBERS], [*own, *roots])
+        list(walk.said())
+        for path, name in walk.numbers:
+            used.setdefault(path, set()).add(name.partition(".")[0])
+    untouched = 0
+    for path in [*home.rglob("*.py")]:
+        text = path.read_text(encoding="utf-8")
+        lines = text.splitlines()
+        tree, other = ast.parse(text), set()
+        for node in tree.body:
+            if getattr(node, "name", None) not in used.get(path, set()):
+                other |= set(range(node.lineno - 3, (node.end_lineno or 0) + 1))
+        path.write_text(Edited(other).apply(text) + "\nEDITED = 1\n", encoding="utf-8")
+        untouched += path not in used
+        assert lines
+    assert untouched > 25
+    assert [prints(home, *one) for one in settings] == before
+
+
+def test_a_part_of_the_engine_in_another_language_counts(home: Path) -> None:
+    before, loop = prints(home, "gru", "native"), prints(home, "gru", "loop")
+    with (home / "variants/engines/native.c").open("a") as file:
+        file.write("// edited\n")
+    assert prints(home, "gru", "native") != before
+    assert prints(home, "gru", "loop") == loop
+
+
+def test_equations_are_the_variants_own(home: Path) -> None:
+    """Also where an engine is written for several cells by name."""
+    names = [("gru", "loop"), ("gru:R=1", "fused"), ("rnn", "fused"), ("lstm", "loop"), ("nn.gru", "library")]
+
+    def now() -> dict[str, str]:
+        return {variant: prints(home, variant, engine) for variant, engine in names}
+
+    before = now()
+    edit(home / "variants/gru.py", ("Z * H + (1 - Z)", "Z * H + (1.0 - Z)"))
+    assert {v for v, known in now().items() if known != before[v]} == {"gru", "gru:R=1"}
+    edit(home / "variants/cell.py", ("    def begin", "    def start"))
+    assert {v for v, known in now().items() if known != before[v]} == set(before)
+
+
+@pytest.mark.parametrize(
+    ("file", "changes"),
+    [
+        ("harness/train.py", [("curve_on", "curve_of"), ("begins", "starts")]),  # local variables
+        ("harness/train.py", [("characters: Tensor, most: int", "characters: Any, most: Any")]),
+        ("harness/train.py", [('"""Minibatches in an epoch."""', '"""Other words."""')]),
+        ("harness/train.py", [("    looks = ", "    # a remark\n\n    looks = ")]),
+        ("harness/train.py", [("windows_of(", "minibatches(")]),  # a function
+        ("harness/corpus.py", [("too few for one batch", "not enough")]),  # the message of an error
+        ("variants/gru.py", [("H_tilde", "candidate"), ("class GRU", "class Gated"), ("Gated rec", "A rec")]),
+        ("variants/model.py", [("answers", "Y_flat"), ("norm = self.gather()", "norm: Tensor = self.gather()")]),
+        (
+            "variants/engines/loop.py",
+            [("outputs", "states"), ("import torch\n", "import torch as t\n"), ("torch.", "t.")],
+        ),
+    ],
+)
+def test_what_decides_no_number_changes_no_key(file: str, changes: list[tuple[str, str]], home: Path) -> None:
+    before = prints(home, "lstm" if "gru" not in file else "gru")
+    edit(home / file, *changes)
+    if "class GRU" in dict(changes):
+        own = ["variants.gru.Gated"]
+        assert code(own, home=home) == code(["variants.gru.GRU"], home=ROOT)
+        return
+    assert prints(home, "lstm" if "gru" not in file else "gru") == before
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("variants/gru.py", "Z * H + (1 - Z) * H_tilde", "Z * H_tilde + (1 - Z) * H"),  # the same names, changed places
+        ("variants/gru.py", "self.Z(X, H), self.R(X, H)", "self.R(X, H), self.Z(X, H)"),
+        ("variants/model.py", "0.01 *", "0.02 *"),
+        ("harness/train.py", "norms.isfinite()", "losses.isfinite()"),
+        ("harness/train.py", "from harness.watch import", "from harness.other import"),
+        ("harness/measure.py", "set_flush_denormal(True)", "set_flush_denormal(False)"),
+        ("harness/grid.py", "lr=self.lr or protocol.lr", "lr=protocol.lr"),
+        ("harness/inside.py", "SHUT, OPEN = 0.1", "SHUT, OPEN = 0.2"),
+    ],
+)
+def test_what_decides_a_number_changes_the_key(file: str, old: str, new: str, home: Path) -> None:
+    before = prints(home, "gru")
+    edit(home / file, (old, new))
+    assert prints(home, "gru") != before
+
+
+def test_code_that_is_moved_keeps_its_key(home: Path) -> None:
+    """train.py made two, watch.py renamed: with the names edited in their one place, nothing trains anew."""
+    before = [prints(home), prints(home, "rnn", "", PROBE)]
+    run = home / "harness" / "run"
+    run.mkdir()
+    (run / "__init__.py").write_text("")
+    text = (home / "harness/train.py").read_text(encoding="utf-8")
+    begin = text.index("@torch.no_grad()\ndef evaluate(")
+    end = text.index("@torch.no_grad()\ndef generate(")
+    head = text[: text.index("HELD = (")]
+    moved = text[begin:end].replace("-> list[dict[str, float | None]]", "-> list[Any]")
+    moved = re.sub(r"\bscore\(", "loop.score(", re.sub(r"\bperplexity\(", "loop.perplexity(", moved))
+    moved = moved.replace("HELD", "loop.HELD").replace("Alive", "loop.Alive")
+    rest = text[:begin] + text[end:]
+    for name in ("evaluate", "evaluate_windows", "lesions"):
+        rest = re.sub(rf"\b{name}\(", f"scoring.{name}(", rest)
+    (run / "scoring.py").write_text(head.replace("harness.watch", "harness.keep") + "from . import loop\n" + moved)
+    (run / "loop.py").write_text(rest.replace("harness.watch", "harness.keep").replace(
+        "from harness import inside\n", "from harness import inside\nfrom harness.run import scoring\n"))  # fmt: skip
+    (home / "harness/train.py").unlink()
+    (home / "harness/watch.py").rename(home / "harness/keep.py")
+    edit(home / "harness/probes.py", ("harness.watch", "harness.keep"), ("harness.train", "harness.run.loop"))
+    edit(home / "harness/measure.py", ("harness.watch", "harness.keep"))
+
+    def there(names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(
+            n.replace("harness.train.", "harness.run.loop.").replace("harness.watch", "harness.keep") for n in names
+        )
+
+    stops = there(planning.NO_NUMBERS)
+    after = [
+        fingerprint.__wrapped__("gru:R=1", "", there(TEXT), stops, home),
+        fingerprint.__wrapped__("rnn", "", there(PROBE), stops, home),
+    ]
+    assert after == before
+    with pytest.raises(ValueError, match=r"no .harness\.train\.train"):
+        prints(home)  # a list that was not edited is no empty list
+
+
+ACT = "import torch\n\nSCALE = 1.0\n\n\ndef act(x):\n    return torch.tanh(x) * SCALE\n"
+CELL = """from variants import Cell, Tensor
+{imports}
+
+class Mine(Cell):
+    weights = "W_xh W_hh b_h"
+
+    def step(self, X: Tensor, H: Tensor) -> Tensor:
+        {local}
+        return {act}(X @ self.W_xh + H @ self.W_hh + self.b_h)
+"""
+
+
+@pytest.mark.parametrize(
+    ("imports", "act", "local"),
+    [
+        ("from .mathx import act", "act", ""),
+        ("from .mathx import act as f", "f", ""),
+        ("from . import mathx", "mathx.act", ""),
+        ("from variants.mathx import act", "act", ""),
+        ("from variants import mathx", "mathx.act", ""),
+        ("import variants.mathx", "variants.mathx.act", ""),
+        ("import variants.mathx as m", "m.act", ""),
+        ("import mathx", "mathx.act", ""),
+        ("from mathx import *", "act", ""),
+        ("from .tools import act", "act", ""),  # a package that hands on what a file of it defines
+        ("from .tools.inner import act", "act", ""),
+        ("from .middle import act", "act", ""),  # handed on by a third file
+        ("", "mathx.act", "from . import mathx"),
+        ("try:\n    from .mathx import act\nexcept ImportError:\n    from torch import tanh as act", "act", ""),
+        ("import importlib\nact = importlib.import_module('variants.mathx').act", "act", ""),
+        ("from . import mathx\ntable = {'act': mathx.act}", "table['act']", ""),
+        ("import functools\nfrom . import mathx\nact = functools.partial(mathx.act)", "act", ""),
+        ("from . import mathx\nhere = mathx", "here.act", ""),
+    ],
+)
+def test_what_a_cell_imports_is_in_its_key(imports: str, act: str, local: str, home: Path) -> None:
+    own = home / "variants"
+    (own / "mathx.py").write_text(ACT)
+    (own / "middle.py").write_text("from .mathx import act\n")
+    (own / "tools").mkdir()
+    (own / "tools/__init__.py").write_text("from .inner import act\n")
+    (own / "tools/inner.py").write_text(ACT)
+    (own / "mine.py").write_text(CELL.format(imports=imports, act=act, local=local))
+    before, gru = code(["variants.mine.Mine"], home=home), prints(home, "gru")
+    helper = own / ("tools/inner.py" if ".tools" in imports else "mathx.py")
+    edit(helper, ("SCALE = 1.0", "SCALE = 0.5"))  # what the function it imports refers to
+    assert code(["variants.mine.Mine"], home=home) != before
+    assert prints(home, "gru") == gru
+    edit(helper, ("SCALE = 0.5", "SCALE = 1.0  # a remark"))
+    assert code(["variants.mine.Mine"], home=home) == before
+
+
+@pytest.mark.parametrize("base", ["from .gru import GRU", "from variants.gru import GRU", "from . import gru"])
+def test_what_a_cell_inherits_is_in_its_key(base: str, home: Path) -> None:
+    name = "gru.GRU" if base.endswith("gru") else "GRU"
+    (home / "variants/mine.py").write_text(f"{base}\n\nclass Mine({name}):\n    pass\n")
+    before = code(["variants.mine.Mine"], home=home)
+    edit(home / "variants/gru.py", ("(R * H)", "(H * R)"))
+    after = code(["variants.mine.Mine"], home=home)
+    assert after != before
+    edit(home / "variants/cell.py", ("new_zeros", "new_ones"))
+    assert code(["variants.mine.Mine"], home=home) not in (before, after)
+
+
+def test_what_a_file_does_when_it_is_imported_is_in_the_key(home: Path) -> None:
+    (home / "variants/setting.py").write_text("import torch\n\ntorch.set_default_dtype(torch.float32)\n")
+    (home / "variants/mine.py").write_text(
+        "import variants.setting\n" + CELL.format(imports="", act="X.tanh", local="")
+    )
+    before = code(["variants.mine.Mine"], home=home)
+    edit(home / "variants/setting.py", ("torch.float32", "torch.float64"))
+    assert code(["variants.mine.Mine"], home=home) != before
+
+
+def test_a_helper_beside_a_cell_through_the_command_line(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (home / "variants/mathx.py").write_text(ACT)
+    (home / "variants/mine.py").write_text(CELL.format(imports="from .mathx import act", act="act", local=""))
+    entry = registry.Entry("mine", "Mine", (), "")
+    monkeypatch.setattr("variants.fingerprint.found", lambda: {**registry.found(), "mine": entry})
+    monkeypatch.setattr("variants.fingerprint.parse", lambda name: (name, {}))
+    before = prints(home, "mine", "loop")
+    edit(home / "variants/mathx.py", ("tanh", "relu"))
+    assert prints(home, "mine", "loop") != before
+
+
+def test_the_tokens_as_trained_on_are_in_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same file, cleaned in another way: another text."""
+    data = b"The Time Machine, by H. G. Wells [1898]\n\n\nI\n\n\nThe Time Traveller (for so it will be)\n"
+
+    def run() -> Run:
+        text = corpus._book(data)
+        return planning.Plan("bench", ("gru",), grid.protocol("quick"), 1, text, "cpu").run("gru", 0, "loop")
+
+    before, cleaned = run(), corpus._codes
+    monkeypatch.setattr(corpus, "_codes", lambda text: cleaned(text.replace("e", "a")))
+    after = run()
+    assert after.corpus_sha256 == before.corpus_sha256
+    assert after.key != before.key
+    assert corpus.NOTHING.tokens_sha256 == ""
