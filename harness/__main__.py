@@ -38,6 +38,12 @@ VERBS = {
 }
 
 
+TEXT_HELP = (
+    "time-machine, which is the default and part of the package, or the path of a UTF-8 file. Of a file each run of "
+    "white space, line ends too, becomes one space; case and punctuation stay. --set text=raw: the file as it is, "
+    "lines and all; text=lines: letters alone, in lower case, line by line, as the book's chapter has it; text=whole: "
+    "the same of the whole text, as its later edition. Every symbol is kept, unless --set max_vocabulary=N"
+)
 _TRAINS = {"device", "engine", "precision", "deterministic", "settings", "results"}
 TAKES = {  # the options of each verb: any other is refused, not ignored
     "bench": _TRAINS | {"protocol", "corpus", "variants", "seeds", "max", "no_timing"},
@@ -103,7 +109,7 @@ def parser() -> Parser:
     top.register("action", None, Once)
     top.add_argument("verb", metavar="verb", help="; ".join(f"{v}: {about}" for v, about in VERBS.items()))
     top.add_argument("--protocol", metavar="NAME", help=f"{' or '.join(grid.PROTOCOLS)}; on a GPU classic, else quick")
-    top.add_argument("--corpus", metavar="NAME", help="time-machine, embedded, or the path of a UTF-8 file")
+    top.add_argument("--corpus", metavar="NAME", help=TEXT_HELP)
     top.add_argument("--device", metavar="NAME", default="auto", help="auto: cuda where there is one")
     top.add_argument(
         "--engine", metavar="NAME", default="auto",
@@ -157,7 +163,7 @@ def choose(plan: Plan, folder: Path) -> tuple[Plan, list[dict[str, object]]]:
     todo = [run for runs in at.values() for run in runs if not record.done(folder, run)]
     print(f"{plan.verb}: {len(at)} learning rates x {len(grid.RATE_SEEDS)} seeds = {len(at) * len(grid.RATE_SEEDS)} "
           f"trainings choose a rate for each of {len(plan.variants)} variants, {len(todo)} to do")  # fmt: skip
-    train(todo, plan.corpus, plan.corpus_name, folder, "choosing")
+    train(todo, plan.corpus, plan.corpus.name, folder, "choosing")
     rows: list[dict[str, object]] = []
     rates = {}
     for variant in plan.variants:
@@ -186,7 +192,8 @@ def train(todo: Sequence[Run], corpus: Corpus, name: str, folder: Path, word: st
         for finished in execute(todo, corpus, workers, bar.underway, keeper):
             outcome = finished.outcome
             record.write_run(folder, finished.run, {
-                "corpus": name, "outcome": dataclasses.asdict(outcome),
+                "corpus": name, "unknown_share": None if corpus.tokens is None else corpus.unknown_share,
+                "outcome": dataclasses.asdict(outcome),
                 "environment": finished.environment, "started": finished.started, "wall_s": finished.wall_s,
                 "together": finished.together, "load": finished.load,
             })  # fmt: skip
@@ -225,7 +232,7 @@ def go(plan: Plan, folder: Path, timing: bool = True) -> int:
                 if plan.looks:
                     runs = list(plan.runs)
                     todo = [run for run in runs if not record.done(folder, run)]
-                train(todo, plan.corpus, plan.corpus_name, folder)
+                train(todo, plan.corpus, plan.corpus.name, folder)
                 if plan.looks and _decided(plan, folder):
                     break
             if timing:
@@ -281,7 +288,7 @@ def reproduce(plans: Sequence[Plan], settings: Sequence[tuple[str, Sequence[str]
         todo = {k: [run for run in plan.runs if not record.done(folder, run)] for k, plan in enumerate(plans)}
         total, left = sum(plan.size for plan in plans), sum(map(len, todo.values()))
         print(f"reproduce: {total} trainings{f', {total - left} done already' * (left < total)}; "
-              f"{', '.join(plan.protocol.label for plan in plans)}; text {plans[0].corpus_name}")  # fmt: skip
+              f"{', '.join(plan.protocol.label for plan in plans)}; text {plans[0].corpus.name}")  # fmt: skip
         if plans[0].corpus.note:
             print(f"note: {plans[0].corpus.note}", file=sys.stderr)
         record.write_grid(folder, "reproduce", {
@@ -291,7 +298,7 @@ def reproduce(plans: Sequence[Plan], settings: Sequence[tuple[str, Sequence[str]
         runs = [run for plan in plans for run in plan.runs]
         try:
             for k, plan in enumerate(plans):
-                train(todo[k], plan.corpus, plan.corpus_name, folder, plan.protocol.label)
+                train(todo[k], plan.corpus, plan.corpus.name, folder, plan.protocol.label)
         except KeyboardInterrupt as stop:
             return _stopped(stop, runs, folder)
         results = refresh(folder)
@@ -329,7 +336,7 @@ def announce(plan: Plan, todo: int, workers: int) -> None:
     print(
         f"{plan.verb}: {len(plan.variants)} variants x {plan.seeds} seeds = {plan.size} trainings"
         f"{f', {plan.size - todo} done already' * (todo < plan.size)}; "
-        f"protocol {plan.protocol.label}, text {plan.corpus_name}, {where}"
+        f"protocol {plan.protocol.label}, text {plan.corpus.name}, {where}"
     )
     for variant in plan.variants:
         if plan.engine not in ("auto", plan.engines(variant)[0]):
@@ -357,7 +364,7 @@ def sweep(plans: Sequence[Plan], full: bool, folder: Path) -> int:
         session = _session("sweep", contenders, first.device)
         record.write_grid(folder, "sweep", {
             "protocol": {**dataclasses.asdict(first.protocol), "label": first.protocol.label}, "runs": [],
-            "variants": first.variants, "device": first.device, "session": session, "corpus": first.corpus_name,
+            "variants": first.variants, "device": first.device, "session": session, "corpus": first.corpus.name,
             "corpus_sha256": first.corpus.sha256, "anchors": {},
         })  # fmt: skip
         try:
@@ -463,7 +470,7 @@ def _list(options: argparse.Namespace, folder: Path) -> int:
         rows = [row for one in known.values() for row in one.get("learning_rates", ())]
         tried = [row for row in rows if row["protocol"] == asked.protocol.label]
         asked = dataclasses.replace(asked, rates={row["variant"]: row["lr"] for row in tried if row["chosen"]})
-        print(f"\n{asked.verb}: protocol {asked.protocol.label}, text {asked.corpus_name}, device {asked.device}")
+        print(f"\n{asked.verb}: protocol {asked.protocol.label}, text {asked.corpus.name}, device {asked.device}")
         for run in asked.runs:
             state = "done" if record.done(folder, run) else "failed" if record.failed(folder, run) else "to do"
             print(f"  {state:<7} {run.key}")

@@ -1,47 +1,53 @@
-"""THE TEXT: time-machine, a UTF-8 file, or a text generated here; and what counting characters reaches on it.
+"""THE TEXT: time-machine or a UTF-8 file, what is done to it; and what counting characters reaches on it.
 
 Rule: a text is exactly its bytes. They come whole, checked and bounded, or one line says why not. No torch.
 
-`embedded` is drawn from a source whose entropy is known exactly, so its charts can show the lowest
-perplexity that any model can reach. It is a chain of words: 5 classes of 40 invented words; the class of
-a word depends on the classes of the two words before it, the word on its class. Spaces end words and no
-word has two classes, so whoever has read the text knows the source's state (nothing is hidden) and
-entropy per character = entropy per word / mean length of a word with its space. Its memory is two words,
-up to 12 characters: longer than the n-grams beside it see.
+The book is part of the package (public domain). `embedded`, for tests, is generated here: drawn from a source whose
+entropy is known exactly, so that a chart of it can show the lowest perplexity that any model can reach. It is a chain
+of words: 5 classes of 40 invented words; the class of a word depends on the classes of the two words before it, the
+word on its class. Spaces end words and no word has two classes, so whoever has read the text knows the source's state
+(nothing is hidden) and entropy per character = entropy per word / mean length of a word with its space. Its memory is
+two words, up to 12 characters: longer than the n-grams beside it see.
 """
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import functools
+import gzip
 import hashlib
 import json
 import math
 import os
 import re
+import shlex
 import stat
 import tempfile
 import threading
 import time
+import unicodedata
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.grid import unknown
+from harness.grid import MISSING, unknown
 
 if TYPE_CHECKING:  # numpy costs the command line 0.1 s: imported where it is used
     import numpy as np
     import numpy.typing as npt
 
-    Tokens = npt.NDArray[np.int16]
+    Tokens = npt.NDArray[np.int32]
 
 BOOK, EMBEDDED = "time-machine", "embedded"
 URL = "https://d2l-data.s3-accelerate.amazonaws.com/timemachine.txt"
+PACKAGED = Path(__file__).with_name("timemachine.txt.gz")
 SIZE = 178_979
 SHA256 = "8424dbd9532ac81f7e5f0b6add90e6952baea29158309d7d1bf3884f4e12c516"
-LARGEST_FILE = 2**28  # bytes, 256 MiB: reading one takes about 16 times its size in memory at the peak
+LARGEST_FILE = 2**28  # bytes, 256 MiB: reading one takes about 20 times its size in memory at the peak
 UNKNOWN = "<unk>"
-SYMBOLS = 256  # most in a vocabulary, <unk> included
 EMBEDDED_CHARACTERS = 100_000
 EMBEDDED_SEED = 1895
 READ_SECONDS, WHOLE_SECONDS = 10.0, 20.0  # of a download: silence, and all of it
@@ -52,9 +58,11 @@ REDIRECTS = 5
 class Corpus:
     """A text as numbers.
 
-    `sha256` is of the source's bytes, before any preprocessing. `tokens` (characters,) is read-only, an
-    index into `vocabulary` each; index 0 is <unk>, then by falling frequency, ties by code point. `floor`
-    is the exact perplexity of the source, None where nobody knows it. `note` is '' or one line to show.
+    `sha256` is of the source's bytes, before any preprocessing; `text` says which: see `_prepared`. `tokens`
+    (characters,) is read-only, an index into `vocabulary` each; index 0 is <unk>, then by falling frequency, ties by
+    code point. `left_out`: how many different symbols are not in the vocabulary, so are <unk>; `unknown_share` of all
+    tokens is. `floor` is the exact perplexity of the source, None where nobody knows it. `note` is '' or one line to
+    show.
     """
 
     name: str
@@ -63,38 +71,50 @@ class Corpus:
     vocabulary: tuple[str, ...]
     floor: float | None = None
     note: str = ""
+    text: str = "lines"
+    left_out: int = 0
+    unknown_share: float = 0.0
+
+    @property
+    def unknown_nats(self) -> float:
+        """What an unknown symbol costs beyond <unk>, so that none is scored as if it were known: all that were left
+        out are equally likely, p(symbol) = p(<unk>) / left_out."""
+        return math.log(self.left_out) if self.left_out else 0.0
 
     @functools.cached_property
     def tokens_sha256(self) -> str:
         """Of what is trained on: tokens and vocabulary, after all preprocessing; '' where there is no text."""
         if not self.vocabulary:
             return ""
-        return hashlib.sha256(json.dumps(self.vocabulary).encode() + self.tokens.astype("<i4").tobytes()).hexdigest()
+        known = json.dumps(self.vocabulary) + str(self.left_out or "")
+        return hashlib.sha256(known.encode() + self.tokens.astype("<i4").tobytes()).hexdigest()
 
 
 NOTHING = Corpus("", "", None, ())  # type: ignore[arg-type]  # the text of what has none
 
 
-def load(source: str | None = None, cache: Path | None = None, whole: bool = False) -> Corpus:
-    """The text called `time-machine` or `embedded`, or the UTF-8 file at that path.
+def load(
+    source: str | None = None, cache: Path | None = None, text: str = "lines", other: str = "spaces", most: int = 0
+) -> Corpus:
+    """The text called `time-machine` (None too) or `embedded`, or the UTF-8 file at that path.
 
-    None is time-machine where it can be had, else embedded with a note. `cache`: the folder that keeps the download, by
-    default the platform's. `whole`: cleaned as the book's later edition does, all at once and not line by line.
+    `text`: what is done to the book, and `other` to any other file (see `_prepared`). `most`: symbols kept, the most
+    frequent ones; 0 keeps all. `cache`: the folder that keeps a download of the book, by default the platform's.
     ValueError, one line, for a text that cannot be used.
     """
     if source == EMBEDDED:
-        return embedded()
+        return replace(embedded(), text=text)
     if source is None or source == BOOK:
         try:
             data, note = time_machine(cache)
         except ValueError as error:
-            if source is None:
-                return replace(embedded(), note=f"{error}: fell back to the embedded text")
-            raise ValueError(f"{error}. Have the file? CORPUS=path. Without it: CORPUS={EMBEDDED}") from None
-        return replace(_book(data, whole), note=note)
+            raise ValueError(f"{error}. Have the file? CORPUS=path") from None
+        return _corpus(BOOK, data, data.decode("ascii"), text, most, note)
     path = Path(source).expanduser()
     data = _read(path, LARGEST_FILE)
-    return _book(data, whole) if _digest(data) == SHA256 else _file(path, data)
+    if book := _as_the_book(data):
+        return _corpus(BOOK, book, book.decode("ascii"), text, most)
+    return _file(path, data, other, most)
 
 
 def encode(corpus: Corpus, text: str) -> Tokens:
@@ -102,7 +122,7 @@ def encode(corpus: Corpus, text: str) -> Tokens:
     import numpy as np
 
     index = {symbol: i for i, symbol in enumerate(corpus.vocabulary)}
-    return np.array([index.get(character, 0) for character in text], dtype=np.int16)
+    return np.array([index.get(character, 0) for character in text], dtype=np.int32)
 
 
 def decode(corpus: Corpus, tokens: Sequence[int] | Tokens) -> str:
@@ -157,7 +177,8 @@ def anchors(
     p(c | h) = (count(hc) + kinds(h) p(c | shorter h)) / (count(h) + kinds(h)), where kinds(h) is how many
     different characters followed h; a context never seen leaves p to the shorter one; below order 1 all
     of the vocabulary is equally likely. The first held-out characters have the end of `train` as context.
-    Witten and Bell 1991, method C. Time: one sort of both parts an order, whatever the vocabulary.
+    Witten and Bell 1991, method C. Time: one sort of both parts an order, whatever the vocabulary. An unknown symbol is
+    scored as networks' are, see `Corpus.unknown_nats`.
     """
     import numpy as np
 
@@ -168,6 +189,7 @@ def anchors(
     context = np.zeros(len(text), dtype=np.int64)  # of each character: a number for the n - 1 before it
     p = np.full(len(heldout), 1 / symbols)
     found = {}
+    beyond = float((heldout == 0).mean()) * corpus.unknown_nats
     for n in range(1, max(orders) + 1):
         # the first n - 1 characters have no context of that length: not counted
         _, gram = np.unique(context * symbols + text, return_inverse=True)
@@ -180,7 +202,7 @@ def anchors(
         h = context[trained:]
         interpolated = (count[gram[trained:]] + kinds[h] * p) / np.maximum(total[h] + kinds[h], 1)
         p = np.where(total[h] > 0, interpolated, p)
-        found[n] = float(np.exp(-np.log(p).mean()))
+        found[n] = float(np.exp(-np.log(p).mean() + beyond))
         context = np.concatenate([[0], gram[:-1]])
     return {f"{n}-gram": found[n] for n in orders}
 
@@ -191,11 +213,16 @@ def anchors(
 def time_machine(
     cache: Path | None = None, url: str = URL, allow_http: bool = False, seconds: float = WHOLE_SECONDS
 ) -> tuple[bytes, str]:
-    """The book's bytes and a note ('' or one line): from the folder `cache`, else downloaded into it.
+    """The book's bytes and a note ('' or one line): the package's own, else from the folder `cache`, else downloaded.
 
-    A cached file with other bytes is not used and is replaced. A cache that cannot be written costs a
-    download each time and the note says so. ValueError where there is neither.
+    What is in the package and is not the book is passed over. A cached file with other bytes is not used and is
+    replaced. A cache that cannot be written costs a download each time and the note says so. ValueError where there is
+    none of the three.
     """
+    with contextlib.suppress(OSError, EOFError, zlib.error):  # deleted, or damaged
+        data = gzip.decompress(PACKAGED.read_bytes())
+        if _digest(data) == SHA256:
+            return data, ""
     if cache is None:
         try:
             import platformdirs
@@ -213,7 +240,7 @@ def time_machine(
     try:
         data = download(url, allow_http, seconds)
     except ValueError as error:
-        raise ValueError(f"{BOOK} is not in the cache and cannot be downloaded ({error})") from None
+        raise ValueError(f"{BOOK} is neither in the package nor in the cache nor to be downloaded ({error})") from None
     try:
         _write(kept, data)
     except OSError as error:
@@ -304,14 +331,29 @@ def _write(path: Path, data: bytes) -> None:
         raise
 
 
-def _book(data: bytes, whole: bool = False) -> Corpus:
-    """The chapter's preprocessing: a line at a time, runs of non-letters to one space, ends cut, lower case,
-    and the lines joined with nothing between them (so words meet there, as in the book). Its later edition's, `whole`:
-    runs of non-letters to one space, lower case, all at once."""
-    text = data.decode("ascii")
-    parts = [re.sub("[^A-Za-z]+", " ", part) for part in ([text] if whole else text.splitlines())]
-    text = "".join(part if whole else part.strip() for part in parts).lower()
-    return _corpus(BOOK, data, _codes(text))
+def _as_the_book(data: bytes) -> bytes:
+    """The book's bytes where these are they, or differ by a byte order mark, line ends, spaces before them or blank
+    lines at an end; else b''."""
+    if _digest(data) == SHA256:
+        return data
+    if len(data) < 3 * SIZE:
+        with contextlib.suppress(UnicodeDecodeError):
+            lines = data.decode("utf-8-sig").splitlines()
+            same = ("\n".join(line.rstrip() for line in lines).strip("\n") + "\n").encode()
+            if _digest(same) == SHA256:
+                return same
+    return b""
+
+
+def _resembles_the_book(text: str) -> bool:
+    """Whether most passages of a text, a hundred of them, are the book's, but for punctuation, case and line ends."""
+    with contextlib.suppress(OSError, EOFError, zlib.error):
+        book = " ".join(re.findall("[a-z]+", gzip.decompress(PACKAGED.read_bytes()).decode("latin-1").lower()))
+        step = max(len(text) // 100, 60)
+        passages = [re.findall("[a-z]+", text[at : at + 60].lower())[1:-1] for at in range(0, len(text), step)]
+        known = [" ".join(words) in book for words in passages if len(words) > 4]
+        return 2 * sum(known) > len(passages)
+    return False
 
 
 # --- any file ----------------------------------------------------------------------------------
@@ -338,7 +380,7 @@ def _read(path: Path, largest: int) -> bytes:
             data = file.read(largest + 1)
             after = os.fstat(file.fileno())
     except FileNotFoundError:
-        raise ValueError(f"{unknown('text', str(path), (BOOK, EMBEDDED))}, or the path of a UTF-8 file") from None
+        raise ValueError(f"{unknown('text', str(path), (BOOK,))}, or the path of a UTF-8 file") from None
     except OSError as error:
         raise ValueError(f"{name} cannot be read: {error.strerror}") from None
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns) or len(data) != after.st_size:
@@ -346,37 +388,85 @@ def _read(path: Path, largest: int) -> bytes:
     return data
 
 
-def _file(path: Path, data: bytes) -> Corpus:
-    """Characters as they are, but for a byte order mark (dropped) and runs of whitespace (one space)."""
-    import numpy as np
+def _file(path: Path, data: bytes, how: str = "spaces", most: int = 0) -> Corpus:
+    """Any text but the book; what may not be as its reader thinks is in its note."""
+    name, text, notes = repr(str(path)), _decoded(path, data), []
+    if _resembles_the_book(text):
+        notes.append(f"{name} looks like the book but is not: it has other characters, and is read as any other text")
+    if not unicodedata.is_normalized("NFC", text):
+        notes.append(f"{name} is not in Unicode's composed form (NFC): a letter's accent may be a character of its own")
+    return _corpus(_shown(path), data, text, how, most, "; ".join(notes), name)
 
-    name = repr(str(path))
+
+def _decoded(path: Path, data: bytes) -> str:
+    """UTF-8 as text, without its byte order mark. ValueError says how to make it that."""
+    name, target = repr(str(path)), shlex.quote(f"{path.stem}.utf-8{path.suffix}")
     try:
-        text = data.decode("utf-8")
+        text = data.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{name} is not UTF-8: byte 0x{data[error.start]:02x} at offset {error.start:,}") from None
-    codes = _codes(text.removeprefix("\ufeff"))
-    if not len(codes):
-        raise ValueError(f"{name} is empty")
-    space = np.zeros(int(codes.max()) + 1, dtype=bool)
-    space[[code for code in np.flatnonzero(np.bincount(codes)) if chr(code).isspace()]] = True
-    gap = space[codes]
-    first = np.ones(len(codes), dtype=bool)
-    first[1:] = ~(gap[1:] & gap[:-1])
-    codes = np.where(gap, ord(" "), codes)[first]
-    if codes.min() == codes.max():
-        raise ValueError(f"{name} has one symbol only, {chr(int(codes[0]))!r}: nothing to predict")
-    return _corpus(_shown(path), data, codes)
+        wrong = f"is not UTF-8: byte 0x{data[error.start]:02x} at offset {error.start:,}"
+        encoding = _encoding(data)
+    else:
+        if "\0" not in text:
+            return text
+        wrong, encoding = f"is no text: a NUL at offset {data.index(0):,}", _encoding(data)
+    hint = f"if it is {encoding}, iconv -f {encoding} -t UTF-8 {shlex.quote(str(path))} > {target}"
+    if encoding == "UTF-8":
+        hint = f"without what is damaged: iconv -c -f UTF-8 -t UTF-8 {shlex.quote(str(path))} > {target}"
+    raise ValueError(f"{name} {wrong}{f'; {hint}' if encoding else ''}")
+
+
+CJK, KANA, HANGUL = "[\u3000-\u303f\u4e00-\u9fff\uff00-\uffef]", "[\u3040-\u30ff]", "[\uac00-\ud7af]"
+CYRILLIC = "(?<=[\u0400-\u0451])[\u0430-\u0451]"  # within words: an accent of Latin-1 stands alone
+ENCODINGS = (  # as iconv and as Python call it, what it would be full of, the least share of that
+    ("SHIFT_JIS", "cp932", KANA, 0.2), ("EUC-JP", "euc_jp", KANA, 0.2), ("EUC-KR", "cp949", HANGUL, 0.9),
+    ("GBK", "gb2312", CJK, 0.8), ("BIG5", "cp950", CJK, 0.8), ("GBK", "gbk", CJK, 0.8),
+    ("GB18030", "gb18030", CJK, 0.5), ("UTF-16LE", "utf-16-le", CJK, 0.8), ("UTF-16BE", "utf-16-be", CJK, 0.8),
+    ("CP1251", "cp1251", CYRILLIC, 0.6), ("KOI8-R", "koi8_r", CYRILLIC, 0.6),
+    ("CP1252", "cp1252", ".", 0.0), ("ISO-8859-1", "latin-1", ".", 0.0),
+)  # fmt: skip
+ZEROS = {"0101": "UTF-16LE", "1010": "UTF-16BE", "0111": "UTF-32LE", "1110": "UTF-32BE", "0011": "UTF-32LE",
+         "1100": "UTF-32BE"}  # fmt: skip
+
+
+def _encoding(data: bytes) -> str:
+    """What bytes that are not UTF-8 text most likely are, as iconv calls it; '' where they are no text."""
+    if data.startswith(codecs.BOM_UTF8):
+        return "UTF-8"
+    if data.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        return "UTF-32"
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "UTF-16"
+    some = data[: 2**16]
+    zeros = "".join(str(int(some[k::4].count(0) > 0.3 * len(some) / 4)) for k in range(4))
+    if zeros in ZEROS:
+        return ZEROS[zeros]
+    text = some.decode("utf-8", "replace")
+    damaged = text.count("\ufffd")
+    if len(re.findall("[^\0-\x7f]", text)) > 20 * damaged:
+        return "UTF-8"
+    for name, codec, full_of, least in ENCODINGS:
+        with contextlib.suppress(UnicodeDecodeError):
+            text = codecs.getincrementaldecoder(codec)().decode(some)
+            beyond = re.findall("[^\0-\x7f]", text)
+            if "\0" not in text and len(re.findall(full_of, text)) >= least * len(beyond):
+                return name
+    return ""
 
 
 def _shown(path: Path) -> str:
     """A file's name as tables and pages may have it: what cannot be printed, or is no Unicode, as an escape.
 
-    A file of that name is not the text of that name; and a spreadsheet would take = + - @ in front for a formula.
+    A file of that name is not the text of that name; a spreadsheet would take = + - @ in front for a formula, and
+    pandas NA for nothing, 12 for a number.
     """
     name = os.fsencode(path.name).decode("utf-8", "backslashreplace")
     name = printable(name)
-    return f"./{name}" if name in (BOOK, EMBEDDED) or name.startswith(("=", "+", "-", "@")) else name
+    with contextlib.suppress(ValueError):  # 12 and inf: a number
+        float(name)
+        return f"./{name}"
+    words = (BOOK, EMBEDDED, *MISSING, "true", "false")
+    return f"./{name}" if name in words or name.lower() in words or name.startswith(("=", "+", "-", "@")) else name
 
 
 def _codes(text: str) -> npt.NDArray[np.int32]:
@@ -386,17 +476,63 @@ def _codes(text: str) -> npt.NDArray[np.int32]:
     return np.frombuffer(text.encode("utf-32-le"), dtype="<i4").astype(np.int32, copy=False)
 
 
-def _corpus(name: str, data: bytes, codes: npt.NDArray[np.int32], floor: float | None = None) -> Corpus:
+def _prepared(text: str, how: str) -> npt.NDArray[np.int32]:
+    """The characters that are trained on, as code points.
+
+    lines: as the book's chapter does it: a line at a time, all but letters to one space, ends cut, lower case, and the
+    lines joined with nothing between them (so words meet there). whole: as its later edition does: all but letters to
+    one space, lower case. spaces: each run of white space, line ends too, to one space; case and punctuation stay.
+    raw: the text as it is, lines and all. Letters are Unicode's, with their accents.
+    """
     import numpy as np
 
+    codes = _codes(text.lower() if how in ("lines", "whole") else text)
+    if how == "raw" or not len(codes):
+        return codes
+    gap, end = np.zeros((2, int(codes.max()) + 1), dtype=bool)
+    for code in np.flatnonzero(np.bincount(codes)).tolist():
+        gap[code] = chr(code).isspace() if how == "spaces" else unicodedata.category(chr(code))[0] not in "LM"
+        end[code] = how == "lines" and len(f"a{chr(code)}a".splitlines()) > 1
+    gap, end = gap[codes], end[codes]
+    first = gap.copy()
+    first[1:] &= ~gap[:-1]  # of each run of what is not kept
+    keep = ~gap | first
+    if how == "lines":
+        run = np.cumsum(first)
+        cut = np.zeros(int(run[-1]) + 1, dtype=bool)
+        cut[run[end]] = True
+        cut[run[0]] |= gap[0]
+        cut[run[-1]] |= gap[-1]
+        keep &= ~(gap & cut[run])
+    return np.where(gap, ord(" "), codes)[keep]
+
+
+def _corpus(name: str, data: bytes, text: str, how: str, most: int = 0, note: str = "", file: str = "") -> Corpus:
+    """A text as numbers. `file`: as errors call it."""
+    import numpy as np
+
+    codes = _prepared(text, how)
+    if not len(codes):
+        raise ValueError(
+            f"{file or name} is empty" + " where only letters are kept: take --set text=spaces" * bool(text)
+        )
+    if codes.min() == codes.max():
+        raise ValueError(f"{file or name} has one symbol only, {chr(int(codes[0]))!r}: nothing to predict")
     counts = np.bincount(codes)
     present = np.flatnonzero(counts)
-    chosen = present[np.argsort(-counts[present], kind="stable")][: SYMBOLS - 1]
-    index = np.zeros(len(counts), dtype=np.int16)
+    chosen = present[np.argsort(-counts[present], kind="stable")][: most or None]
+    index = np.zeros(len(counts), dtype=np.int32)
     index[chosen] = np.arange(1, len(chosen) + 1)
     tokens = index[codes]
     tokens.flags.writeable = False
-    return Corpus(name, _digest(data), tokens, (UNKNOWN, *(chr(code) for code in chosen)), floor)
+    left_out, share = len(present) - len(chosen), float((tokens == 0).mean())
+    if left_out:
+        note += "; " * bool(note) + (
+            f"{100 * share:.2g} % of the characters are none of the {most:,} that max_vocabulary={most} keeps: each is "
+            f"predicted as {UNKNOWN}, and scored as one of {left_out:,} equally likely"
+        )
+    vocabulary = (UNKNOWN, *(chr(code) for code in chosen))
+    return Corpus(name, _digest(data), tokens, vocabulary, None, note, how, left_out, share)
 
 
 def _digest(data: bytes) -> str:
@@ -464,7 +600,7 @@ def embedded() -> Corpus:
         text.append(word)
         length += len(word) + 1
     whole = " ".join([*text, ""])[:EMBEDDED_CHARACTERS]
-    return _corpus(EMBEDDED, whole.encode(), _codes(whole), made.floor)
+    return replace(_corpus(EMBEDDED, whole.encode(), whole, "raw"), floor=made.floor, text="lines")
 
 
 def source() -> Source:

@@ -34,7 +34,7 @@ ABLATE = (
 )
 CHOICES = {
     "init": ("own", "book", "torch"),
-    "text": ("lines", "whole"),
+    "text": ("lines", "whole", "spaces", "raw"),
     "sampling": ("sequential", "windows"),
     "rate": ("given", "chosen"),
     "match": ("hidden", "parameters"),
@@ -42,7 +42,12 @@ CHOICES = {
     "task": ("text", "adding", "copy", "selective_copy", "counting"),
 }
 PROMPT = "time traveller"  # of a sample, the book's
-MAY_BE_ZERO = {"validation_characters"}
+MAY_BE_ZERO = {"validation_characters", "max_vocabulary"}
+# What pandas.read_csv takes for a missing value unless told otherwise: no name of ours.
+MISSING = frozenset((
+    "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
+    "NULL", "NaN", "None", "n/a", "nan", "null",
+))  # fmt: skip
 RATES = (0.25, 0.5, 1.0, 2.0, 4.0)  # what rate=chosen chooses from, for every variant the same
 RATE_SEEDS = (1000, 1001)  # that choose it: none of them is scored
 SEEDS, PROBE_SEEDS = 10, 5  # trainings a variant, if not asked for otherwise
@@ -59,10 +64,14 @@ class Protocol:
     all parameters). `init`: `book` N(0, 0.01^2) with zero biases, `torch` U(-1/sqrt(h), 1/sqrt(h)),
     `own` the book's for cells written here and torch's for nn.*. `evaluations`: points on the curve.
 
-    `text`: the chapter's preprocessing line by line, or the later edition's of the `whole` text. `sampling`: `windows`
-    draws every window of the training part once an epoch in random order, from a zero state, as the later edition
-    does; `train_characters` and `heldout_characters` then count windows by where they begin. `validation_characters`
-    lie between the two parts: curves are of them, and the held-out part is read at the end alone. `rate` chosen: `lr`
+    `text`: the chapter's preprocessing by `lines`, or the later edition's of the `whole` text (both: letters alone,
+    in lower case), white space to single `spaces` (any text but the book, unless asked for otherwise), or `raw`.
+    `max_vocabulary`: the most frequent symbols that are kept, 0 is all; see `corpus.Corpus.unknown_nats`.
+
+    `sampling`: `windows` draws every window of the training part once an epoch in random order, from a zero state, as
+    the later edition does; `train_characters` and `heldout_characters` then count windows by where they begin.
+    `validation_characters` lie between the two parts: curves are of them, and the held-out part is read at the end
+    alone. `rate` chosen: `lr`
     is what does best there of RATES, for each variant, by trainings of RATE_SEEDS, and then means nothing here.
     `match` parameters: each variant has the hidden size that gives it the parameters of BASELINE with `hidden`.
     `update_bias`: initial bias of a GRU's update gate, where Z = 1 keeps: as `init` has it, 0, 1, or log U(1,
@@ -89,6 +98,7 @@ class Protocol:
     match: str = "hidden"
     update_bias: str = "own"
     task: str = "text"
+    max_vocabulary: int = 0
 
     @property
     def label(self) -> str:
@@ -223,7 +233,7 @@ PROTOCOL_UNSAID: dict[str, object] = {
     "name": "classic", "train_characters": 10_000, "heldout_characters": 10_000, "batch_size": 32, "num_steps": 35,
     "hidden": 256, "lr": 1.0, "clip": 1.0, "epochs": 500, "init": "own", "evaluations": 20, "text": "lines",
     "sampling": "sequential", "validation_characters": 0, "rate": "given", "match": "hidden", "update_bias": "own",
-    "task": "text",
+    "task": "text", "max_vocabulary": 0,
 }  # fmt: skip
 
 

@@ -126,12 +126,6 @@ class Plan:
         return [*timed, Contender(base.label + AGAIN, base.run)]
 
     @property
-    def corpus_name(self) -> str:
-        """As every row says it: an embedded text that nobody asked for is called a fallback."""
-        fell_back = self.corpus.floor is not None and self.corpus.note
-        return f"{self.corpus.name} (fallback)" if fell_back else self.corpus.name
-
-    @property
     def speed_baseline(self) -> str:
         return next((v for v in (grid.SPEED_BASELINE, grid.BASELINE) if v in self.variants), self.variants[0])
 
@@ -152,7 +146,9 @@ def planned(verb: str, options: argparse.Namespace) -> Plan:
     device = _how(options)
     name = options.protocol or ("classic" if device == "cuda" else "quick")
     protocol = grid.protocol(name).override(options.settings)
-    text = corpus.load(options.corpus, whole=protocol.text == "whole")
+    other = protocol.text if any(s.startswith("text=") for s in options.settings) else "spaces"
+    text = corpus.load(options.corpus, text=protocol.text, other=other, most=protocol.max_vocabulary)
+    protocol = dataclasses.replace(protocol, text=text.text)
     if name == "book" and not any(s.split("=")[0].endswith("_characters") for s in options.settings):
         rest = max(1, len(text.tokens) // 20)  # by position, whatever the text's length
         protocol = dataclasses.replace(
@@ -252,7 +248,7 @@ def described(plan: Plan) -> dict[str, object]:
     return {
         "protocol": {**dataclasses.asdict(size), "label": size.label},
         "variants": plan.variants, "runs": [run.key for run in plan.runs], "device": plan.device,
-        "corpus": plan.corpus_name, "corpus_sha256": plan.corpus.sha256, "anchors": anchors,
+        "corpus": plan.corpus.name, "corpus_sha256": plan.corpus.sha256, "anchors": anchors,
     }  # fmt: skip
 
 

@@ -35,7 +35,7 @@ import pandas as pd
 
 from harness.files import digest, sealed, unsealed, write
 from harness.files import writing as writing
-from harness.grid import SCORES, Protocol, Run
+from harness.grid import MISSING, SCORES, Protocol, Run
 from harness.measure import now
 
 VERSION = 1  # of the JSON files
@@ -43,7 +43,8 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     # one row a training
     "runs": (
         "run", "variant", "engine", "capture", "precision", "device", "seed", "protocol", "corpus",
-        "corpus_sha256", "hidden", "lr", "parameters", "train_perplexity", "heldout_perplexity", "heldout_mean_exp",
+        "corpus_sha256", "unknown_share", "hidden", "lr", "parameters", "train_perplexity", "heldout_perplexity",
+        "heldout_mean_exp",
         "tokens", "train_s", "wall_s", "together", "sample", "environment", "started", "load", "error",
     ),
     # one row an evaluation of a training
@@ -75,7 +76,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "protocols": (
         "protocol", "name", "train_characters", "heldout_characters", "batch_size", "num_steps",
         "hidden", "lr", "clip", "epochs", "init", "evaluations", "text", "sampling", "validation_characters", "rate",
-        "match", "update_bias",
+        "match", "update_bias", "max_vocabulary",
     ),
     # one row a published perplexity, with ours beside it
     "reproduce": (
@@ -101,7 +102,8 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 TABLE = (
     "variant", "engine", "capture", "precision", "device", "protocol", "corpus", "corpus_sha256",
-    "hidden", "lr", "parameters", "seeds", "failed", "train_perplexity", "train_sd", "heldout_perplexity",
+    "unknown_share", "hidden", "lr", "parameters", "seeds", "failed", "train_perplexity", "train_sd",
+    "heldout_perplexity",
     "heldout_low", "heldout_high", "heldout_iqm", "baseline", "pairs", "delta_nats", "delta_low", "delta_high",
     "looks", "p_signflip", "p_holm", "p_better", "p_better_low", "p_better_high", "verdict",
     "tokens_per_sec", "tokens_per_sec_q1", "tokens_per_sec_q3", "speed_samples", "speed_baseline",
@@ -303,6 +305,7 @@ def gather(folder: Path) -> Results:
             key = path.stem  # what it was when it was written: a field that was added since has changed `run.key`
             row = _common(run) | {
                 "run": key, "seed": run.seed, "corpus": whole["corpus"], "corpus_sha256": run.corpus_sha256,
+                "unknown_share": whole.get("unknown_share"),
                 "sample": outcome["sample"], "error": outcome["error"], "started": whole["started"],
                 **_numbers(outcome, "parameters", "train_perplexity", "heldout_perplexity", "tokens", "train_s"),
                 "lr": run.lr or run.protocol.lr, "heldout_mean_exp": outcome.get("heldout_mean_exp"),
@@ -408,7 +411,17 @@ def sums(folder: Path) -> str:
 
 
 def spelt(table: pd.DataFrame) -> str:
-    """A table as CSV. Floats at full length: what is read back is what was measured."""
+    """A table as CSV. Floats at full length: what is read back is what was measured.
+
+    A text that pandas would read as missing, NA or null, has `./` before it.
+    """
+    table = table.assign(
+        **{
+            c: table[c].map(lambda x: f"./{x}" if isinstance(x, str) and x in MISSING and x else x)
+            for c in table.columns
+            if table[c].dtype.kind == "O" and table[c].isin(MISSING - {""}).any()
+        }
+    )
     text: str = table.to_csv(index=False, lineterminator="\n")
     return text
 

@@ -346,6 +346,14 @@ def brief(table: pd.DataFrame) -> str:
     return ", ".join([*parts, seeds(table)])
 
 
+TREATED = {  # what is trained on: corpus._prepared
+    "lines": "letters alone, in lower case, line by line, the lines joined with nothing between them, as in the book",
+    "whole": "letters alone, in lower case, one space for all else, as in the book\u2019s later edition",
+    "spaces": "case and punctuation are kept, and each run of white space, line ends too, is one space",
+    "raw": "everything is kept as it is, lines and all",
+}
+
+
 def setting(data: record.Results, table: pd.DataFrame) -> str:
     """What was run: protocol, text, device, seeds."""
     parts = []
@@ -371,6 +379,8 @@ def setting(data: record.Results, table: pd.DataFrame) -> str:
             if p.match == "parameters":
                 text += f"; hidden units such that each variant has as many parameters as {grid.BASELINE} has"
         parts.append(text)
+    for how in unique(data.protocols.text[data.protocols.protocol.isin(table.protocol)]):
+        parts += [f"Of the text, {TREATED[how]}"] if how in TREATED else []
     shas = unique(table.corpus_sha256)
     parts.append("Text: " + ", ".join(unique(table.corpus)) + (f" (SHA-256 {shas[0][:12]})" if len(shas) == 1 else ""))
     parts.append("Device: " + ", ".join(unique(table.device)))
@@ -426,9 +436,16 @@ def _caveats(data: record.Results, verb: str, table: pd.DataFrame) -> list[Marku
     if any(c.startswith("embedded") for c in unique(table.corpus)):
         said.append(
             Markup(
-                "<strong>Not The Time Machine</strong> but the embedded text, which the package generates: it was "
-                "asked for, or the book was neither in the cache nor to be had from the network."
+                "<strong>Not The Time Machine</strong> but the embedded text, which the package generates for tests."
             )
+        )
+    if (share := table.unknown_share.max()) > 0:
+        said.append(
+            Markup(
+                "<strong>Not every symbol is known</strong>: {} of the text are symbols that the limit on the "
+                "vocabulary leaves out. Each is predicted as one unknown symbol and scored as one of all that were "
+                "left out, equally likely, so that perplexities are of the whole alphabet."
+            ).format(pct(100 * share))
         )
     many, pairs = evidence.family(table), table.pairs.dropna()
     least = grid.seeds_needed(many)

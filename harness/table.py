@@ -65,7 +65,7 @@ def build(
         row: dict[str, object] = dict(zip(_ROW, key, strict=True))
         row |= {"device": device, "protocol": protocol, "corpus_sha256": corpus_sha256, "seeds": 0, "failed": 0}
         row |= {"corpus": corpora[0] if corpora else "", "hidden": _first(mine, clocked, column="hidden")}
-        row["lr"] = _first(mine, column="lr")
+        row["lr"], row["unknown_share"] = _first(mine, column="lr"), _first(mine, column="unknown_share")
         row["parameters"] = _first(mine, runs[runs["variant"] == key[0]], column="parameters")
         errors = []
         if mine is not None:
@@ -107,7 +107,8 @@ def _quality(
 ) -> pd.DataFrame:
     """The runs that count, one a row and seed, by seed; `error` set wherever a perplexity is not finite."""
     numbers = (
-        "seed", "hidden", "lr", "parameters", "train_perplexity", "heldout_perplexity", "tokens", "train_s", "together",
+        "seed", "unknown_share", "hidden", "lr", "parameters", "train_perplexity", "heldout_perplexity", "tokens",
+        "train_s", "together",
     )  # fmt: skip
     runs = rates.typed(runs, "runs", numbers, ("run", "variant", "protocol", "corpus_sha256", "device"))
     wanted = (runs["protocol"] == protocol) & (runs["corpus_sha256"] == corpus_sha256) & (runs["device"] == device)

@@ -88,6 +88,7 @@ def train(
         runs[0].variant, vocabulary, protocol.hidden, [run.seed for run in runs], protocol.init, device=device,
         engine=runs[0].engine, update_bias=protocol.update_bias, horizon=protocol.num_steps,
     )  # fmt: skip
+    model.unknown_nats = corpus.unknown_nats
     characters, validation, heldout = (
         torch.from_numpy(part.astype(np.int64)).to(device) for part in parts(corpus, protocol)
     )
@@ -369,6 +370,7 @@ def lesions(
             except ValueError:  # its equations divide by 0 so: there is nothing to score
                 continue
             held = Model(name, d, h, range(S), dtype=model.b_q.dtype, device=str(model.b_q.device)).eval()
+            held.unknown_nats = model.unknown_nats
             for key, weight in held.state_dict().items():
                 weight.copy_(trained[key])
             for seed, nats in enumerate(score(held, part, protocol, alive)[0].tolist()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import http.server
 import math
@@ -17,13 +18,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from harness import corpus
+from harness import corpus, grid
 from harness.corpus import Corpus
 
 ROOT = Path(__file__).resolve().parents[1]
-REAL = Path(os.environ.get("TIME_MACHINE", ROOT.parent / "shared/data/timemachine.txt"))
-needs_book = pytest.mark.skipif(not REAL.is_file(), reason="no real text: set TIME_MACHINE=path to timemachine.txt")
+BOOK = gzip.decompress(corpus.PACKAGED.read_bytes())
 TEXT = b"A book, not THE book;\r\n\n  but --3 bytes\nthat stand in for it.\n" * 1000
 
 
@@ -64,10 +66,60 @@ def test_import_needs_neither_torch_nor_numpy_nor_the_network() -> None:
 # --- time-machine ------------------------------------------------------------------------------
 
 
-@needs_book
+@pytest.fixture
+def unpackaged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where somebody has deleted the book from the package."""
+    monkeypatch.setattr(corpus, "PACKAGED", corpus.PACKAGED.with_name("none"))
+
+
+def test_the_book_is_in_the_package_and_any_other_bytes_there_are_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpus, "download", lambda *_: b"downloaded")
+    assert corpus.time_machine(tmp_path) == (BOOK, "")
+    assert list(tmp_path.iterdir()) == []
+    for broken in (b"", corpus.PACKAGED.read_bytes()[:-9], b"no gzip", gzip.compress(b"other"), None):
+        other = tmp_path / "book.gz"
+        other.unlink(missing_ok=True) if broken is None else other.write_bytes(broken)
+        monkeypatch.setattr(corpus, "PACKAGED", other)
+        assert corpus.time_machine(tmp_path / "cache")[0] == b"downloaded"
+
+
+@pytest.mark.parametrize(
+    "edited",
+    [
+        BOOK.replace(b"\n", b"\r\n"),
+        BOOK.replace(b"\n", b"\r"),
+        b"\xef\xbb\xbf" + BOOK,
+        b"\xef\xbb\xbf" + BOOK.replace(b"\n", b"  \r\n") + b"\r\n\r\n",
+        BOOK.rstrip(),
+    ],
+    ids=["CRLF", "CR", "mark", "all", "no last line end"],
+)
+def test_the_book_is_recognised_however_it_was_saved(edited: bytes, tmp_path: Path) -> None:
+    (tmp_path / "saved.txt").write_bytes(edited)
+    for how in ("lines", "whole", "raw"):
+        saved, book = (corpus.load(s, text=how) for s in (str(tmp_path / "saved.txt"), None))
+        assert (saved.name, saved.sha256, saved.text, saved.note) == ("time-machine", book.sha256, how, "")
+        assert np.array_equal(saved.tokens, book.tokens)
+
+
+@pytest.mark.parametrize(
+    "edited",
+    [BOOK.replace(b"e", b"E", 1), BOOK[:60_000], BOOK[50_000:60_000], b"Another preface. " * 999 + BOOK, BOOK.upper()],
+)
+def test_what_looks_like_the_book_and_is_not_is_said(edited: bytes, tmp_path: Path) -> None:
+    (tmp_path / "edited.txt").write_bytes(edited)
+    text = corpus.load(str(tmp_path / "edited.txt"))
+    assert (text.name, text.text) == ("edited.txt", "spaces")
+    assert "edited.txt' looks like the book but is not" in text.note
+    (tmp_path / "edited.txt").write_text("It was the best of times, it was the worst of times. " * 999)
+    assert corpus.load(str(tmp_path / "edited.txt")).note == ""
+
+
 def test_the_book_whatever_its_path(tmp_path: Path) -> None:
     copy = tmp_path / "embedded"
-    copy.write_bytes(REAL.read_bytes())
+    copy.write_bytes(BOOK)
     book = corpus.load(str(copy))
     assert (book.name, book.floor, book.note) == ("time-machine", None, "")
     assert book.sha256 == "8424dbd9532ac81f7e5f0b6add90e6952baea29158309d7d1bf3884f4e12c516"
@@ -75,7 +127,7 @@ def test_the_book_whatever_its_path(tmp_path: Path) -> None:
     assert (len(book.vocabulary), book.vocabulary[0]) == (28, "<unk>")
     # a second writing, a character at a time
     text = ""
-    for line in REAL.read_text().split("\n"):
+    for line in BOOK.decode().split("\n"):
         kept = "".join(c.lower() if c.isalpha() else " " for c in line)
         text += " ".join(kept.split())
     assert len(text) == len(book.tokens) == 170_580
@@ -91,11 +143,11 @@ def test_book_preprocessing_goes_line_by_line(stand_in: bytes, tmp_path: Path) -
     assert whole(book)[:60] == "a book not the bookbut bytesthat stand in for ita book not t"
 
 
-@needs_book
 def test_anchors_of_the_later_edition_as_published() -> None:
     """v1 (FACTS): 10,000 windows of 32 + 1 characters, then the targets of the 5,000 windows that follow."""
-    book = corpus.load(str(REAL))
-    text = re.sub("[^A-Za-z]+", " ", REAL.read_text()).lower()
+    book = corpus.load()
+    text = re.sub("[^A-Za-z]+", " ", BOOK.decode()).lower()
+    assert whole(corpus.load(text="whole")) == text
     assert len(text) == 173_428
     published = {"1-gram": 16.66, "2-gram": 9.53, "3-gram": 6.47, "4-gram": 5.31, "5-gram": 5.36}
     train, heldout = text[:10_032], text[10_001:15_032]
@@ -124,20 +176,112 @@ def test_vocabulary_by_frequency_then_code_point() -> None:
     text = made("ccbbaad")
     assert text.vocabulary == ("<unk>", "a", "b", "c", "d")
     assert text.tokens.tolist() == [3, 3, 2, 2, 1, 1, 4]
-    assert text.tokens.dtype == np.int16
+    assert text.tokens.dtype == np.int32
     with pytest.raises(ValueError, match="read-only"):
         text.tokens[0] = 1
 
 
-def test_vocabulary_is_at_most_256_and_the_rare_are_unknown() -> None:
+def test_every_symbol_is_in_the_vocabulary_however_many_there_are() -> None:
+    common = "".join(chr(0x10000 + i) for i in range(40_000))
+    text = made(common * 2 + "x")
+    assert (len(text.vocabulary), text.left_out, text.unknown_share) == (40_002, 0, 0.0)
+    assert whole(text) == common * 2 + "x"
+
+
+def test_a_limit_on_the_vocabulary_is_said_and_the_rare_are_not_scored_as_if_known() -> None:
     common = "".join(chr(0x4E00 + i) for i in range(255))
-    text = made(common * 2 + "xyx")
+    text = corpus._file(Path("made.txt"), (common * 2 + "xyx").encode(), most=255)
     assert len(text.vocabulary) == 256
     assert text.vocabulary[1] == "x"  # ties: by code point, so the last of the common ones is out
     assert "y" not in text.vocabulary
     assert common[-1] not in text.vocabulary
     assert text.tokens[254] == 0
     assert whole(text).endswith("x<unk>x")
+    assert (text.left_out, text.unknown_share) == (2, 3 / 513)
+    assert text.note == (
+        "0.58 % of the characters are none of the 255 that max_vocabulary=255 keeps: each is predicted as <unk>, "
+        "and scored as one of 2 equally likely"
+    )
+    # 500 symbols in equal shares have perplexity 500, whatever the limit
+    even = "".join(chr(0x4E00 + i) for i in np.random.default_rng(0).integers(0, 500, 60_000))
+    for most in (0, 450, 300, 100, 2):
+        text = corpus._file(Path("made.txt"), even.encode(), most=most)
+        found = corpus.anchors(text, text.tokens[:50_000], text.tokens[50_000:], (1,))
+        assert found["1-gram"] == pytest.approx(500, rel=0.02)
+
+
+ANY = "Ab, c\r\n\t d  E\u0301\u2028e\u0301\u00e9 \U0001f600\x0bX9\x85\u3000\u4e2d \rEnd.\n"
+
+
+@pytest.mark.parametrize(
+    ("how", "left"),
+    [
+        ("raw", ANY),
+        ("spaces", "Ab, c d E\u0301 e\u0301\u00e9 \U0001f600 X9 \u4e2d End. "),
+        ("lines", "ab cd e\u0301e\u0301\u00e9x\u4e2dend"),
+        ("whole", "ab c d e\u0301 e\u0301\u00e9 x \u4e2d end "),
+    ],
+)
+def test_what_is_done_to_a_text(how: str, left: str) -> None:
+    text = corpus._file(Path("made.txt"), ("\ufeff" + ANY).encode(), how)
+    assert whole(text) == left
+    assert text.text == how
+
+
+@pytest.mark.parametrize("how", ["lines", "whole"])
+@given(st.text("aB1 .\n\r\t\u2029'"))
+def test_the_books_two_ways_with_a_text_as_the_book_writes_them(how: str, text: str) -> None:
+    parts = [re.sub("[^A-Za-z]+", " ", part) for part in ([text] if how == "whole" else text.splitlines())]
+    want = "".join(part if how == "whole" else part.strip() for part in parts).lower()
+    assert "".join(map(chr, corpus._prepared(text, how))) == want
+
+
+def test_accents_of_their_own_are_said() -> None:
+    assert made("cafe\u0301 " * 9).note.endswith("(NFC): a letter's accent may be a character of its own")
+    assert made("caf\u00e9 " * 9).note == ""
+
+
+CHINESE = "\u5e8a\u524d\u660e\u6708\u5149\uff0c\u7591\u662f\u5730\u4e0a\u971c\u3002 " * 40
+TRADITIONAL = "\u8209\u982d\u671b\u660e\u6708\uff0c\u4f4e\u982d\u601d\u6545\u9109\u3002 " * 40
+
+
+@pytest.mark.parametrize(
+    ("data", "why", "encoding"),
+    [
+        (CHINESE.encode("gbk"), "is not UTF-8: byte 0xb4 at offset 0", "GBK"),
+        (CHINESE.encode("gb18030"), "is not UTF-8", "GBK"),
+        (TRADITIONAL.encode("big5"), "is not UTF-8", "BIG5"),
+        ("\u3044\u308d\u306f\u306b\u307b\u3078\u3068\u6f22\u5b57\n".encode("shift_jis") * 40, "not UTF-8", "SHIFT_JIS"),
+        ("\u3044\u308d\u306f\u306b\u307b\u3078\u3068\u6f22\u5b57\n".encode("euc_jp") * 40, "not UTF-8", "EUC-JP"),
+        ("\ub3d9\ud574 \ubb3c\uacfc \ubc31\ub450\uc0b0\uc774\n".encode("euc_kr") * 40, "not UTF-8", "EUC-KR"),
+        ("\u043c\u043e\u0439 \u0434\u044f\u0434\u044f\n".encode("cp1251") * 40, "not UTF-8", "CP1251"),
+        ("\u043c\u043e\u0439 \u0434\u044f\u0434\u044f\n".encode("koi8_r") * 40, "not UTF-8", "KOI8-R"),
+        ("d\u00e9j\u00e0 vu\n".encode("latin-1") * 40, "is not UTF-8: byte 0xe9 at offset 1", "CP1252"),
+        (BOOK.decode().encode("utf-16-le"), "is no text: a NUL at offset 1", "UTF-16LE"),
+        (BOOK.decode().encode("utf-16-be"), "is no text: a NUL at offset 0", "UTF-16BE"),
+        (BOOK.decode().encode("utf-16"), "is not UTF-8: byte 0xff at offset 0", "UTF-16"),
+        (BOOK.decode().encode("utf-32"), "is not UTF-8: byte 0xff at offset 0", "UTF-32"),
+        (BOOK.decode().encode("utf-32-le"), "is no text: a NUL at offset 1", "UTF-32LE"),
+        (CHINESE.encode("utf-16-le"), "", "UTF-16LE"),
+        (CHINESE.encode("utf-16-be"), "", "UTF-16BE"),
+        (CHINESE.encode()[:-2], "is not UTF-8", "UTF-8"),
+        (CHINESE.encode() + b"\xed\xa0\xbd", "is not UTF-8: byte 0xed", "UTF-8"),  # half of a surrogate pair
+        (b"plain text, and one\0 NUL " * 9, "is no text: a NUL at offset 19", ""),
+    ],
+)
+def test_a_text_in_another_encoding_is_refused_with_what_makes_it_utf_8(
+    data: bytes, why: str, encoding: str, tmp_path: Path
+) -> None:
+    (tmp_path / "a text.txt").write_bytes(data)
+    said = fails(tmp_path / "a text.txt")
+    assert why in said
+    assert ("iconv" in said) == bool(encoding)
+    if encoding:
+        asked = said[said.index("iconv") :]
+        assert f"-f {encoding} -t UTF-8" in asked
+        subprocess.run(["sh", "-c", asked], cwd=tmp_path, capture_output=True)  # of damaged UTF-8 its status is 1
+        got = corpus.load(str(tmp_path / "a text.utf-8.txt"))
+        assert len(got.vocabulary) > 5
 
 
 def test_encode_and_decode() -> None:
@@ -171,10 +315,10 @@ def test_bad_files_each_say_what_is_wrong(tmp_path: Path) -> None:
 
 
 def test_missing_file_suggests_the_names(tmp_path: Path) -> None:
-    assert "Did you mean 'embedded'?" in fails("embeded")
+    assert "Did you mean 'time-machine'?" in fails("time-machin")
     message = fails(tmp_path / "none.txt")
     assert "none.txt" in message
-    assert message.endswith("There are: time-machine, embedded, or the path of a UTF-8 file")
+    assert message.endswith("There are: time-machine, or the path of a UTF-8 file")
     assert fails(f"{__file__}/x").endswith("cannot be read: Not a directory")
 
 
@@ -323,7 +467,7 @@ def test_anchors_are_probabilities() -> None:
     c = made("she sells sea shells by the sea shore")
     for end in (3, 20, 30):
         for n in (1, 3, 5):
-            every = [np.array([s], dtype=np.int16) for s in range(len(c.vocabulary))]
+            every = [np.array([s], dtype=np.int32) for s in range(len(c.vocabulary))]
             shares = [1 / corpus.anchors(c, c.tokens[:end], s, (n,))[f"{n}-gram"] for s in every]
             assert sum(shares) == pytest.approx(1, abs=1e-12)
 
@@ -336,7 +480,7 @@ def test_anchors_refuse_what_means_nothing() -> None:
 
 
 def test_anchors_of_a_large_vocabulary_take_bounded_time() -> None:
-    tokens = np.random.default_rng(0).integers(0, 256, 200_000).astype(np.int16)
+    tokens = np.random.default_rng(0).integers(0, 256, 200_000).astype(np.int32)
     c = Corpus("made", "", tokens, tuple(map(chr, range(256))))
     start = time.monotonic()
     found = corpus.anchors(c, tokens[:150_000], tokens[150_000:])
@@ -503,7 +647,7 @@ def server(asked: list[str], stand_in: bytes) -> Iterator[str]:
     running.server_close()
 
 
-def test_download_once_then_from_the_cache(server: str, asked: list[str], tmp_path: Path) -> None:
+def test_download_once_then_from_the_cache(unpackaged: None, server: str, asked: list[str], tmp_path: Path) -> None:
     cache = tmp_path / "not" / "there"
     assert corpus.time_machine(cache, f"{server}/right", allow_http=True) == (TEXT, "")
     assert corpus.time_machine(cache, f"{server}/right", allow_http=True) == (TEXT, "")
@@ -581,25 +725,19 @@ def test_a_cache_that_cannot_be_written_is_said(server: str, tmp_path: Path, mon
     assert corpus.load("time-machine").note == note
 
 
-def test_without_the_package_that_names_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_package_that_names_the_cache(unpackaged: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "platformdirs", None)  # as on a machine whose python is used as it is
-    assert "platformdirs" in corpus.load(None).note
     with pytest.raises(ValueError, match=r"platformdirs names: install it.*CORPUS=path"):
-        corpus.load("time-machine")
+        corpus.load()
 
 
-def test_without_network_and_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_package_network_and_cache(unpackaged: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(*args: object) -> bytes:
         raise ValueError("https://x: no route")
 
     monkeypatch.setattr(corpus, "download", offline)
-    text = corpus.load(None, tmp_path)
-    assert text.name == "embedded"
-    assert text.floor is not None
-    why = "time-machine is not in the cache and cannot be downloaded (https://x: no route)"
-    assert text.note == f"{why}: fell back to the embedded text"
-    message = fails("time-machine", tmp_path)
-    assert message == f"{why}. Have the file? CORPUS=path. Without it: CORPUS=embedded"
+    why = "time-machine is neither in the package nor in the cache nor to be downloaded (https://x: no route)"
+    assert fails("time-machine", tmp_path) == f"{why}. Have the file? CORPUS=path"
 
 
 @pytest.mark.parametrize(
@@ -616,6 +754,16 @@ def test_without_network_and_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ("a\u202eb".encode(), "a\\u202eb"),
         (b"\xff.txt", "\\xff.txt"),
         (b"<script>", "<script>"),
+        (b"None", "./None"),
+        (b"null.txt", "null.txt"),
+        (b"12", "./12"),
+        (b"inf", "./inf"),
+        (b"True", "./True"),
+        *(
+            (name.encode(), f"./{name}")
+            for name in sorted(grid.MISSING - {""})
+            if name[0] not in "#-" and "/" not in name
+        ),
     ],
 )
 def test_a_files_name_is_shown_so_that_it_can_do_nothing(name: bytes, shown: str, tmp_path: Path) -> None:

@@ -358,7 +358,7 @@ def test_the_tokens_as_trained_on_are_in_the_key(monkeypatch: pytest.MonkeyPatch
     data = b"The Time Machine, by H. G. Wells [1898]\n\n\nI\n\n\nThe Time Traveller (for so it will be)\n"
 
     def run() -> Run:
-        text = corpus._book(data)
+        text = corpus._file(Path("made"), data, "lines")
         return planning.Plan("bench", ("gru",), grid.protocol("quick"), 1, text, "cpu").run("gru", 0, "loop")
 
     before, cleaned = run(), corpus._codes

@@ -483,7 +483,7 @@ def test_whatever_is_typed_it_is_what_runs_or_one_line_and_status_2(
         return 0
 
     with monkeypatch.context() as patch:
-        patch.setattr(corpus, "load", lambda source, whole: load(source or "embedded", whole=whole))
+        patch.setattr(corpus, "load", lambda source, **how: load(source or "embedded", **how))
         patch.setattr(command, "go", lambda plan, *rest: keep(plan))
         patch.setattr(command, "reproduce", lambda some, *rest: keep(*some))
         patch.setattr(command, "sweep", lambda some, *rest: keep(*some))
@@ -505,7 +505,7 @@ def test_whatever_is_typed_it_is_what_runs_or_one_line_and_status_2(
         given = {flag: value for flag, value in options.items() if isinstance(value, str)}
         assert str(plan.engine) == given.get("--engine", "auto")
         assert str(plan.precision) == given.get("--precision", "ieee")
-        assert plan.corpus_name == ("" if verb == "probe" else "embedded")
+        assert plan.corpus.name == ("" if verb == "probe" else "embedded")
         if given.get("--seeds", "until-decided") != "until-decided":
             assert plan.seeds == int(given["--seeds"])
         if "--max" in given:
@@ -597,24 +597,49 @@ def test_warns_of_a_grid_that_cannot_answer(
     assert ("needs 8 (SEEDS=8)" in capsys.readouterr().err) == warned
 
 
-def test_fallback_to_the_embedded_text_is_said_everywhere(
+def test_the_first_run_is_on_the_book_without_a_network(
     fake: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def none(*_: object) -> tuple[bytes, str]:
+    def none(*_: object) -> bytes:
         raise ValueError("the address cannot be reached")
 
-    monkeypatch.setattr(corpus, "time_machine", none)
-    monkeypatch.setattr(report, "write", REPORT_WRITE)
+    monkeypatch.setattr(corpus, "download", none)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     words = [w for w in ONE_RNN if w not in ("--corpus", "embedded")]
     assert command.main([*words, "--results", str(tmp_path)]) == 0
     shown = capsys.readouterr()
-    assert "note: the address cannot be reached: fell back to the embedded text" in shown.err
-    assert "embedded (fallback)" in shown.out
+    assert "note" not in shown.err
+    assert "text time-machine" in shown.out
     for table in ("bench", "runs"):
-        assert set(pd.read_csv(tmp_path / f"{table}.csv")["corpus"]) == {"embedded (fallback)"}
-    assert "fallback" in (tmp_path / "report.html").read_text().partition("<table")[0]
-    assert command.main([*words, "--corpus", "time-machine", "--results", str(tmp_path / "other")]) == 2
+        assert set(pd.read_csv(tmp_path / f"{table}.csv")["corpus"]) == {"time-machine"}
+    monkeypatch.setattr(corpus, "PACKAGED", tmp_path / "none")
+    assert command.main([*words, "--results", str(tmp_path / "other")]) == 2
     assert "CORPUS=path" in capsys.readouterr().err
+
+
+def test_what_is_done_to_a_text_is_in_the_name_of_the_protocol_and_on_the_page(
+    fake: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(report, "write", REPORT_WRITE)
+    (tmp_path / "NA").write_text("Ab c.\nDe f!\n" * 99)
+    (tmp_path / "many").write_text("".join(chr(0x4E00 + k * k % 389) for k in range(3000)))
+    words = ["bench", "--device", "cpu", "--variants", "rnn", "--seeds", "1", *TINY]
+    for name, how, label, said in (
+        ("NA", [], ",text=spaces", "case and punctuation are kept, and each run of white space"),
+        ("NA", ["text=raw"], ",text=raw", "everything is kept as it is, lines and all"),
+        ("NA", ["text=lines"], "", "letters alone, in lower case, line by line"),
+        ("NA", ["text=whole"], ",text=whole", "one space for all else"),
+        ("many", ["max_vocabulary=50"], ",text=spaces,max_vocabulary=50", "Not every symbol is known"),
+    ):
+        folder = tmp_path / f"out{label}"
+        assert command.main([*words, *how, "--corpus", str(tmp_path / name), "--results", str(folder)]) == 0
+        row = pd.read_csv(folder / "bench.csv").iloc[0]
+        assert row.protocol.endswith(label)
+        assert ("text=" in row.protocol) == ("text=" in label)
+        assert row.corpus == ("./NA" if name == "NA" else "many")  # and never missing
+        assert said in (folder / "report.html").read_text()
+        assert (row.unknown_share > 0.5) == (name == "many")
+        assert ("% of the characters are none of the 50" in capsys.readouterr().err) == (name == "many")
 
 
 def test_a_results_folder_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -323,7 +323,7 @@ def test_the_map_is_of_one_sentence_of_the_text_read_in_order() -> None:
 
 
 def test_the_map_shows_an_unknown_symbol_and_a_line_end_as_one_each() -> None:
-    tokens = np.resize(np.arange(4, dtype=np.int16), 200)
+    tokens = np.resize(np.arange(4, dtype=np.int32), 200)
     made = text.Corpus("made", "", tokens, (text.UNKNOWN, "\n", "a", "\u2028"))
     letters = torch.from_numpy(tokens.astype("int64"))
     facts = inside.heat(Model("gru", 4, 6, [0]), made, letters)

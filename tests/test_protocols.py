@@ -103,7 +103,7 @@ def test_a_window_seed_alone_is_the_seed_together() -> None:
 
 def test_the_later_edition_reads_the_text_whole() -> None:
     data = b"A b-c\n\n  D! e1f\n"
-    lines, whole = (text._book(data, w) for w in (False, True))
+    lines, whole = (text._file(Path("made"), data, how) for how in ("lines", "whole"))
     assert text.decode(lines, lines.tokens) == "a b cd e f"
     assert text.decode(whole, whole.tokens) == "a b c d e f "
 

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness import files, record
+from harness import files, grid, record
 from harness.grid import Protocol, Run
 
 RUN = Run("gru", 0, Protocol(), "sha", "cpu", source="a")
@@ -238,3 +238,16 @@ def test_any_text_comes_back_from_a_table_as_it_was(name: str, sample: str) -> N
         assert found.runs["sample"].tolist() == [sample]
         assert found.runs["corpus"].fillna("").tolist() == [name]
         assert found.heat["character"].tolist() == [sample[0]]
+
+
+def test_plain_pandas_finds_no_text_missing(tmp_path: Path) -> None:
+    from pandas._libs.parsers import STR_NA_VALUES
+
+    assert grid.MISSING == STR_NA_VALUES
+    names = sorted(grid.MISSING - {""})
+    for column in ("variant", "corpus", "sample", "error"):
+        table = record.frame("runs", [{"run": "r", column: name} for name in names])
+        (tmp_path / "runs.csv").write_text(record.spelt(table))
+        assert pd.read_csv(tmp_path / "runs.csv")[column].tolist() == [f"./{name}" for name in names]
+    empty = record.spelt(record.frame("runs", [{"run": "r", "error": ""}, {"run": "s", "lr": float("nan")}]))
+    assert "./" not in empty

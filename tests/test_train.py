@@ -471,3 +471,18 @@ def test_who_trains_beside_whom() -> None:
     assert list(training.packs(many([0, 1]))) == [[r] for r in many([0, 1])]
     assert list(training.packs([*cuda, *captured])) == [cuda, captured]
     assert list(training.packs(library)) == [[r] for r in library]
+
+
+def test_an_unknown_symbol_is_not_scored_as_if_it_were_known() -> None:
+    """By hand from the logits: p(<unk>) is shared by all symbols that a limit on the vocabulary leaves out."""
+    made = text._file(Path("made.txt"), "".join(chr(97 + k * k % 23) for k in range(600)).encode(), most=5)
+    assert made.left_out > 1
+    protocol = dataclasses.replace(SMALL, epochs=1)
+    [outcome] = train([Run("nn.gru", 0, protocol, made.sha256, "cpu", "library")], made)
+    [known] = train([Run("nn.gru", 0, protocol, made.sha256, "cpu", "library")], dataclasses.replace(made, left_out=0))
+    held = training.streams(torch.from_numpy(made.tokens[400:550].astype("int64")), 4, 1)[1:]
+    beyond = math.log(made.left_out) * float((held == 0).double().mean())
+    assert beyond > 0.1
+    found, without = (o.heldout_perplexity or math.nan for o in (outcome, known))
+    assert found == pytest.approx(without * math.exp(beyond), rel=1e-6)
+    assert (outcome.train_perplexity or math.nan) > (known.train_perplexity or math.nan) * 1.1

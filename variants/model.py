@@ -59,6 +59,7 @@ class Model(nn.Module):
                 if name == self.cell.keeps and update_bias != "own":
                     value.data[k] = kept(update_bias, value.shape[1:], seed, horizon)
         self.to(device=device, dtype=dtype)
+        self.unknown_nats = 0.0  # what a target of index 0 costs beyond that: see corpus.Corpus
         self.moments: tuple[Tensor, ...] = ()
         self.steps = 0
         weights = list(self.parameters())
@@ -86,7 +87,10 @@ class Model(nn.Module):
         """Mean cross-entropy (S,) in nats a character of predicting Y (T, S, n) from X, and the state after."""
         logits, state = self(X, state)
         S, each, answers = Y.shape[1], logits.transpose(0, 1).flatten(0, 2), Y.transpose(0, 1).flatten()
-        return nn.functional.cross_entropy(each, answers, reduction="none").view(S, -1).mean(1), state
+        losses = nn.functional.cross_entropy(each, answers, reduction="none").view(S, -1).mean(1)
+        if self.unknown_nats:
+            losses = losses + self.unknown_nats * (answers == 0).view(S, -1).to(losses.dtype).mean(1)
+        return losses, state
 
     def update(self, lr: float, clip: float) -> Tensor:
         """Gradients clipped to norm `clip` per seed over all its weights, one SGD step, gradients back to zero.

@@ -40,7 +40,7 @@ def fill(folder: Path) -> None:
         outcome["heldout_perplexity"] *= float(np.exp(random.normal(0, 0.001)))
         outcome["heat"] = outcome["heat"] * (run.seed == 0)  # a sentence is shown of one
         whole = {
-            "version": record.VERSION, "run": run.fields, "corpus": plan.corpus_name, "outcome": outcome,
+            "version": record.VERSION, "run": run.fields, "corpus": plan.corpus.name, "outcome": outcome,
             "environment": {"torch": "2"}, "started": "2026-01-01T00:00:00+00:00", "wall_s": 1.0, "together": 2,
             "load": 0.5,
         }  # fmt: skip
