@@ -9,6 +9,7 @@ import ast
 import difflib
 import functools
 import importlib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,41 +25,180 @@ ENGINES = ("library", "resident", "native", "scan", "fused", "loop", "book")
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a variant stands: its file (stem), its class, its gates in order of definition, its first line."""
+    """Where a variant stands: its file (stem), its class, its gates in order of definition, its first line.
+
+    `library`: it is one of torch's own modules, or inherits from one.
+    """
 
     file: str
     cls: str
     gates: tuple[str, ...]
     about: str
+    library: bool = False
+
+
+def found() -> dict[str, Entry]:
+    """Every variant, by name: the cells written here first, then torch's."""
+    return _read()[0]
+
+
+def unusable() -> dict[str, str]:
+    """What lies in this folder and cannot be used, by the name it would have: why, in one line."""
+    return _read()[1]
 
 
 @functools.cache
-def found() -> dict[str, Entry]:
-    """Every variant, by name: the cells written here first, then torch's."""
-    entries = {}
-    for path in sorted(HERE.glob("[!_]*.py"), key=lambda p: (p.stem == "library", p.stem)):
-        module = ast.parse(path.read_text(encoding="utf-8"))
-        for node in module.body:
-            bases = {b.id for b in node.bases if isinstance(b, ast.Name)} if isinstance(node, ast.ClassDef) else set()
-            if not isinstance(node, ast.ClassDef) or not bases & {"Cell", "Library"} or node.name == "Library":
+def _read() -> tuple[dict[str, Entry], dict[str, str]]:
+    """The files of this folder, as text. One that cannot be read takes nothing down but what needs it."""
+    modules, faults = {}, {}
+    for path in sorted(HERE.glob("[!_.]*.py"), key=lambda p: (p.stem == "library", p.stem)):
+        try:
+            if not path.is_file():
+                raise OSError("it is no file, or a link to nothing")
+            modules[path.stem] = _Module(ast.parse(path.read_bytes()))
+            if not path.stem.isidentifier():
+                raise ValueError("a cell's file is named with letters, digits and _ alone")
+        except (OSError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            faults[path.stem] = f"{path.name} cannot be used: {_line(error)}"
+            modules.pop(path.stem, None)
+    entries: dict[str, Entry] = {}
+    for stem, module in modules.items():
+        unnamed = [node for cls, node in module.classes.items() if not (cls.startswith("_") or _name_of(node))]
+        bases = {_full(modules, stem, ast.unparse(base)) for node in unnamed for base in node.bases}
+        for cls, node in module.classes.items():
+            if f"variants.{stem}.{cls}" in (*_CELL, *_LIBRARY):
                 continue
-            name, about = path.stem, (ast.get_docstring(module) or "").partition("\n")[0]
-            for line in node.body:
-                if isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == "name":
-                    name = ast.literal_eval(line.value)
-                    about = f"torch.nn.{node.name}, as torch runs it"
-            gates = tuple(
-                f.name
-                for f in node.body
-                if isinstance(f, ast.FunctionDef) and any(ast.unparse(d) == "gate" for d in f.decorator_list)
-            )
-            entries[name] = Entry(path.stem, node.name, gates, about)
-    return entries
+            line = _line_of(modules, f"variants.{stem}.{cls}")
+            root = line[-1]
+            if root not in (*_CELL, *_LIBRARY):
+                missing = root.removeprefix("variants.").partition(".")[0]
+                if root.startswith("variants.") and missing in faults:
+                    faults[stem] = f"{stem}.py cannot be used: it inherits from {faults[missing]}"
+                continue
+            name = _name_of(node)
+            unfinished = not any("step" in _methods(modules, c) for c in line) and root in _CELL
+            if cls.startswith("_") or (name is None and f"variants.{stem}.{cls}" in bases):
+                continue  # what others build on
+            if unfinished and name is None and _is_base(modules, f"variants.{stem}.{cls}"):
+                continue
+            name, gates = name or stem, _gates(modules, line)
+            about = module.about if name == stem else f"torch.nn.{cls}, as torch runs it" * (stem == "library")
+            if not re.fullmatch(r"[^\W\d][\w-]*(\.[\w-]+)*", name):
+                faults[name] = f"{stem}.py names its cell {name!r}: a name is letters, digits, _, - and ."
+            elif name in entries:
+                other = entries[name]
+                faults[f"{stem}.{cls}"] = (
+                    f"{stem}.py cannot be used: its class {cls} would be called {name!r}, as {other.cls} of "
+                    f'{other.file}.py is: give it a line name = "..." of its own'
+                )
+            else:
+                entries[name] = Entry(stem, cls, gates, about or module.about, root in _LIBRARY)
+    return entries, faults
+
+
+_CELL = ("variants.Cell", "variants.cell.Cell")
+_LIBRARY = ("variants.Library", "variants.library.Library")
+_GATE = ("gate", "variants.gate", "variants.cell.gate")
+
+
+class _Module:
+    """What a file says of itself as text: its first line, its classes, and what each imported name stands for."""
+
+    def __init__(self, tree: ast.Module) -> None:
+        self.about = (ast.get_docstring(tree) or "").partition("\n")[0]
+        self.classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+        self.names: dict[str, str] = {}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                self.names |= {a.asname or a.name.partition(".")[0]: (a.asname and a.name) or a.name.partition(".")[0]
+                               for a in node.names}  # fmt: skip
+            elif isinstance(node, ast.ImportFrom):
+                origin = ".".join(["variants"] * (node.level == 1) + [node.module or ""] * bool(node.module))
+                self.names |= {a.asname or a.name: f"{origin}.{a.name}" for a in node.names}
+
+
+def _full(modules: dict[str, _Module], stem: str, dotted: str) -> str:
+    """'variants.gru.GRU' of what a file calls `GRU`, or `gru.GRU`; imports are followed from file to file."""
+    for _ in range(len(modules) + 1):
+        module, (first, _, rest) = modules[stem], dotted.partition(".")
+        if dotted in module.classes:
+            return f"variants.{stem}.{dotted}"
+        full = module.names.get(first, first) + "." * bool(rest) + rest
+        where, _, last = full.removeprefix("variants.").partition(".")
+        if not full.startswith("variants.") or where not in modules or not last or full in (*_CELL, *_LIBRARY):
+            return full
+        stem, dotted = where, last
+    return dotted
+
+
+def _line_of(modules: dict[str, _Module], full: str) -> list[str]:
+    """A class and those it inherits from, nearest first; last what is no class of a file here, like 'variants.Cell'."""
+    line: list[str] = []
+    todo, roots = [full], []
+    while todo:
+        cls = todo.pop(0)
+        stem, _, name = cls.removeprefix("variants.").partition(".")
+        if cls in line:
+            continue
+        if cls in (*_CELL, *_LIBRARY) or stem not in modules or name not in modules[stem].classes:
+            roots.append(cls)
+            continue
+        line.append(cls)
+        todo += [_full(modules, stem, ast.unparse(base)) for base in modules[stem].classes[name].bases]
+    known = [root for root in roots if root in (*_CELL, *_LIBRARY)]
+    return [*line, (known or [r for r in roots if r.startswith("variants.")] or [""])[0]]
+
+
+def _is_base(modules: dict[str, _Module], full: str) -> bool:
+    """Whether a class of any file inherits from this one."""
+    return any(
+        full in _line_of(modules, f"variants.{stem}.{cls}")[1:] for stem, m in modules.items() for cls in m.classes
+    )
+
+
+def _methods(modules: dict[str, _Module], full: str) -> dict[str, ast.stmt]:
+    """What the body of a class says, by name; none of a class that is not written here."""
+    stem, _, cls = full.removeprefix("variants.").partition(".")
+    node = modules[stem].classes.get(cls) if stem in modules else None
+    said: dict[str, ast.stmt] = {}
+    for line in node.body if node else ():
+        if isinstance(line, ast.FunctionDef):
+            said[line.name] = line
+        elif isinstance(line, ast.Assign | ast.AnnAssign) and line.value is not None:
+            said |= {ast.unparse(t): line for t in (line.targets if isinstance(line, ast.Assign) else [line.target])}
+    return said
+
+
+def _gates(modules: dict[str, _Module], line: list[str]) -> tuple[str, ...]:
+    """Symbols in order of definition, those of what it inherits from first, as `Cell.gates` has them."""
+    gates: dict[str, bool] = {}
+    for full in reversed(line):
+        stem = full.removeprefix("variants.").partition(".")[0]
+        for name, said in _methods(modules, full).items():
+            if isinstance(said, ast.FunctionDef):
+                marks = [_full(modules, stem, ast.unparse(d)) for d in said.decorator_list]
+                if any(mark in _GATE for mark in marks) or name in gates:
+                    gates[name] = True
+            elif name in gates:  # `Z = None`: the gate is gone
+                gates[name] = False
+    return tuple(name for name, there in gates.items() if there)
+
+
+def _name_of(node: ast.ClassDef) -> str | None:
+    """What a class says its variant is called, if it does."""
+    for line in node.body:
+        if isinstance(line, ast.Assign | ast.AnnAssign) and isinstance(line.value, ast.Constant):
+            target = line.targets[0] if isinstance(line, ast.Assign) else line.target
+            if ast.unparse(target) == "name" and isinstance(line.value.value, str):
+                return line.value.value
+    return None
 
 
 def parse(name: str) -> tuple[str, dict[str, float]]:
     """('gru', {'Z': 0.0}) of 'gru:Z=0'. ValueError names what is wrong, the choices, the nearest."""
     base, colon, fixed = name.partition(":")
+    if base not in found() and base in unusable():
+        raise ValueError(f"variants/{unusable()[base]}")
     if base not in found():
         raise ValueError(unknown("variant", base, found()))
     gates = found()[base].gates
@@ -88,18 +228,33 @@ def canonical(name: str) -> str:
 
 
 def get(name: str) -> type[Cell]:
-    """The class of a variant. ValueError as for `parse`."""
+    """The class of a variant. ValueError as for `parse`, and where it breaks what every cell must keep."""
     from .cell import fix
 
     base, values = parse(name)
-    entry = found()[base]
-    cell: type[Cell] = getattr(importlib.import_module(f"variants.{entry.file}"), entry.cls)
+    cell = _class(base)
     return fix(cell, tuple(values.items())) if values else cell  # type: ignore[arg-type]
+
+
+@functools.cache
+def _class(base: str) -> type[Cell]:
+    """A cell as it is written, checked once: in words what it breaks, not as a traceback later."""
+    from .contract import fault
+
+    entry = found()[base]
+    where = f"variants/{entry.file}.py cannot be used: "
+    try:
+        cell: type[Cell] = getattr(importlib.import_module(f"variants.{entry.file}"), entry.cls)
+    except (Exception, SystemExit) as error:
+        raise ValueError(f"{where}it cannot be imported: {_line(error)}") from None
+    if broken := fault(cell, entry.gates):
+        raise ValueError(f"{where}{broken}")
+    return cell
 
 
 def plainest(name: str) -> str:
     """The engine that every other must agree with: the loop, or torch's own for torch's own."""
-    return "library" if found()[parse(name)[0]].file == "library" else "loop"
+    return "library" if found()[parse(name)[0]].library else "loop"
 
 
 def refusals(
@@ -108,11 +263,22 @@ def refusals(
     """engine -> why it cannot run this variant at this size, '' where it can; the fastest first."""
     said = {}
     for name_of in ENGINES:
-        engine = importlib.import_module(f"variants.engines.{name_of}")
+        try:
+            engine = importlib.import_module(f"variants.engines.{name_of}")
+        except Exception as error:  # a cell that it builds on is half-written
+            said[name_of] = f"it cannot be imported: {_line(error)}"
+            continue
         said[name_of] = engine.refuses(get(name), device)
         if not said[name_of] and hasattr(engine, "fits"):
             said[name_of] = engine.fits(hidden, batch, precision)
     return said
+
+
+def _line(error: BaseException) -> str:
+    """An exception in one line, its kind first."""
+    if isinstance(error, SyntaxError):
+        return f"{error.msg} (line {error.lineno})"
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _gated() -> str:

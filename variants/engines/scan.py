@@ -15,6 +15,9 @@ from ..cell import Cell, State
 def refuses(variant: type[Cell], device: str = "cpu") -> str:
     if not hasattr(variant, "linear"):
         return "its state is not a linear function of the state before (it has no method `linear`)"
+    step, linear = (next(c for c in variant.__mro__ if name in vars(c)) for name in ("step", "linear"))
+    if not issubclass(linear, step):
+        return "its step was written anew, its method `linear` is that of the cell it inherits from"
     if variant.absent and "W_xh" in variant.absent:
         return "nothing of the input reaches its state: there is nothing to scan"
     return ""
