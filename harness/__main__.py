@@ -465,6 +465,8 @@ def _list(options: argparse.Namespace, folder: Path) -> int:
     print("variants, with the gates that can be fixed (like gru:R=1 or gru:Z=0,R=1):")
     for name, entry in variants.found().items():
         print(f"  {name:<10} {' '.join(entry.gates):<6} {entry.about}")
+        if (why := variants.refusals(name)["native"]).startswith("step of"):
+            print(f"{'':<20}in the loop: {why}")
     known = record.grids(folder)
     for asked in plans:
         rows = [row for one in known.values() for row in one.get("learning_rates", ())]

@@ -31,6 +31,7 @@ PARTS = {
     "variants/engines/loop.py variants/engines/scan.py variants/engines/library.py variants/engines/native.py": (
         "test_engines.py test_variants.py"
     ),
+    "variants/engines/derive.py": "test_derive.py test_engines.py",
     "variants/engines/resident.py": "test_engines.py -k resident",  # in an environment that has triton: no GPU
     "variants/gru.py variants/gru_after.py variants/lstm.py variants/ligru.py variants/mgu.py": "test_variants.py",
     "variants/rnn.py variants/cifg.py variants/gru1.py variants/gru2.py variants/gru3.py variants/indrnn.py "

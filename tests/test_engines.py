@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import newcomers
 import pytest
 import torch
 from torch import Tensor
@@ -20,7 +21,11 @@ from variants.cell import Cell
 from variants.engines import book, fused, loop, native, resident, scan
 
 WITHOUT = native.refuses(variants.get("gru"))
-FAST = [fused, pytest.param(native, marks=pytest.mark.skipif(bool(WITHOUT), reason=WITHOUT or "it runs"))]
+NATIVE = pytest.mark.skipif(bool(WITHOUT), reason=WITHOUT or "it runs")
+FAST = [fused, pytest.param(native, marks=NATIVE)]
+WRITTEN = [name for name in variants.found() if variants.plainest(name) == "loop"]
+CELLS = [*WRITTEN, *newcomers.ALL]
+HELD = [f"{name}:{gate}={value}" for name in WRITTEN for gate in variants.found()[name].gates for value in (0, 0.3, 1)]
 VALUES = (None, 0, 0.3, 1)
 FAMILY = [
     "rnn",
@@ -35,7 +40,7 @@ FAMILY = [
 
 
 def results(
-    variant: str,
+    variant: str | type[Cell],
     engine: ModuleType,
     seeds: int,
     dtype: torch.dtype,
@@ -44,7 +49,7 @@ def results(
     device: str = "cpu",
     numbers: bool = False,
 ) -> dict[str, Tensor]:
-    """Outputs, last state and gradients of a random network with a random state, for random gradients of both.
+    """Outputs, last states, gradients and running averages of a random network with a random state.
 
     Of characters, or of `numbers`, as a probe gives. They are float32's, whatever the dtype that computes with them.
     """
@@ -53,16 +58,49 @@ def results(
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=rng).to(device, dtype)
 
-    cell: Cell = variants.get(variant)(4, h, seeds).to(device, dtype)
+    cell: Cell = (variants.get(variant) if isinstance(variant, str) else variant)(4, h, seeds).to(device, dtype)
     for weight in cell.parameters():
         weight.data = normal(*weight.shape) / 2 ** round(math.log2(h) / 2)  # exactly
     X = normal(6, seeds, n, 4) if numbers else torch.randint(4, (6, seeds, n), generator=rng).to(device)
-    H0 = normal(seeds, n, h).requires_grad_()
-    H, (last,) = engine.unroll(cell, X, (H0,))
-    weights = [normal(*t.shape) for t in (H, last)]
-    torch.autograd.backward([H, last], weights)
-    gradients = {name: weight.grad for name, weight in cell.named_parameters()}
-    return {"H": H, "last": last, "H0": H0.grad, **gradients}
+    begin = tuple(normal(seeds, n, h).requires_grad_() for _ in range(cell.states))
+    H, last = engine.unroll(cell, X, begin)
+    given = [normal(*t.shape) for t in (H, *last)]
+    torch.autograd.backward([H, *last], given)
+    found = {"H": H, **{f"last {i}": x for i, x in enumerate(last)}, **{f"d {i}": x.grad for i, x in enumerate(begin)}}
+    found |= {name: weight.grad for name, weight in cell.named_parameters()} | dict(cell.named_buffers())
+    return {name: torch.zeros(()) if x is None else x.detach() for name, x in found.items()}
+
+
+def apart(
+    variant: str | type[Cell], engine: ModuleType, seeds: int = 2, n: int = 3, h: int = 5, numbers: bool = False
+) -> float:
+    """How far an engine is from the loop, in float64: the largest difference, relative where values pass 1."""
+    one, other = (results(variant, e, seeds, torch.float64, n, h, numbers=numbers) for e in (loop, engine))
+    assert one.keys() == other.keys()
+    return max(((one[k] - other[k]).abs().max() / one[k].abs().max().clamp(min=1)).item() for k in one)
+
+
+@NATIVE
+@pytest.mark.parametrize("variant", CELLS)
+def test_compiled_is_the_loop(variant: str | type[Cell]) -> None:
+    """For every cell: one seed and several, characters and numbers, sizes beside the width of a register."""
+    assert native.refuses(variants.get(variant) if isinstance(variant, str) else variant) == ""
+    assert apart(variant, native, 1) <= 1e-12
+    assert apart(variant, native, 3, numbers=True) <= 1e-12
+    for n, h in ((1, 1), (5, 3), (17, 49)) if variant is not newcomers.TorchsLayerNorm else ((5, 3), (17, 49)):
+        assert apart(variant, native, 2, n, h) <= 1e-12, (n, h)
+
+
+@NATIVE
+def test_compiled_is_the_loop_with_every_gate_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 0, between, 1. Compiled in a hurry: what is emitted is under test, not the compiler."""
+    monkeypatch.setattr(native, "FLAGS", [flag.replace("-O3", "-O1") for flag in native.FLAGS])
+    native.compiled.cache_clear()
+    native.library.cache_clear()
+    wrong = {variant: apart(variant, native) for variant in HELD}
+    native.compiled.cache_clear()
+    native.library.cache_clear()
+    assert {variant: by for variant, by in wrong.items() if not by <= 1e-12} == {}
 
 
 @pytest.mark.parametrize("engine", FAST)
@@ -93,9 +131,12 @@ def test_sizes_beside_the_width_of_a_register_and_the_length_of_a_chunk(n: int, 
         assert max(wrong.values()) <= 1e-10, (variant, wrong)
 
 
-@pytest.mark.parametrize("engine", FAST)
-@pytest.mark.parametrize("variant", ["rnn", "gru", "gru_after", "gru:Z=0.3,R=0", "gru_after:Z=0"])
-def test_float32_is_as_far_from_float64_as_the_loop_s(variant: str, engine: ModuleType) -> None:
+@pytest.mark.parametrize(
+    ("engine", "variant"),
+    [(fused, name) for name in ("rnn", "gru", "gru_after", "gru:Z=0.3,R=0", "gru_after:Z=0")]
+    + [pytest.param(native, variant, marks=NATIVE) for variant in CELLS],
+)
+def test_float32_is_as_far_from_float64_as_the_loop_s(variant: str | type[Cell], engine: ModuleType) -> None:
     """Both round at every step, in another order: an engine may be a few times as far as the loop, not more."""
     exact = results(variant, loop, 2, torch.float64, 9, 49)
     plain, fast = (results(variant, e, 2, torch.float32, 9, 49) for e in (loop, engine))
@@ -104,12 +145,12 @@ def test_float32_is_as_far_from_float64_as_the_loop_s(variant: str, engine: Modu
         assert (fast[name] - value).abs().max() <= allowed, name
 
 
-@pytest.mark.skipif(bool(WITHOUT), reason=WITHOUT or "it runs")
+@NATIVE
 def test_native_does_not_depend_on_seeds_or_threads() -> None:
     """To the last bit: no row's arithmetic knows of another."""
     threads = torch.get_num_threads()
     try:
-        for variant in ("gru", "gru_after", "rnn"):
+        for variant in ("gru", "gru_after", "lstm_peephole", "ligru", newcomers.LayerNorm, newcomers.Twice):
             torch.set_num_threads(1)
             one = results(variant, native, 3, torch.float32, 19, 20)
             torch.set_num_threads(3)
@@ -119,23 +160,35 @@ def test_native_does_not_depend_on_seeds_or_threads() -> None:
         torch.set_num_threads(threads)
 
 
-@pytest.mark.skipif(bool(WITHOUT), reason=WITHOUT or "it runs")
+class Functions(Cell):
+    """Of each state what a function makes of it."""
+
+    functions = ("sigmoid", "tanh", "relu", "abs", "exp", "log", "sqrt", "reciprocal", "erf")
+    states = len(functions) + 2
+
+    def step(self, X: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        *first, soft, hard = states
+        made = [getattr(torch, name)(x) for name, x in zip(self.functions, first, strict=True)]
+        return (*made, torch.nn.functional.softplus(soft), torch.nn.functional.hardsigmoid(hard))
+
+
+@NATIVE
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_native_activations_are_those_of_the_library(dtype: torch.dtype) -> None:
-    """Over all a gate can see, its ends and what is not a number: rnn of one step is tanh, a gate of it sigmoid."""
-    X = torch.cat([torch.linspace(-100, 100, 4001), torch.logspace(-8, 2, 500), torch.tensor([torch.inf, torch.nan])])
-    cell = variants.get("gru:R=1")(len(X), 1, 1).to(dtype)
-    for weight in cell.parameters():
-        weight.data.zero_()
-    cell.W_xz.data[0, :, 0] = X.to(dtype)
-    H0 = torch.ones(1, len(X), 1, dtype=dtype)  # with a candidate of 0 the state after is the gate
-    gate, _ = native.unroll(cell, torch.arange(len(X))[None, None], (H0,))
-    few = 4 * torch.finfo(dtype).eps
-    torch.testing.assert_close(gate.flatten(), X.to(dtype).sigmoid(), rtol=few, atol=1e-30, equal_nan=True)
-    rnn = variants.get("rnn")(len(X), 1, 1).to(dtype)
-    rnn.W_xh.data[0, :, 0] = X.to(dtype)
-    tanh, _ = native.unroll(rnn, torch.arange(len(X))[None, None], (0 * H0,))
-    torch.testing.assert_close(tanh.flatten(), X.to(dtype).tanh(), rtol=few, atol=0, equal_nan=True)
+    """And their slopes, over all that a value can be, its ends and what is not a number."""
+    ends = torch.tensor([0.0, torch.inf, -torch.inf, torch.nan])
+    x = torch.cat([torch.linspace(-100, 100, 4001), torch.logspace(-8, 2, 500), ends]).to(dtype)
+    found = []
+    for engine in (loop, native):
+        begin = tuple(x.clone()[None, :, None].requires_grad_() for _ in range(Functions.states))
+        _, last = engine.unroll(Functions(1, 1, 1).to(dtype), torch.zeros(1, 1, len(x), dtype=torch.int64), begin)
+        torch.stack(last).nan_to_num(0, 0, 0).sum().backward()
+        found.append([*last, *(b.grad for b in begin)])
+    few = 6 * torch.finfo(dtype).eps
+    names = (*Functions.functions, "softplus", "hardsigmoid")
+    for k, (one, other) in enumerate(zip(*found, strict=True)):  # a slope is a difference: 1 - y * y
+        say, least = f"{names[k % len(names)]}: {{}}".format, 1e-30 if k < len(names) else few
+        torch.testing.assert_close(other, one, rtol=few, atol=least, equal_nan=True, msg=say)
 
 
 def test_without_a_compiler_native_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -150,7 +203,7 @@ def test_without_a_compiler_native_says_so(monkeypatch: pytest.MonkeyPatch, tmp_
         native.library.cache_clear()
         with monkeypatch.context() as patch:
             patch.setattr(native, "cache", lambda: tmp_path)
-            patch.setattr(native, "SOURCE", tmp_path / "native.c")
+            patch.setattr(native, "KERNELS", tmp_path / "native.c")
             (tmp_path / "native.c").write_text("this is not C")
             assert "could not compile native.c: " in native.refuses(variants.get("gru"))
             hangs = tmp_path / "hangs"
@@ -248,9 +301,6 @@ def test_resident_on_a_gpu_is_near_the_loop(variant: str, seeds: int, precision:
     most = {"high": 2e-3, "medium": 2e-2}[precision]  # as measure.ROUNDED
     wrong = {name: ((fast[name] - exact[name]).norm() / (exact[name].norm() + 1e-12)).item() for name in exact}
     assert max(wrong.values()) <= most, wrong
-
-
-WRITTEN = [name for name in variants.found() if variants.plainest(name) == "loop"]
 
 
 @pytest.mark.parametrize("variant", [*WRITTEN, "gru:R=1", "gru:Z=1", "gru:Z=0,R=0.3", "ligru:Z=0", "min_gru:Z=0"])

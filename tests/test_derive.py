@@ -1,0 +1,85 @@
+"""What is derived from a cell's `step`: the program, the source that is emitted, and what is refused."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+import variants
+from variants.cell import Cell
+from variants.engines import derive, loop, native
+
+GOLDEN = Path(__file__).with_name("golden_lstm.c")
+
+
+def made(step: Callable[..., Any], weights: str = "W_xh W_hh b_h", states: int = 1) -> type[Cell]:
+    return type("Made", (Cell,), {"weights": weights, "states": states, "step": step})
+
+
+def candidate(cell: Cell, X: Tensor, H: Tensor) -> Tensor:
+    return X @ cell.W_xh + H @ cell.W_hh + cell.b_h
+
+
+REFUSED: dict[str, tuple[Callable[..., Any], str]] = {
+    "an if": (lambda c, X, H: torch.tanh(X @ c.W_xh) if H[..., 0] > 0 else H, "not subscriptable"),
+    "an if on a sum": (lambda c, X, H: H if H.mean(-1, keepdim=True) > 0 else -H, "an `if` on a value"),
+    "rows mixed": (lambda c, X, H: candidate(c, X, H) - H.mean(-2, keepdim=True), "not over the units"),
+    "a sum of all": (lambda c, X, H: candidate(c, X, H) * H.sum(), "not over the units"),
+    "softmax": (lambda c, X, H: torch.softmax(candidate(c, X, H), -1), "torch's softmax of the state"),
+    "cumsum": (lambda c, X, H: torch.cumsum(candidate(c, X, H), -1), "torch's cumsum of the state"),
+    "dropout": (lambda c, X, H: functional.dropout(candidate(c, X, H)), "torch's dropout of the state"),
+    "attention": (lambda c, X, H: (H @ H.mT) @ candidate(c, X, H), ".mT of a tensor"),
+    "a random number": (lambda c, X, H: H + random.random(), "random or counts"),
+    "a random tensor": (lambda c, X, H: H + torch.rand(()), "a tensor that is none of the cell's weights"),
+    "a tensor made": (lambda c, X, H: H * torch.ones(c.h), "a tensor that is none of the cell's weights"),
+    "in place": (lambda c, X, H: H.mul_(2), "torch's mul_ of the state"),
+    "shapes": (lambda c, X, H: H * H.shape[0], ".shape of a tensor"),
+    "taken apart": (lambda c, X, H: sum(H), "taken apart"),
+    "of another shape": (lambda c, X, H: H @ c.W_xh, "a weight that is not (h, h)"),
+    "one number a sequence": (lambda c, X, H: H.mean(-1, keepdim=True), "one number a sequence"),
+    "a loop of torch's": (lambda c, X, H: torch.cat([H, H], -1), "torch's cat of the state"),
+    "a power": (lambda c, X, H: H**5, "torch's pow to 5"),
+    "comparisons added": (lambda c, X, H: ((H > 0) + (H > 1)) * H, "a sum of comparisons"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_derived_is_named_and_left_to_the_loop(name: str) -> None:
+    step, reason = REFUSED[name]
+    said = derive.refuses(made(step))
+    assert said.startswith("step of Made: ")
+    assert reason in said
+    assert "\n" not in said
+    with pytest.raises(ValueError, match="step of Made: "):
+        native.unroll(made(step)(4, 5), torch.zeros(1, 1, 1, dtype=torch.int64), (torch.zeros(1, 1, 5),))
+
+
+def test_torch_s_own_cells_have_no_step() -> None:
+    assert "no step to derive from" in derive.refuses(variants.get("nn.gru"))
+
+
+def test_a_refused_cell_trains_in_the_loop() -> None:
+    cell = made(lambda c, X, H: torch.softmax(candidate(c, X, H), -1))(4, 5)
+    loop.unroll(cell, torch.zeros(2, 1, 3, dtype=torch.int64), cell.begin(3))[0].square().sum().backward()
+    assert cell.W_xh.grad is not None
+
+
+def test_what_is_emitted_for_one_cell_is_as_reviewed() -> None:
+    """tests/golden_lstm.c; GOLDEN=1 writes it anew."""
+    emitted = native.source(derive.program(variants.get("lstm"), 28, 32))  # type: ignore[arg-type]
+    if os.environ.get("GOLDEN"):
+        GOLDEN.write_text(emitted)
+    assert emitted == GOLDEN.read_text()
+
+
+def test_a_source_is_the_same_at_every_size() -> None:
+    sizes = [(28, 256), (3, 5)]
+    assert len({native.source(derive.program(variants.get("gru"), d, h)) for d, h in sizes}) == 1  # type: ignore[arg-type]

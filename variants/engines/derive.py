@@ -1,0 +1,649 @@
+"""Derive what every engine runs from a cell's `step`: one run on symbols gives a program, forward and backward.
+
+When an expression can be computed says where it belongs; nothing else is asked of it:
+
+    STATIC   of weights alone        once a minibatch
+    INPUT    of X and weights        before time starts: a row of a table for every character
+    STATE    of the state            in time: pointwise operations, and products `expression @ W`
+
+Products of one left operand are one product, a `group`; a product of what a product gave is a later `stage`. The
+backward pass is linear in what comes from the step after, so each gradient is slope ⊙ variable, the slopes made of
+values alone. A variable is a tuple, its kind first:
+
+    D i   gradient of state i after the step        E x   what the products of left operand x give back
+    M k   a sum at a value that several read        R x   the same at a mean: a sum over the units
+
+A mean over the units is `narrow`: one number a sequence. This file knows no engine and no cell.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..cell import Cell
+
+STATIC, INPUT, STATE = 0, 1, 2
+
+
+class Unsupported(Exception):
+    """An operation that cannot be derived: the cell runs in the loop."""
+
+
+SIXTH = float(torch.tensor(1 / 6, dtype=torch.float32))  # as torch has it in hardsigmoid's gradient, whatever the dtype
+# name: torch's function, and the slope at x, where the value is y
+UNARY: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Any, Any], Any]]] = {
+    "sigmoid": (torch.sigmoid, lambda x, y: y * (1 - y)),
+    "tanh": (torch.tanh, lambda x, y: 1 - y * y),
+    "relu": (torch.relu, lambda x, y: _where(y > 0, 1.0, 0.0)),
+    "abs": (torch.abs, lambda x, y: _where(x > 0, 1.0, _where(x < 0, -1.0, 0.0))),
+    "exp": (torch.exp, lambda x, y: y),
+    "log": (torch.log, lambda x, y: 1 / x),
+    "sqrt": (torch.sqrt, lambda x, y: 0.5 / y),
+    "reciprocal": (torch.reciprocal, lambda x, y: -(y * y)),
+    "hardsigmoid": (functional.hardsigmoid, lambda x, y: _where(x > -3, _where(x < 3, SIXTH, 0.0), 0.0)),
+    "softplus": (functional.softplus, lambda x, y: _where(x > 20, 1.0, x.make("sigmoid", x))),
+    "erf": (torch.erf, lambda x, y: 2 / math.sqrt(math.pi) * x.make("exp", -(x * x))),
+}
+COMPARE = {"positive": lambda x: x > 0, "natural": lambda x: x >= 0}
+POINTWISE = {*UNARY, *COMPARE, "lin", "mul", "where"}
+
+
+def _where(condition: Any, a: Any, b: Any) -> Any:
+    if not isinstance(condition, Node) or condition.op not in COMPARE:
+        raise Unsupported("a where whose condition is not one comparison")
+    return condition.make("where", condition, condition.symbol(a), condition.symbol(b))
+
+
+def _clamp(x: Any, min: float | None = None, max: float | None = None) -> Any:
+    x = x if min is None else _where(x < min, min, x)
+    return x if max is None else _where(x > max, max, x)
+
+
+def _hard(x: Any, low: float = -1.0, high: float = 1.0, inplace: bool = False) -> Any:
+    """As `_clamp`, but that at both ends it is flat."""
+    return _where(x <= low, low, _where(x >= high, high, x))
+
+
+def _power(x: Any, exponent: float) -> Any:
+    if exponent not in (-1, 0.5, 2, 3):
+        raise Unsupported(f"torch's pow to {exponent}")
+    return {-1: x.make("reciprocal", x), 0.5: x.make("sqrt", x), 2: x * x, 3: x * x * x}[exponent]
+
+
+def _softplus(x: Any, beta: float = 1.0, threshold: float = 20.0) -> Any:
+    if threshold != 20:
+        raise Unsupported("a softplus with a threshold of its own")
+    return x.make("softplus", beta * x) / beta
+
+
+def _gelu(x: Any, approximate: str = "none") -> Any:
+    if approximate == "tanh":
+        return 0.5 * x * (1 + x.make("tanh", math.sqrt(2 / math.pi) * (x + 0.044715 * (x * x * x))))
+    return 0.5 * x * (1 + x.make("erf", math.sqrt(0.5) * x))
+
+
+def _elu(x: Any, alpha: float = 1.0, inplace: bool = False) -> Any:
+    half = x.make("tanh", 0.5 * _clamp(x, max=0.0))  # e^x - 1 = 2 t / (1 - t), which keeps its digits near 0
+    return _where(x > 0, x, 2 * alpha * half / (1 - half))
+
+
+def _maximum(a: Any, b: Any) -> Any:
+    return _where(a > b, a, _where(b > a, b, 0.5 * (a + b)))  # of equals, half of the gradient to each
+
+
+def _mean(x: Any, dim: Any = None, keepdim: bool = False) -> Any:
+    if dim not in (-1, (-1,), [-1]) or not keepdim:
+        raise Unsupported("a mean or sum of the state that is not over the units (dim=-1, keepdim=True)")
+    return x if x.narrow else x.make("mean", x)
+
+
+def _variance(x: Any, dim: Any = None, unbiased: bool = True, keepdim: bool = False, correction: Any = None) -> Any:
+    off, free = x - _mean(x, dim, keepdim), x.graph.h - (int(unbiased) if correction is None else correction)
+    if free <= 0:
+        raise Unsupported("a variance of one unit")
+    return _mean(off * off, dim, keepdim) * (x.graph.h / free)
+
+
+def _layer_norm(x: Any, shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Any:
+    if tuple(shape) != (x.graph.h,):
+        raise Unsupported("a layer norm that is not over the units")
+    out = (x - _mean(x, -1, True)) / x.make("sqrt", _variance(x, -1, correction=0, keepdim=True) + eps)
+    out = out if weight is None else out * weight
+    return out if bias is None else out + bias
+
+
+OVER_UNITS: dict[str, Callable[..., Any]] = {
+    "mean": _mean, "var": _variance, "layer_norm": _layer_norm,
+    "sum": lambda x, dim=None, keepdim=False: x.graph.h * _mean(x, dim, keepdim),
+    "std": lambda x, *args, **kwargs: x.make("sqrt", _variance(x, *args, **kwargs)),
+}  # fmt: skip
+COMPOSED: dict[str, Callable[..., Any]] = {
+    **{name: functools.partial(lambda name, x, inplace=False: x.make(name, x), name) for name in UNARY},
+    "add": lambda a, b, alpha=1.0: a + alpha * b, "sub": lambda a, b, alpha=1.0: a - alpha * b,
+    "mul": lambda a, b: a * b, "div": lambda a, b: a / b, "matmul": lambda a, b: a @ b, "neg": lambda x: -x,
+    "gt": lambda a, b: a > b, "lt": lambda a, b: a < b, "ge": lambda a, b: a >= b, "le": lambda a, b: a <= b,
+    "addcmul": lambda a, b, c, value=1.0: a + value * (b * c), "lerp": lambda a, b, weight: a + weight * (b - a),
+    "square": lambda x: x * x, "rsqrt": lambda x: 1 / x.make("sqrt", x), "pow": _power, "where": _where,
+    "float": lambda x: _where(x, 1.0, 0.0), "maximum": _maximum, "minimum": lambda a, b: -_maximum(-a, -b),
+    "clamp": _clamp, "hardtanh": _hard, "relu6": lambda x, inplace=False: _hard(x, 0.0, 6.0),
+    "elu": _elu, "gelu": _gelu,
+    "leaky_relu": lambda x, negative_slope=0.01, inplace=False: _where(x > 0, x, negative_slope * x),
+    "silu": lambda x, inplace=False: x * x.make("sigmoid", x), "softplus": _softplus,
+    "logsigmoid": lambda x: -_softplus(-x), "softsign": lambda x: x / (1 + x.make("abs", x)),
+}  # fmt: skip
+ALSO = {"true_divide": "div", "divide": "div", "multiply": "mul", "subtract": "sub", "bmm": "matmul", "absolute": "abs",
+        "clip": "clamp", "greater": "gt", "less": "lt", "negative": "neg", "log_sigmoid": "logsigmoid"}  # fmt: skip
+
+
+class Graph:
+    """Every expression once, in an order in which each comes after what it is made of."""
+
+    def __init__(self, h: int, averages: str = "") -> None:
+        self.h, self.averages = h, averages.split()
+        self.made: dict[Any, Node] = {}
+        self.calls: list[Node] = []  # of torch's other functions, in their order: some change a running average
+
+    def make(self, op: str, *args: Any) -> Node:
+        if (op, args) not in self.made:
+            self.made[op, args] = Node(self, op, args, len(self.made))
+        return self.made[op, args]
+
+    def call(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """torch.`function`: one of ours, or, of what the state is not in, torch's own as it stands."""
+        name = getattr(function, "__name__", str(function))
+        name = ALSO.get(name, name)
+        given = [*args, *kwargs.values()]
+        state = any(x.level == STATE for x in nodes_in(given))
+        if any(isinstance(x, Tensor) for x in given):
+            raise Unsupported(f"torch's {name} with a tensor that is none of the cell's weights")
+        ours = COMPOSED.get(name) or (OVER_UNITS.get(name) if state else None)
+        if ours is not None:
+            return ours(*args, **kwargs)
+        if state:
+            raise Unsupported(f"torch's {name} of the state")
+        node = Node(self, "call", (function, args, tuple(kwargs.items())), -1 - len(self.calls))
+        if name.endswith("_") and (args[0].op != "weight" or args[0].args[0] not in self.averages):
+            raise Unsupported(f"torch's {name}, in place, of what is no running average")
+        self.calls.append(node)
+        return node
+
+
+class Node:
+    """An expression. `lin` is c + k1 a1 + k2 a2 + ..., its args (c, ((k1, a1), ...)); a leaf is known before time."""
+
+    def __init__(self, graph: Graph, op: str, args: tuple[Any, ...], index: int) -> None:
+        self.graph, self.op, self.args, self.index = graph, op, args, index
+        self.parts = list(nodes_in(args))
+        own = {"X": INPUT, "state": STATE, "gate": STATE}.get(op, STATIC)
+        self.level: int = max([own, *(p.level for p in self.parts)])
+        self.stage: int = max([0, *(p.stage for p in self.parts)]) + (op in ("matmul", "mean") and self.level == STATE)
+        inner = [p.narrow for p in self.parts if not isinstance(plain(p), float)]
+        self.narrow: bool = op == "mean" or (op in POINTWISE and bool(inner) and all(inner))
+
+    def make(self, op: str, *args: Any) -> Node:
+        numeric = [x.numeric() if isinstance(x, Node) and op in UNARY else x for x in args]
+        return self.graph.make(op, *numeric)
+
+    def symbol(self, x: Any) -> Node:
+        """A number as an expression."""
+        return x.numeric() if isinstance(x, Node) else self.graph.make("lin", float(x), ())
+
+    def numeric(self) -> Node:
+        """A comparison as 1 or 0."""
+        return _where(self, 1.0, 0.0) if self.op in COMPARE else self
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return next(nodes_in([args, *(kwargs or {}).values()])).graph.call(function, args, kwargs or {})
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(Tensor, name, None)
+        if name.startswith("__") or method is None:
+            raise AttributeError(name)
+        if not callable(method) and (self.level == STATE or name not in ("mT", "T")):
+            raise Unsupported(f".{name} of a tensor")
+        if not callable(method):
+            return self.graph.call(method.__get__, (self,), {})
+        return lambda *args, **kwargs: self.graph.call(method, (self, *args), kwargs)
+
+    def __add__(self, other: Any) -> Any:
+        return _sum(self, other)
+
+    def __mul__(self, other: Any) -> Any:
+        if isinstance(other, int | float):
+            return _sum(self, 0.0, own=float(other))
+        if not isinstance(other, Node):
+            return NotImplemented
+        for x, y in ((self, other), (other, self)):
+            if isinstance(plain(y), float):
+                return x * plain(y)
+        (k, a), (m, b) = scaled(self.numeric()), scaled(other.numeric())
+        product = self.graph.make("mul", *sorted((a, b), key=lambda x: x.index))
+        return product if k * m == 1 else k * m * product
+
+    def __matmul__(self, other: Any) -> Any:
+        if not isinstance(other, Node):
+            return NotImplemented
+        k, a = scaled(self.numeric())
+        if other.level != STATIC:
+            raise Unsupported("a product whose right side is no weight")
+        return self.graph.make("matmul", a, other if k == 1 else k * other)
+
+    def __truediv__(self, other: Any) -> Any:
+        return self * (1 / other) if isinstance(other, Node | int | float) else NotImplemented
+
+    def __pow__(self, exponent: float) -> Any:
+        return _power(self, exponent)
+
+    def __bool__(self) -> bool:
+        raise Unsupported("an `if` on a value")
+
+    def __iter__(self) -> Any:
+        raise Unsupported("a tensor taken apart")
+
+    __radd__, __rmul__ = __add__, __mul__
+    __sub__ = lambda self, other: _sum(self, other, k=-1.0)  # noqa: E731
+    __rsub__ = lambda self, other: _sum(self, other, own=-1.0)  # noqa: E731
+    __neg__ = lambda self: self * -1.0  # noqa: E731
+    __abs__ = lambda self: self.make("abs", self)  # noqa: E731
+    __rtruediv__ = lambda self, other: self.make("reciprocal", self) * other  # noqa: E731
+    __gt__ = lambda self, other: self.make("positive", self.symbol(self - other))  # noqa: E731
+    __lt__ = lambda self, other: self.make("positive", self.symbol(other - self))  # noqa: E731
+    __ge__ = lambda self, other: self.make("natural", self.symbol(self - other))  # noqa: E731
+    __le__ = lambda self, other: self.make("natural", self.symbol(other - self))  # noqa: E731
+
+
+def _sum(self: Node, other: Any, k: float = 1.0, own: float = 1.0) -> Any:
+    """own * self + k * other, flat."""
+    if not isinstance(other, Node | int | float):
+        return NotImplemented
+    if isinstance(other, Node) and other.op in COMPARE and self.op in COMPARE:
+        raise Unsupported("a sum of comparisons")
+    c, terms = 0.0, dict[Node, float]()
+    for x, times in ((self.numeric(), own), (other.numeric() if isinstance(other, Node) else other, k)):
+        inner = (x, ()) if not isinstance(x, Node) else x.args if x.op == "lin" else (0.0, ((1.0, x),))
+        c += times * inner[0]
+        for coefficient, a in inner[1]:
+            terms[a] = terms.get(a, 0.0) + times * coefficient
+    left = tuple(sorted(((v, a) for a, v in terms.items() if v), key=lambda term: term[1].index))
+    return left[0][1] if c == 0 and len(left) == 1 and left[0][0] == 1 else self.graph.make("lin", c, left)
+
+
+def nodes_in(x: Any) -> Iterator[Node]:
+    if isinstance(x, Node):
+        yield x
+    elif isinstance(x, tuple | list):
+        for part in x:
+            yield from nodes_in(part)
+
+
+def plain(x: Any) -> Any:
+    """An expression that has come down to a number is that number."""
+    return x.args[0] if isinstance(x, Node) and x.op == "lin" and not x.args[1] else x
+
+
+def scaled(x: Node) -> tuple[float, Node]:
+    """2·x -> (2, x)."""
+    return x.args[1][0] if x.op == "lin" and x.args[0] == 0 and len(x.args[1]) == 1 else (1.0, x)
+
+
+def parts_of(x: Node, into: Callable[[Node], bool] = lambda part: True) -> set[Node]:
+    """What an expression is made of, itself included; only `into` what it says."""
+    seen, left = {x}, [x]
+    while left:
+        for part in left.pop().parts:
+            if part not in seen and into(part):
+                seen.add(part)
+                left.append(part)
+    return seen
+
+
+def trace(
+    variant: type[Cell], d: int, h: int, training: bool, gates: bool = False
+) -> tuple[Graph, list[Node], list[Any]]:
+    """`step` run on symbols: its states, and what it gives. `gates`: each gate's value stays a node of its own."""
+    graph, probe = Graph(h, variant.averages), variant(d, h)
+    for name in [k for k, _ in [*probe.named_parameters(), *probe.named_buffers()] if k != "zero"]:
+        probe.__dict__[name] = graph.make("weight", name)
+    probe.train(training)
+    for symbol in variant.gates() if gates else ():
+        probe.__dict__[symbol] = functools.partial(_watched, graph, symbol, getattr(probe, symbol))
+    states = [graph.make("state", i) for i in range(variant.states)]
+    try:
+        after: Any = probe.step(graph.make("X"), *states)
+    except (TypeError, AttributeError, RuntimeError, ValueError, IndexError) as error:
+        raise Unsupported(" ".join(str(error).replace("'Node'", "a symbol").split())) from error
+    after = list(after) if isinstance(after, tuple) else [after]
+    if len(after) != len(states) or not all(isinstance(x, Node | int | float) for x in after):
+        raise Unsupported(f"a step that gives {len(after)} values for {len(states)} states, or what is no tensor")
+    return graph, states, after
+
+
+def _watched(graph: Graph, symbol: str, equation: Callable[..., Any], *seen: Any) -> Any:
+    value_ = equation(*seen)
+    return graph.make("gate", symbol, value_) if isinstance(value_, Node) else value_
+
+
+class Program:
+    """One cell as lists: an engine emits or runs them and decides nothing.
+
+    outs       states after the step              inputs, rows   leaves: columns of the table, (S, T, n, h); (S, 1, h)
+    matrices   right sides, (S, h, h) each        groups         (left operand, its products)
+    stored     values kept for later              Qs             (variable, slope) kept: what products, inputs, rows get
+    of         product or leaf -> its Q           mixes, sums    M, R -> {variable: slope}; carry: state -> the same
+    level      variable -> how many products back it is known
+    weights    name -> {leaf: slope}: the gradient of what is needed before time, in gradients of leaves
+    outside    why torch must compute what is before time, '' where every engine can
+    """
+
+    def __init__(self, variant: type[Cell], d: int, h: int, training: bool) -> None:
+        self.h = h
+        self.graph, self.states, after = trace(variant, d, h, training)
+        if spelt(self.graph, after) != spelt(*trace(variant, d, h, training)[::2]):
+            raise Unsupported("other equations each time it is run: something in it is random or counts")
+        self.known: dict[Node, Node] = {}
+        self.outs = [
+            self._in_time(self.graph.make("lin", float(x), ()) if not isinstance(x, Node) else x) for x in after
+        ]
+        found = {part for x in self.outs for part in parts_of(x, lambda p: p.level == STATE or p.op == "leaf")}
+        self.order = sorted(found, key=lambda x: x.index)
+        products = [x for x in self.order if x.op == "matmul"]
+        products.sort(key=lambda p: (p.stage, p.args[0].index, p.index))
+        if any(x.narrow for x in self.outs) or any(p.args[0].narrow for p in products):
+            raise Unsupported("one number a sequence where one a unit belongs")
+        self.inputs = [x for x in self.order if x.op == "leaf" and x.args[0].level == INPUT]
+        self.rows = [x for x in self.order if x.op == "leaf" and x.args[0].level == STATIC]
+        self.matrices = list(dict.fromkeys(scaled(p.args[1])[1] for p in products))
+        self.groups = [(E, [p for p in products if p.args[0] is E]) for E in dict.fromkeys(p.args[0] for p in products)]
+        self.stages = max((x.stage for x in self.outs), default=0)
+        used = {x for leaf in self.inputs for x in parts_of(leaf)}
+        self.calls = [c for c in self.graph.calls if c.level == INPUT and (c in used or in_place(c))]
+        self._check(variant(d, h))
+        self._backward(products)
+        self._stored()
+        self._before()
+
+    def _in_time(self, x: Node) -> Node:
+        """The same expression, all that needs no state gathered into leaves, of a sum into one."""
+        if x in self.known:
+            return self.known[x]
+        made: Any = x
+        if x.level != STATE:
+            made = x if isinstance(plain(x), float) else self.graph.make("leaf", x)
+        elif x.op == "matmul":
+            made = self.graph.make("matmul", self._in_time(x.args[0]), x.args[1])
+        elif x.op == "lin":
+            made, apart = x.args[0], 0.0
+            for k, a in x.args[1]:
+                if a.level == STATE:
+                    made = _sum(self._in_time(a), made, own=k)
+                else:
+                    apart = _sum(a, apart, own=k)
+            if isinstance(apart, Node):
+                k, a = scaled(apart)
+                made = _sum(self.graph.make("leaf", a), made, own=k)
+        elif x.op != "state":
+            made = self.graph.make(x.op, *(self._in_time(a) for a in x.args))
+        self.known[x] = made
+        return self.known[x]
+
+    def _check(self, cell: Cell) -> None:
+        """Shapes of what torch computes, in a cell of this size: what does not fit the loop refuses too."""
+        known: dict[Any, Any] = {}
+        for W in self.matrices:
+            if value(W, cell, None, known).shape[-2:] != (self.h, self.h):
+                raise Unsupported("a product of the state with a weight that is not (h, h)")
+
+    def _backward(self, products: list[Node]) -> None:
+        adjoint: dict[Node, dict[Any, Any]] = {x: {} for x in [*self.order, *self.states]}
+        self.mixes: dict[Any, dict[Any, Any]] = {}
+        self.sums: dict[Any, dict[Any, Any]] = {}
+        self.level: dict[Any, int] = {}
+        self.of: dict[Node, tuple[Any, Any]] = {}
+        thin: set[Any] = set()  # variables of one number a sequence
+
+        def give(x: Node, variable: Any, slope: Any) -> None:
+            slope = plain(slope)
+            if x not in adjoint or slope == 0:
+                return
+            if x.narrow and not (variable in thin and (not isinstance(slope, Node) or slope.narrow)):
+                new = ("R", x)  # the same value for every unit: back from all of them
+                thin.add(new)
+                self.level[new] = max(self.level.get(new, 0), self.level[variable] + 1)
+                terms, variable, slope, adjoint[x][new] = self.sums.setdefault(new, {}), variable, slope, 1.0
+            else:
+                terms = adjoint[x]
+            terms[variable] = plain(slope + terms[variable]) if variable in terms else slope
+
+        for i, out in enumerate(self.outs):
+            self.level["D", i] = 0
+            give(out, ("D", i), 1.0)
+        for x in reversed(self.order):
+            form = {v: s for v, s in adjoint[x].items() if s != 0}
+            if not form or x.op == "state":
+                continue
+            if len(form) > 1:
+                new = ("M", len(self.mixes))
+                self.mixes[new], self.level[new] = form, max(self.level[v] for v in form)
+                thin |= {new} if x.narrow else set()
+                form = {new: 1.0}
+            [(v, s)] = form.items()
+            if x.op in ("leaf", "matmul"):
+                self.of[x] = (v, s)
+            if x.op == "matmul":
+                E = ("E", x.args[0])
+                self.level[E] = max(self.level.get(E, 0), self.level[v] + 1)
+                give(x.args[0], E, 1.0 if E not in adjoint[x.args[0]] else 0.0)
+            elif x.op == "mean":
+                give(x.args[0], v, (1 / self.h) * s)
+            else:
+                for a, slope in slopes(x):
+                    give(a, v, slope * s)
+        self.carry = {i: {v: s for v, s in adjoint[x].items() if s != 0} for i, x in enumerate(self.states)}
+        ours, theirs, rest = (
+            dict.fromkeys(self.of[x] for x in xs if x in self.of) for xs in (products, self.inputs, self.rows)
+        )
+        self.Qs = list(dict.fromkeys([*(q for q in ours if q not in theirs), *ours, *theirs, *rest]))
+        for _, group in self.groups:
+            group.sort(key=lambda p: self.Qs.index(self.of[p]) if p in self.of else -1)
+        self.levels = max(self.level.values(), default=0)
+
+    def _stored(self) -> None:
+        """What a backward pass or a later stage reads, but for what is cheap: that is done again."""
+        inside = set(self.order)
+
+        def read(s: Any) -> set[Node]:
+            if not isinstance(s, Node):
+                return set()
+            if s in inside and (s.op in UNARY or s.op in ("matmul", "mean", "leaf", "state")):
+                return {s}
+            return {x for part in s.parts for x in read(part)}
+
+        sums = [*self.mixes.values(), *self.sums.values(), *self.carry.values()]
+        needed = {
+            x for s in [*(s for _, s in self.Qs), *(s for terms in sums for s in terms.values())] for x in read(s)
+        }
+        needed |= {
+            x
+            for y in self.order
+            for a in y.parts
+            if a in inside and a.stage < y.stage
+            for x in read(a)
+            if x.op != "matmul"
+        }
+        needed |= {x for y in self.order for a in y.parts for x in read(a) if x.op in UNARY and x.stage < y.stage}
+        needed |= {E for E, _ in self.groups} | {x for x in self.order if x.op == "mean"}
+        self.stored = [x for x in self.order if x in needed and x not in self.outs and x.op not in ("state", "leaf")]
+
+    def _before(self) -> None:
+        """The gradient of each weight that leaves are made of; or what of them torch must compute."""
+        self.weights: dict[str, dict[Node, Any]] = {}
+        self.outside = next((f"{W.op} of several weights" for W in self.matrices if W.op != "weight"), "")
+        for leaf in [*self.inputs, *self.rows]:
+            adjoint: dict[Node, Any] = {leaf.args[0]: 1.0}
+            for x in sorted(parts_of(leaf.args[0]), key=lambda x: -x.index):
+                table = x.op == "matmul" and x.args[0].op == "X" and scaled(x.args[1])[1].op == "weight"
+                if x in adjoint and x.op not in POINTWISE and x.op != "weight" and not table:
+                    self.outside = self.outside or f"torch's {x.args[0].__name__ if x.op == 'call' else x.op}"
+                s = plain(adjoint.pop(x, 0.0))
+                if x.op == "weight" or table:
+                    k, W = scaled(x.args[1]) if table else (1.0, x)
+                    terms = self.weights.setdefault(W.args[0], {})
+                    terms[leaf] = plain(k * s + terms.get(leaf, 0.0))
+                for a, slope in slopes(x):
+                    adjoint[a] = adjoint.get(a, 0.0) + s * slope
+
+
+def slopes(x: Node) -> list[tuple[Node, Any]]:
+    """What a pointwise operation is made of, each with its slope there."""
+    if x.op == "lin":
+        return [(a, k) for k, a in x.args[1]]
+    if x.op == "mul":
+        return [x.args, x.args[::-1]]
+    if x.op == "where":
+        condition, a, b = x.args
+        return [(condition, 0.0), (a, _where(condition, 1.0, 0.0)), (b, _where(condition, 0.0, 1.0))]
+    return [(x.args[0], UNARY[x.op][1](x.args[0], x))] if x.op in UNARY else []
+
+
+def in_place(call: Node) -> bool:
+    return str(call.args[0].__name__).endswith("_")
+
+
+def spelt(graph: Graph, after: list[Any]) -> list[Any]:
+    """A graph as lists that can be compared with another's."""
+    place = {x: i for i, x in enumerate([*graph.made.values(), *graph.calls])}
+
+    def plain_(x: Any) -> Any:
+        return (
+            ("node", place[x]) if isinstance(x, Node) else [plain_(y) for y in x] if isinstance(x, tuple | list) else x
+        )
+
+    return [[x.op, plain_(x.args)] for x in place] + [plain_(after)]
+
+
+@functools.cache
+def program(variant: type[Cell], d: int, h: int, training: bool = True) -> Program:
+    """Unsupported says what of its step stands in the way."""
+    return Program(variant, d, h, training)
+
+
+def refuses(variant: type[Cell]) -> str:
+    """Why nothing can be derived from a variant's `step`, '' where it can."""
+    if hasattr(variant, "module"):
+        return "torch runs it in one call, there is no step to derive from"
+    try:
+        program(variant, 3, 5)  # type: ignore[arg-type]
+    except Unsupported as error:
+        return f"step of {variant.__name__}: {error}"
+    return ""
+
+
+# ---- what does not need the state, by torch
+
+
+def value(x: Any, cell: Cell, X: Tensor | None, known: dict[Any, Any]) -> Any:
+    """An expression without the state. X None: every character there is, so that X @ W is W."""
+    if not isinstance(x, Node):
+        return type(x)(value(a, cell, X, known) for a in x) if isinstance(x, tuple | list) else x
+    if x in known:
+        return known[x]
+    of = functools.partial(value, cell=cell, X=X, known=known)
+    if x.op == "weight":
+        made = getattr(cell, x.args[0])
+    elif x.op == "X":
+        made = torch.eye(cell.d, dtype=cell.zero.dtype, device=cell.zero.device) if X is None else X
+    elif x.op == "matmul":
+        made = of(x.args[1]) if X is None and x.args[0].op == "X" else of(x.args[0]) @ of(x.args[1])
+    elif x.op == "call":
+        made = x.args[0](*(of(a) for a in x.args[1]), **dict(x.args[2]))
+    else:
+        made = apply(x, [of(a) for a in x.parts], cell.zero)
+    known[x] = made
+    return made
+
+
+def apply(x: Node, parts: list[Tensor], like: Tensor) -> Any:
+    """A pointwise operation, or a mean, by torch."""
+    if x.op == "lin":
+        c, terms = x.args
+        scaled_ = [part if k == 1 else k * part for (k, _), part in zip(terms, parts, strict=True)]
+        return (
+            functools.reduce(torch.add, scaled_) + c
+            if c and terms
+            else functools.reduce(torch.add, scaled_)
+            if terms
+            else like.new_full((1, 1, 1), c)
+        )
+    if x.op == "mul":
+        return parts[0] * parts[1]
+    if x.op == "where":
+        return torch.where(*parts)
+    if x.op == "mean":
+        return parts[0].mean(-1, keepdim=True)
+    return (
+        COMPARE[x.op](parts[0])
+        if x.op in COMPARE
+        else parts[0]
+        if x.op in ("leaf", "gate")
+        else UNARY[x.op][0](parts[0])
+    )
+
+
+def prepare(plan: Program, cell: Cell, X: Tensor) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
+    """Table (S, rows, inputs * h), the row (T, S, n) of it that each character is, matrices, rows: torch's part."""
+    (T, S, n), h, known = X.shape[:3], cell.h, dict[Any, Any]()
+    matrices = [value(W, cell, None, known) for W in plan.matrices]
+    rows = [value(x, cell, None, known).expand(S, 1, h) for x in plan.rows]
+
+    def columns(X: Tensor | None, like: Tensor, known: dict[Any, Any]) -> Tensor:
+        parts = [value(x, cell, X, known).expand(*like.shape[:-1], h) for x in plan.inputs]
+        return torch.cat(parts, -1) if parts else like[..., :0]
+
+    if not plan.calls and not X.is_floating_point():
+        return columns(None, matrices_like(cell), known), X, matrices, rows
+    hot = cell.one_hot(X)
+    if not plan.calls:
+        rows_of_all = hot.transpose(0, 1).flatten(1, 2)
+        table = columns(rows_of_all, rows_of_all, {})
+    elif all(map(every_t, plan.calls)):
+        seen: dict[Any, Any] = {}
+        for call in filter(in_place, plan.calls):
+            average, *rest = (value(a, cell, hot, seen) for a in call.args[1])
+            for t in range(T):
+                call.args[0](
+                    average,
+                    *(a[t] if isinstance(a, Tensor) and a.dim() == 4 else a for a in rest),
+                    **dict(call.args[2]),
+                )
+        table = columns(hot, hot, seen).transpose(0, 1).flatten(1, 2)
+    else:
+        each = []
+        for X_t in hot:
+            seen = {}
+            for call in plan.calls:
+                value(call, cell, X_t, seen)
+            each.append(columns(X_t, X_t, seen))
+        table = torch.stack(each, 1).flatten(1, 2)
+    at = torch.arange(T * n, device=X.device).view(T, 1, n).expand(T, S, n)
+    return table, at, matrices, rows
+
+
+def matrices_like(cell: Cell) -> Tensor:
+    return cell.zero.expand(cell.seeds, cell.d, 1)
+
+
+def every_t(call: Node) -> bool:
+    """Whether it is the same with time as one more axis in front: it names no axis, or one from the end."""
+    function, args, kwargs = call.args
+    name, over = function.__name__, args[1] if len(args) > 1 else dict(kwargs).get("dim")
+    if in_place(call) or name in ("detach", "abs"):
+        return True
+    return name in ("mean", "var", "std", "sum", "amax") and isinstance(over, int) and over < 0
