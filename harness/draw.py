@@ -38,6 +38,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from harness import stats
 from harness.evidence import best_ngram, over_seeds
+from harness.grid import BASELINE
 from harness.spell import bracket, compact, count, mib, nats, ppl, rate
 
 WIDE, NARROW = 7.6, 3.7  # inches: a page, and a phone
@@ -62,7 +63,7 @@ FONT = "system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,sans-se
 def learning_curves(curves: pd.DataFrame, anchors: pd.DataFrame, width: float = WIDE) -> Figure | None:
     """Perplexity, lower is better, against the training characters seen, one panel a variant, the same axes in
     all. Solid: on held-out text, mean over seeds (of log-perplexity) with its 95 % interval, too narrow to see
-    where seeds agree. Dashed: on the training text. Thin grey: gru, held out, to compare with. Dotted:
+    where seeds agree. Dashed: on the training text. Thin grey: the baseline, held out, to compare with. Dotted:
     the best n-gram on the same split and, where the source is known, its floor."""
     data = curves.dropna(subset=["heldout_perplexity", "tokens"])
     if data.empty:
@@ -73,11 +74,11 @@ def learning_curves(curves: pd.DataFrame, anchors: pd.DataFrame, width: float = 
     with _style() as ink:
         figure = Figure(figsize=(width, 0.45 + 1.75 * rows), layout="constrained")
         grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-        reference = over_seeds(data[data.label == "gru"], "heldout_perplexity")
+        reference = over_seeds(data[data.label == BASELINE], "heldout_perplexity")
         for panel, label in zip(grid.flat, labels, strict=False):
             own = data[data.label == label]
             colour = ink[_family(label)]
-            if label != "gru" and len(reference):
+            if label != BASELINE and len(reference):
                 panel.plot(reference.index, reference["mean"], color=ink["muted"], lw=0.8)
             held, train = (over_seeds(own, "heldout_perplexity"), over_seeds(own, "train_perplexity"))
             panel.fill_between(held.index, held.low, held.high, color=colour, alpha=0.3, lw=0)
@@ -109,7 +110,7 @@ def learning_curves(curves: pd.DataFrame, anchors: pd.DataFrame, width: float = 
                 grid.flat[index].tick_params(labelbottom=True)
         figure.supxlabel(
             f"training characters seen, per seed{'   ' if width > 5 else chr(10)}"
-            f"(solid: held out, dashed: training{', grey: gru' if len(reference) else ''})",
+            f"(solid: held out, dashed: training{f', grey: {BASELINE}' if len(reference) else ''})",
             fontsize=9,
         )
         figure.supylabel("perplexity, log scale (\u2190 better)", fontsize=9)
@@ -139,7 +140,7 @@ def learning_curves_alt(curves: pd.DataFrame, anchors: pd.DataFrame) -> str:
 
 def gate_effects(effects: pd.DataFrame, pairs: pd.DataFrame, width: float = WIDE) -> Figure | None:
     """What a change to the baseline costs, in nats a character of held-out text; right of zero is worse. Small
-    points: every seed's difference to the baseline with the same seed. Large marker: their mean, with its 95 %
+    points: every seed's difference to the baseline with the same seed. Large marker: their mean, with its
     interval; its shape is the verdict (right-pointing worse, left-pointing better, square equivalent, open circle
     undecided or none). Shaded: the margin, stated beforehand, inside which a difference counts as none."""
     data = effects.dropna(subset=["delta_nats"]).head(MOST)
@@ -468,7 +469,7 @@ def time_constants_alt(gates: pd.DataFrame) -> str:
 def gate_map(heat: pd.DataFrame, width: float = WIDE) -> Figure | None:
     """Gate values of one trained network over a sentence of held-out text, a column a character, a row a unit; dark is
     open, 1, and light is shut, 0. The units are spread evenly from the one whose first gate is lowest on average to
-    the one whose is highest, the same in every panel. Z = 1 keeps the state, R = 1 lets the candidate see it."""
+    the one whose is highest, the same in every panel."""
     if heat.empty:
         return None
     run = heat.run.iloc[0]

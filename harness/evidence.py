@@ -184,12 +184,12 @@ def best_ngram(anchors: pd.DataFrame) -> tuple[str, float] | None:
 
 
 def over_seeds(data: pd.DataFrame, column: str) -> pd.DataFrame:
-    """By tokens: mean over seeds of log-perplexity and its 95 % t interval, as perplexities."""
+    """By tokens: mean over seeds of log-perplexity and its 95 % t interval, as perplexities: from 1 up."""
     rows = {}
     for tokens, values in data[data[column] > 0].groupby("tokens")[column]:
         logs = np.log(values.to_numpy(dtype=float))
         bounds = stats.interval(logs)
-        rows[float(str(tokens))] = np.exp([logs.mean(), bounds.low, bounds.high])
+        rows[float(str(tokens))] = np.exp([logs.mean(), np.maximum(bounds.low, 0.0), bounds.high])
     return pd.DataFrame.from_dict(rows, orient="index", columns=["mean", "low", "high"]).sort_index()
 
 
@@ -202,6 +202,19 @@ def family(table: pd.DataFrame) -> int:
             looks = least.looks if least.looks > 0 else 1.0
             return round(float(least.p_holm) / float(least.p_signflip) / looks)
     return max(len(set(table.variant) - {grid.BASELINE}), len(both))
+
+
+def symbols(data: record.Results) -> list[tuple[str, int]]:
+    """(text, how many symbols its networks choose among): the perplexity of guessing evenly. Older folders lack it."""
+    rows = data.anchors[data.anchors.model == "uniform"].dropna(subset=["heldout_perplexity"])
+    pairs = zip(rows.corpus, rows.heldout_perplexity, strict=True)
+    return list(dict.fromkeys((str(text), round(float(n))) for text, n in pairs))
+
+
+def level(table: pd.DataFrame) -> str:
+    """Of the intervals of a table's differences, in percent: wider where seeds were looked at several times."""
+    looks = table.looks.max()
+    return f"{100 * (1 - stats.ALPHA / (looks if looks > 1 else 1)):.4g}"
 
 
 def verdict(row: pd.Series) -> str:

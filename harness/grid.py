@@ -42,6 +42,7 @@ CHOICES = {
     "task": ("text", "adding", "copy", "selective_copy", "counting"),
 }
 PROMPT = "time traveller"  # of a sample, the book's
+SHUT, OPEN = 0.1, 0.9  # a gate's value below and above which it counts as saturated
 MAY_BE_ZERO = {"validation_characters", "max_vocabulary"}
 # What pandas.read_csv takes for a missing value unless told otherwise: no name of ours.
 MISSING = frozenset((
@@ -164,6 +165,9 @@ PROBES = {
     name: Protocol(name=name, task=name, num_steps=10, hidden=32, lr=0.005, epochs=20, init="torch")
     for name in ("adding", "copy", "selective_copy", "counting")
 }
+
+
+SCORED = 1_000  # sequences that a probe is scored on
 
 
 class Score(NamedTuple):

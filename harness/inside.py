@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from harness import corpus as text
+from harness.grid import OPEN, SHUT
 from variants.cell import State
 from variants.engines import loop
 from variants.model import Model
 
-SHUT, OPEN = 0.1, 0.9  # a gate's value below and above which it counts as saturated
 REACHES = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # characters back
 REACH = REACHES[-1]
 FAINTEST = 1e-30  # of a gradient: below it is what a float32 rounds away, here or there

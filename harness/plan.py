@@ -242,7 +242,7 @@ def described(plan: Plan) -> dict[str, object]:
 
     size = plan.protocol
     parts = corpus.split(plan.corpus, size.train_characters, size.heldout_characters, size.validation_characters)
-    anchors = corpus.anchors(plan.corpus, *parts)
+    anchors = corpus.anchors(plan.corpus, *parts) | {"uniform": float(len(plan.corpus.vocabulary))}
     if plan.corpus.floor is not None:
         anchors["floor"] = plan.corpus.floor
     return {

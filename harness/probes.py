@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from harness.grid import Run
+from harness.grid import SCORED, Run
 from harness.train import Outcome
 from harness.watch import Keep, Progress, Watch
 from variants.model import Model
 
-SCORED, SCORE_SEED = 1_000, 10**6  # sequences that are scored, and the generator they come from
+SCORE_SEED = 10**6  # of the generator that the sequences that are scored come from
 UPDATES = 100  # in an epoch
 SYMBOLS, KEPT = 8, 10  # of copy: different symbols, and how many are to be remembered
 

@@ -70,7 +70,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         "environment", "started", "error",
     ),
     # one row an order: what counting characters achieves on the same split; `floor` is the exact
-    # perplexity of the source, where it is known (embedded text only)
+    # perplexity of the source, where it is known (embedded text only); `uniform` is of guessing evenly
     "anchors": ("protocol", "corpus", "corpus_sha256", "model", "heldout_perplexity"),
     # one row a protocol as it was run
     "protocols": (

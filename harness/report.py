@@ -18,8 +18,7 @@ from pathlib import Path
 import jinja2
 import pandas as pd
 
-from harness import draw, evidence, files, record, sections, sentences, stats, tables
-from harness.grid import PROMPT
+from harness import draw, evidence, files, grid, record, sections, sentences, stats, tables
 from harness.spell import count, mib, rate, several, unique
 from harness.tables import Numbers, Table
 
@@ -95,7 +94,7 @@ def html(results: record.Results, figures: Figures | None = None, made_from: str
     drawn: Figures = {} if figures is None else figures
     data = evidence.typed(results)
     verbs = [(verb, table) for verb, table in (("bench", data.bench), ("ablate", data.ablate)) if len(table)]
-    answers = [*sentences.gate_answers(data), *sentences.loop_answer(data)]
+    answers = [*sentences.quality_answer(data), *sentences.gate_answers(data), *sentences.loop_answer(data)]
     return _template().render(
         made_from=made_from,
         title="What each gate is for, and what it costs" if len(data.ablate) else "Recurrent networks, measured",
@@ -118,6 +117,10 @@ def html(results: record.Results, figures: Figures | None = None, made_from: str
         machine=tables.machine(data),
         methods=sentences.methods(data),
         margin=stats.MARGIN_NATS,
+        alpha=stats.ALPHA,
+        symbols=evidence.symbols(data),
+        baseline=grid.BASELINE,
+        unmeasured=sentences.unmeasured(data, answers),
         limits=sentences.limits(data),
         downloads=downloads(results),
     )
@@ -168,7 +171,10 @@ def charts(data: record.Results, verb: str, drawn: Figures) -> list[Chart]:
     curves = curves.assign(order=curves.label.map({x: i for i, x in enumerate(dict.fromkeys(labelled.label))}))
     curves = curves.sort_values(["order", "seed", "tokens"], kind="stable")
     points = evidence.differences(data, table)
-    effects = "What does fixing a gate do to held-out perplexity" if verb == "ablate" else "How far is each from gru"
+    base = next(iter(unique(table.baseline)), grid.BASELINE)
+    effects = (
+        "What does fixing a gate do to held-out perplexity" if verb == "ablate" else f"How far is each from {base}"
+    )
     rates, peaks, shares = (
         tables.samples_table(timed, "tokens_per_sec", rate),
         tables.samples_table(timed, "peak_memory_mib", mib),
@@ -228,21 +234,26 @@ def _images(name: str, figure: draw.Draw, frames: Sequence[pd.DataFrame], drawn:
     return images
 
 
-def samples(data: record.Results) -> list[tuple[str, str, str, str]]:
-    """(label, what, prompt, 50 characters after it): of each variant's lowest finished seed.
+def samples(data: record.Results) -> list[tuple[str, list[tuple[str, str, str, str]]]]:
+    """By text: (label, what, prompt, what was written after it) of each variant's lowest finished seed.
 
-    A prompt other than `time traveller` stands with the rest: where it ends is not on file.
+    A prompt other than the book's stands with the rest: where it ends is not on file.
     """
-    out: dict[tuple[str, str], tuple[str, str, str, str]] = {}
+    texts: dict[tuple[str, str], dict[tuple[str, str], tuple[str, str, str, str]]] = {}
     for table in (data.bench, data.ablate):
         own = evidence.finished(data, table)
         for label, rows in own[own["sample"] != ""].sort_values("seed").groupby("label", sort=False):
             row = rows.iloc[0]
             text = str(row["sample"])
-            prompt = PROMPT * text.startswith(PROMPT)
+            prompt = grid.PROMPT * text.startswith(grid.PROMPT)
             what = f"seed {count(row.seed)}, {row.protocol}"
-            out.setdefault((str(label), str(row.protocol)), (str(label), what, prompt, text[len(prompt) :][:80]))
-    return list(out.values())
+            of_text = texts.setdefault((str(row.corpus), str(row.corpus_sha256)), {})
+            of_text.setdefault((str(label), str(row.protocol)), (str(label), what, prompt, text[len(prompt) :][:80]))
+    names = [name for name, _ in texts]
+    return [
+        (name if names.count(name) == 1 else f"{name} (SHA-256 {sha[:12]})", list(rows.values()))
+        for (name, sha), rows in texts.items()
+    ]
 
 
 def failures(data: record.Results) -> list[tuple[str, str, str]]:

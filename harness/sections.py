@@ -14,8 +14,10 @@ import pandas as pd
 from markupsafe import Markup
 
 from harness import draw, evidence, grid, record, stats
-from harness.spell import bracket, compact, count, pct, plain, ppl, score, several, span
+from harness.spell import bracket, compact, count, plain, ppl, score, several, span
 from harness.tables import Cell, Numbers, Table
+
+BACK = 16  # characters, of the sentence on gradients
 
 # id, heading, figure, its words, frames, and its numbers where the section's own table has them not
 Picture = tuple[str, str, draw.Draw, draw.Describe, tuple[pd.DataFrame, ...], Numbers | None]
@@ -188,8 +190,9 @@ def probes(data: record.Results) -> Section | None:
     one = data.probes.iloc[0]
     setting = (
         f"Tasks that ask for memory and nothing else; difficulty is the length. {count(one.hidden)} hidden units, "
-        f"{span(scores.n[scores.n > 0])} seeds, Adam; the score is of 1,000 sequences never trained on, the same for "
-        "every network. Means over seeds with 95 % t intervals; no test is made, and no learning rate was searched."
+        f"{span(scores.n[scores.n > 0])} seeds, Adam; the score is of {count(grid.SCORED)} sequences never trained "
+        "on, the same for every network. Means over seeds with 95 % t intervals, which end where a score does (at 0, "
+        "a share at 1 too); no test is made, and no learning rate was searched."
     )
     heads = [
         ("task", "length", False),
@@ -231,24 +234,25 @@ def gates(data: record.Results) -> Section | None:
                     "characters; the slowest tenth keeps it for {} or more (medians over {})."
                 ).format(label, _time(taus[1]), _time(taus[2]), several(rows.seed.nunique(), "seed"))
             )
-    back = reached[reached.characters_back == 16]
+    back = reached[reached.characters_back == BACK]
     shares, said_of = {}, {}
     for label, rows in back[back.gradient_share > 0].groupby("label", sort=False):
         line = draw.over(rows, "characters_back", "gradient_share").iloc[0]
         shares[str(label)] = float(line["mean"])
-        bounds = bracket(100 * line.low, 100 * line.high, _tiny) or "no interval"
-        said_of[str(label)] = f"{_tiny(100 * line['mean'])} {bounds}, n = {several(rows.seed.nunique(), 'seed')}"
+        bounds = bracket(line.low, line.high, _small) or "no interval"
+        said_of[str(label)] = f"{_small(line['mean'])} {bounds}, n = {several(rows.seed.nunique(), 'seed')}"
     if len(shares) > 1:
         most, least = max(shares, key=lambda k: shares[k]), min(shares, key=lambda k: shares[k])
         said.append(
             Markup(
-                "Of the gradient at a character, 16 characters back there is left: most in <code>{}</code>, {}, least "
-                "in <code>{}</code>, {} (geometric means, 95 % intervals)."
-            ).format(most, said_of[most], least, said_of[least])
+                "A gradient that has gone back {} characters, relative to what it was: largest in <code>{}</code>, {}; "
+                "smallest in <code>{}</code>, {} (geometric means, 95 % intervals; above 1 it has grown)."
+            ).format(BACK, most, said_of[most], least, said_of[least])
         )
     setting = (
-        "Trained networks reading the held-out text. A gate is shut below 0.1 and open above 0.9; the time constant of "
-        "a unit is the characters after which its update gate has let all but 1/e of the state go."
+        f"Trained networks reading the held-out text. A gate is shut below {grid.SHUT:g} and open above {grid.OPEN:g} "
+        "(an interval ends at 0, and at 1 or 100 %); the time constant of a unit is the characters after which its "
+        "update gate has let all but 1/e of the state go."
     )
     heads = [
         ("gate", "of variant", False), ("mean", "[95 %]", True), ("sd", "of all values", True),
@@ -273,9 +277,10 @@ def _shares(reached: pd.DataFrame) -> Numbers:
             bounds = bracket(r.low, r.high, lambda x: f"{x:.2g}")
             n = str(own[own.characters_back == t].seed.nunique())
             rows.append([Cell(str(label)), Cell(f"{t:g}"), Cell(f"{r['mean']:.3g}"), Cell(bounds), Cell(n)])
-    heads = [("variant", "", False), ("characters back", "", True), ("share of the gradient", "", True),
-             ("95 % interval", "", True), ("seeds", "", True)]  # fmt: skip
-    return "Share of the gradient that is left, mean over seeds", heads, rows
+    heads = [("variant", "", False), ("characters back", "", True),
+             ("gradient", "relative to that at the character", True), ("95 % interval", "", True),
+             ("seeds", "", True)]  # fmt: skip
+    return "Gradient after so many characters back, geometric mean over seeds", heads, rows
 
 
 def _mean(values: pd.Series, share: bool = False) -> Cell:
@@ -288,7 +293,7 @@ def _mean(values: pd.Series, share: bool = False) -> Cell:
     def spell(value: float) -> str:
         return f"{value:.{digits}f}"
 
-    low, high = max(bounds.low, 0.0), min(bounds.high, 100.0 if share else math.inf)  # a share is no less than none
+    low, high = max(bounds.low, 0.0), min(bounds.high, 100.0 if share else 1.0)  # a gate is from 0 to 1
     return Cell(spell(float(x.mean())), bracket(low, high, spell) if len(x) > 1 else "", plain(float(x.mean())))
 
 
@@ -296,5 +301,5 @@ def _time(x: float) -> str:
     return f"{x:.1f}" if x < 100 else compact(x) if math.isfinite(x) else ""
 
 
-def _tiny(x: float) -> str:
-    return pct(x) if x >= 0.1 else f"{x:.1g}\u00a0%"
+def _small(x: float) -> str:
+    return f"{x:.2f}" if x >= 0.1 else f"{x:.4f}" if x >= 0.001 else f"{x:.0e}"

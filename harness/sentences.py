@@ -46,6 +46,7 @@ class Gate(NamedTuple):
     gone: str
 
 
+PAST = 1.01  # times the lowest of the mean curve: from here on training went past its best
 GATES = {  # of the baseline; another's are called by their letter
     "R": Gate("the reset gate", "R decides how much of the old state the new candidate may see.", "1"),
     "Z": Gate("the update gate", "Z decides how much of the old state is kept; Z = 1 keeps all of it.", "0"),
@@ -54,9 +55,10 @@ GATES = {  # of the baseline; another's are called by their letter
 
 @dataclass(frozen=True)
 class Answer:
-    """A question of the first screen: the finding in a sentence, then what supports it."""
+    """A question of the first screen: its answer in a few words where there is one, the finding, what supports it."""
 
     question: str
+    claim: str
     role: str
     finding: str
     points: Sequence[Markup]
@@ -100,7 +102,7 @@ def effect(row: pd.Series, family: int) -> Markup:
 
 
 def gate_answers(data: record.Results) -> list[Answer]:
-    """For each gate of the baseline that was fixed: what that did, and what the gate costs."""
+    """For each gate of the baseline that was fixed or is missing in a task of memory: what for, and what it costs."""
     table = data.ablate
     answers = []
     asked = dict.fromkeys([*GATES, *(g for v in table.variant for g, _ in evidence.fixed(v)[1])])
@@ -108,13 +110,18 @@ def gate_answers(data: record.Results) -> list[Answer]:
         name = gate_name(grid.BASELINE, gate)
         rows = [r for _, r in table.iterrows() if evidence.fixed(r.variant)[0] == grid.BASELINE
                 and [g for g, _ in evidence.fixed(r.variant)[1]] == [gate]]  # fmt: skip
-        if not rows and gate not in GATES:
+        tasks = needed_for(data, gate) or (
+            " No task of memory here shows a need for it." if hardest(data, gate) else ""
+        )
+        if not rows and not tasks:
             continue
+        here = needed(rows) if rows else "Not measured on text: make ablate does."
         answers.append(
             Answer(
                 question=f"What is {name} for?",
+                claim=purpose(data, rows, gate, name),
                 role=GATES[gate].role if gate in GATES else "",
-                finding=(needed(rows) if rows else "Not measured yet: make ablate runs it.") + needed_for(data, gate),
+                finding=here + (tasks or " Whether memory needs it is told by make probe."),
                 points=[
                     *(s for r in rows if (s := effect(r, evidence.family(table)))),
                     *lesion(data, gate),
@@ -124,6 +131,29 @@ def gate_answers(data: record.Results) -> list[Answer]:
             )
         )
     return answers
+
+
+def unmeasured(data: record.Results, answers: Sequence[Answer]) -> str:
+    """The questions of the first screen that nothing on file answers, and what would."""
+    asked = [a.question for a in answers]
+    names = [gate.name for gate in GATES.values() if f"What is {gate.name} for?" not in asked]
+    return f"What {both(names)} {'are' if len(names) > 1 else 'is'} for: not measured yet." if names else ""
+
+
+def purpose(data: record.Results, rows: Sequence[pd.Series], gate: str, name: str) -> str:
+    """What a gate is for in a few words, of the text and of the tasks of memory; '' where there are no tasks."""
+    if not hardest(data, gate):
+        return ""
+    subject, lost = name[0].upper() + name[1:], bool(needed_for(data, gate))
+    text = needed(rows).split(" on this text")[0] if rows else ""
+    if text == "Needed":
+        rest = " and for remembering" if lost else "; no task of memory here shows a need for it"
+        return f"{subject} is for predicting this text{rest}"
+    if text == "Not needed":
+        if lost:
+            return f"{subject} is for remembering, not for predicting this text"
+        return f"{subject} is needed neither for this text nor for a task of memory here"
+    return f"{subject} is for remembering" if lost else ""
 
 
 def lesion(data: record.Results, gate: str) -> list[Markup]:
@@ -271,9 +301,29 @@ def loop_answer(data: record.Results) -> list[Answer]:
     quality = effect(rows[fast], evidence.family(table)) if str(rows[fast].baseline) == slow else Markup("")
     return [
         Answer(
+            claim="",
             question=f"Why is {fast} faster?" if whole.low > 1 else f"How fast is {fast}?",
             role="Torch\u2019s own GRU beside the one written from its equations.",
             finding=finding, points=[*points, *([quality] if quality else [])], cost=[],
+        )
+    ]  # fmt: skip
+
+
+def quality_answer(data: record.Results) -> list[Answer]:
+    """Which variant of the bench predicts the text best: the first question while no gate has been fixed."""
+    known = data.bench.dropna(subset=["heldout_perplexity"])
+    if len(data.ablate) or known.variant.nunique() < 2:
+        return []
+    best = known.loc[known.heldout_perplexity.idxmin()]
+    bounds = bracket(best.heldout_low, best.heldout_high, ppl)
+    finding = f"{best.variant}: held-out perplexity {ppl(best.heldout_perplexity)} {bounds}".strip()
+    points = [effect(row, evidence.family(data.bench)) for _, row in known.iterrows()]
+    anchor = anchor_sentence(data, data.bench)
+    return [
+        Answer(
+            question="Which predicts this text best?", claim="", role="Text never trained on; lower is better.",
+            finding=f"{finding}, the lowest of {known.variant.nunique()} (n = {several(best.seeds, 'seed')}).",
+            points=[*([anchor] if anchor else []), *(p for p in points if p)], cost=[],
         )
     ]  # fmt: skip
 
@@ -401,11 +451,14 @@ def caveats(data: record.Results) -> list[Markup]:
         for text in _caveats(data, verb, table):
             found.setdefault(text, []).append(title)
     said = [Markup("<b>{}.</b> {}").format(" and ".join(titles).capitalize(), text) for text, titles in found.items()]
-    both = [t for t in (data.bench, data.ablate) if len(t)]
-    if len(both) == 2 and any(set(both[0][c]) != set(both[1][c]) for c in ("protocol", "corpus_sha256", "device")):
+    two = [t for t in (data.bench, data.ablate) if len(t)]
+    if len(two) == 2 and any(set(two[0][c]) != set(two[1][c]) for c in ("protocol", "corpus_sha256", "device")):
         said.append(Markup("Bench and ablation differ in protocol, text or device: compare only within a table."))
-    if "true" in set(data.environments.dirty.str.lower()):
-        said.append(Markup("The code had changes that were not committed: the commit does not say all that ran."))
+    machines = unique(data.environments.cpu.where(data.environments.device == "cpu", data.environments.device_name))
+    if len(machines) > 1:
+        said.append(Markup("Measured on {} machines ({}).").format(len(machines), both(machines)))
+    if "true" in set(data.environments.dirty.str.lower()) and not any("not committed" in text for text in found):
+        said.append(Markup("Some code had changes that were not committed: the commit does not say all that ran."))
     blocks = data.speed[data.speed.error == ""]
     if blocks.disturbed.any():
         said.append(
@@ -421,6 +474,15 @@ def _caveats(data: record.Results, verb: str, table: pd.DataFrame) -> list[Marku
     if table.empty:
         return [Markup("Not run, or its table is missing: <code>make {}</code> makes it.").format(verb)]
     said = []
+    trained = evidence.finished(data, table)
+    dirty = set(data.environments.environment[data.environments.dirty.str.lower() == "true"])
+    if changed := int(trained.environment.isin(dirty).sum()):
+        said.append(
+            Markup(
+                "{} of {} trainings ran code with changes that were not committed: the commit does not say all that "
+                "ran."
+            ).format(count(changed), count(len(trained)))
+        )
     for label in unique(table.protocol):
         if label.split(",")[0] == "quick":
             said.append(
@@ -473,8 +535,8 @@ def _caveats(data: record.Results, verb: str, table: pd.DataFrame) -> list[Marku
         said.append(
             Markup(
                 "<strong>Learned by heart</strong>: {} of {} variants do worse on held-out text than counting single "
-                "characters (1-gram, {}), with a mean training perplexity of {}. Their held-out differences are about "
-                "what was memorised, more than about what a gate is for."
+                "characters (1-gram, {}), with a mean training perplexity of {}. Held-out differences between "
+                "networks that have memorised their text say little of what a gate is for."
             ).format(len(worse), int(table.heldout_perplexity.notna().sum()), ppl(float(counted.max())),
                      " to ".join(dict.fromkeys(map(ppl, (worse.train_perplexity.min(), worse.train_perplexity.max())))))
         )  # fmt: skip
@@ -485,7 +547,7 @@ def _caveats(data: record.Results, verb: str, table: pd.DataFrame) -> list[Marku
 
 
 def _past_their_best(data: record.Results, table: pd.DataFrame) -> Markup:
-    """Variants that were better on the validation part before the last epoch: all had the same number of epochs."""
+    """Variants that were better on the validation part before the last epoch, by the mean curve over seeds."""
     own = evidence.finished(data, table)
     known = data.protocols[data.protocols.protocol.isin(table.protocol)]
     if not (known.validation_characters > 0).any():
@@ -494,21 +556,18 @@ def _past_their_best(data: record.Results, table: pd.DataFrame) -> Markup:
     curves = curves.dropna(subset=["heldout_perplexity"]).sort_values("epoch", kind="stable")
     found = []
     for label, rows in curves.groupby("label", sort=False):
-        by_run = rows.groupby("run")
-        best = rows.loc[by_run.heldout_perplexity.idxmin()]
-        last = float(np.exp(np.log(by_run.heldout_perplexity.last()).mean()))
-        least = float(np.exp(np.log(best.heldout_perplexity).mean()))
-        if last > 1.01 * least:
+        mean = np.exp(np.log(rows.heldout_perplexity).groupby(rows.epoch).mean())  # the least of each seed is luck too
+        if mean.iloc[-1] > PAST * mean.min():
             found.append(
-                f"{label} (best at epoch {best.epoch.mean():.0f} on average, {ppl(least)}; at the end, {ppl(last)}; "
-                f"n = {several(len(best), 'seed')})"
+                f"{label} (lowest at epoch {mean.idxmin():g}, {ppl(mean.min())}; at the end, {ppl(mean.iloc[-1])}; "
+                f"n = {several(rows.run.nunique(), 'seed')})"
             )
     if not found:
         return Markup("")
     return Markup(
-        "Past their best on the validation part by more than 1 % when training ended: {}. Every variant was trained "
-        "for as many epochs; none was stopped early."
-    ).format("; ".join(found))
+        "Past their best on the validation part by more than {} when training ended, by the mean curve: {}. Every "
+        "variant was trained for as many epochs; none was stopped early."
+    ).format(f"{100 * (PAST - 1):g}\u00a0%", "; ".join(found))
 
 
 def noise(data: record.Results) -> list[Markup]:
@@ -567,17 +626,18 @@ def methods(data: record.Results) -> list[str]:
         said.append(f"The {title}. {setting(data, table)}")
         text = (
             "A perplexity is exp of the mean loss a character; over seeds it is the geometric mean, with the 95 % "
-            "Student t interval of the mean log-perplexity."
+            "Student t interval of the mean log-perplexity, which ends at perplexity 1, the least there is."
         )
         if table.delta_nats.notna().any():
-            base = next(iter(unique(table.baseline)), grid.BASELINE)
+            base, level = next(iter(unique(table.baseline)), grid.BASELINE), evidence.level(table)
             n, many = span(table.pairs.dropna()), several(evidence.family(table), "comparison")
             text += (
-                f" Differences to {base} are of log-perplexity, paired by seed (n = {n}), with a 95 % t interval; p "
-                f"is the exact paired sign-flip test (sampled above {stats.EXACT_UP_TO} pairs), adjusted by Holm over "
-                f"{many}. Equivalent means that the whole interval lies inside \u00b1{stats.MARGIN_NATS} nats/char, a "
-                f"margin stated before running; worse and better need p under {stats.ALPHA} after Holm and an interval "
-                "that excludes 0; everything else is undecided. The t interval and not the BCa bootstrap: for 3 to 20 "
+                f" Differences to {base} are of log-perplexity, paired by seed (n = {n}), with a {level} % t "
+                f"interval; p is the exact paired sign-flip test (sampled above {stats.EXACT_UP_TO} pairs), adjusted "
+                f"by Holm over {many}. Equivalent means that the whole interval lies inside \u00b1{stats.MARGIN_NATS} "
+                f"nats/char, a margin stated before running; worse and better need p under {stats.ALPHA} after Holm "
+                "and an interval that excludes 0; everything else is undecided. The t interval and not the BCa "
+                "bootstrap: for 3 to 20 "
                 "seeds the latter covers 72 to 93 % where it says 95, measured (stats.py)."
             )
             looks = table.looks.max()
@@ -585,7 +645,7 @@ def methods(data: record.Results) -> list[str]:
                 text += (
                     f" The seeds were looked at up to {count(looks)} times, at numbers fixed beforehand, and no more "
                     f"were trained once every verdict was decided: each p is multiplied by {count(looks)} and the "
-                    f"intervals of differences are {100 * (1 - stats.ALPHA / looks):.2f} % ones."
+                    f"intervals of differences are {evidence.level(table)} % ones."
                 )
         rounds = table.speed_samples.dropna()
         if len(rounds):

@@ -12,7 +12,10 @@ import pandas as pd
 
 
 def ppl(x: float) -> str:
-    return "" if not math.isfinite(x) else f"{x:.2f}" if x < 1000 else f"{x:.3g}"
+    """A perplexity: two decimals, from 1,000 on three digits; of a network that went astray only that it did."""
+    if not math.isfinite(x):
+        return ""
+    return f"{x:.2f}" if x < 1000 else rate(x) if x < 1e7 else "> 10,000,000"
 
 
 def nats(x: float, sign: bool = False) -> str:
@@ -34,6 +37,8 @@ def score(x: float) -> str:
     """Of a probe: a share or an error, from 0 up."""
     if not math.isfinite(x):
         return ""
+    if abs(x) >= 1000:
+        return ppl(x)
     digits = 3 if abs(x) >= 0.001 or x == 0 else min(6, -math.floor(math.log10(abs(x))))
     return f"{x:.{digits}f}"
 
@@ -59,6 +64,8 @@ def bracket(low: float, high: float, spell: Callable[[float], str]) -> str:
 def pct(x: float, sign: bool = False) -> str:
     if not math.isfinite(x):
         return ""
+    if x > 1e6:
+        return "> 1,000,000\u00a0%"
     digits = 1 if abs(x) < 99.95 else 0
     text = f"{x:{'+' if sign else ''},.{digits}f}".replace("-", "\u2212")
     return f"{text}\u00a0%"

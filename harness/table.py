@@ -43,7 +43,8 @@ def build(
     Only runs of this protocol label, corpus, device and (if given) these seeds count; of two runs of one
     row and seed, the one started last. A run is failed if it has an error or a perplexity that is not
     finite; `seeds` are those that finished, and all else is of them: perplexities are geometric means over
-    seeds, `train_sd` is the ordinary sd. A variant that loses seeds is judged on the rest: read `failed` too.
+    seeds (an interval ends at 1), `train_sd` is the ordinary sd. A variant that loses seeds is judged on the
+    rest: read `failed` too.
 
     Differences are paired by seed with the baseline (its run in the same engine, else in the engine with
     most pairs) if `variants` names it. Holm's family is every other variant asked for. The speed baseline
@@ -135,6 +136,7 @@ def _perplexities(runs: pd.DataFrame) -> dict[str, object]:
         return row
     heldout = _log_perplexity(runs).to_numpy()
     low, high, _, _ = interval(heldout)
+    low = np.maximum(low, 0.0)  # no perplexity is below 1: an interval ends there; NaN stays NaN
     row |= {"heldout_perplexity": np.exp(heldout.mean()), "heldout_low": np.exp(low), "heldout_high": np.exp(high)}
     row["heldout_iqm"] = np.exp(iqm(heldout))
     row |= {"train_perplexity": np.exp(np.log(done["train_perplexity"]).mean())}

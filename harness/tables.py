@@ -49,7 +49,7 @@ def main_table(data: record.Results, verb: str, table: pd.DataFrame) -> Table:
     columns: list[tuple[str, str, bool, bool, Callable[[pd.Series], Cell]]] = [
         ("variant", "engine", False, True, _name),
         ("held-out perplexity", "mean [95 %]", True, True, _heldout),
-        (f"difference to {base}", "% [95 %], nats/char", True, True, _delta),
+        (f"difference to {base}", f"% [{evidence.level(table)} %], nats/char", True, True, _delta),
         ("verdict", "p after Holm, share of seeds", False, True, _verdict_cell),
         ("training perplexity", "mean, sd", True, True, _train),
         ("parameters", "", True, True, lambda r: _plain(r.parameters, count)),
@@ -152,7 +152,7 @@ def lesions(data: record.Results) -> Table | None:
     for lesion, own in evidence.lesions(data).groupby("lesion", sort=False):
         rows.append([Cell(str(lesion)), *[_mean(x) for x in (own.after, own.trained, own.after - own.trained)]])
     heads = [
-        ("gate", "of gru", False), ("held after training", "against whole, % [95 %], nats/char", True),
+        ("gate", f"of {grid.BASELINE}", False), ("held after training", "against whole, % [95 %], nats/char", True),
         ("held in training too", "against whole, % [95 %], nats/char", True),
         ("what training works around", "the first less the second", True),
     ]  # fmt: skip
@@ -228,8 +228,9 @@ def effects_table(table: pd.DataFrame, points: pd.DataFrame) -> Numbers:
         bounds = bracket(r.delta_low, r.delta_high, nats)
         rows.append([Cell(r.label), Cell(nats(r.delta_nats, sign=True)), Cell(bounds), Cell(count(r.pairs)),
                      Cell(evidence.verdict(r)), Cell(each)])  # fmt: skip
-    heads = [("variant", "", False), ("difference", "nats/char", True), ("95 % interval", "", True),
-             ("pairs", "", True), ("verdict", "", False), ("each seed", "seed: nats/char", False)]  # fmt: skip
+    heads = [("variant", "", False), ("difference", "nats/char", True),
+             (f"{evidence.level(table)} % interval", "", True), ("pairs", "", True), ("verdict", "", False),
+             ("each seed", "seed: nats/char", False)]  # fmt: skip
     return "Difference to the baseline", heads, rows
 
 

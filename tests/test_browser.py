@@ -7,6 +7,7 @@ the accessibility checker, as published (MPL 2.0).
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import os
 import shutil
@@ -137,6 +138,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every column that a table can have is filled."""
+    folder = made_up.write(tmp_path_factory.mktemp("wide"), ablate=("gru", "gru:R=1", "gru:Z=0,R=1"))
+    results = record.read(folder)
+    full = {"hidden": range(100, 100 + len(results.bench)), "lr": 0.25, "peak_reserved_mib": 1234.5,
+            "tokens_per_sec": 12_345_678.0, "tokens_per_sec_all_seeds": 123_456_789.0}  # fmt: skip
+    bench = results.bench.assign(**full).assign(lr=[0.25, *[16.0] * (len(results.bench) - 1)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "charts", lambda *_: [])
+        patch.setattr(report, "further", lambda *_: [])
+        page = report.html(dataclasses.replace(results, bench=bench))
+    (folder / report.NAME).write_text(page, encoding="utf-8")
+    return folder
+
+
 @pytest.fixture
 def page(browser: Browser, folder: Path) -> Browser:
     browser.look(1200)
@@ -169,6 +186,18 @@ def test_no_width_makes_the_page_scroll_sideways(page: Browser, width: int, sche
     used = page.js("document.querySelector('picture img').currentSrc")
     other = page.js("document.querySelector('picture img').src")
     assert (used == other) == (scheme == "light" and width > 640)  # another figure where it is dark or narrow
+
+
+@pytest.mark.parametrize("width", [1280, 1440, 1920])
+def test_no_table_of_answers_is_cut_on_a_desk(browser: Browser, wide: Path, width: int) -> None:
+    browser.look(width)
+    browser.open(wide / report.NAME)
+    tables = "[...document.querySelectorAll('main > section > .scroll')]"
+    assert browser.js(f"{tables}.length") > 4
+    assert (
+        browser.js(f"{tables}.filter(t => t.scrollWidth > t.clientWidth + 1).map(t => t.firstElementChild.id).join()")
+        == ""
+    )
 
 
 def test_a_table_is_sorted_by_keyboard(page: Browser) -> None:

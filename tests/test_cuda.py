@@ -133,7 +133,7 @@ def test_a_probe_asks_nothing_of_an_engine_that_its_batch_size_does_not(
     assert outcome.error == ""
     assert max(seen) <= 32
     assert resident.fits(32, max(seen), "tf32") == ""
-    assert sum(seen) >= probes.SCORED + 32
+    assert sum(seen) >= grid.SCORED + 32
 
 
 @pytest.mark.parametrize("sampling", ["sequential", "windows"])
@@ -153,7 +153,7 @@ def test_a_score_is_the_same_in_parts() -> None:
     for task in grid.PROBES:
         probe = probes.PROBES[task]
         model = Model("gru", probe.inputs, 8, [0, 1], "torch", outputs=probe.outputs)
-        whole, parts = (probes.score(model, task, 5, 2, "cpu", size) for size in (probes.SCORED, 32))
+        whole, parts = (probes.score(model, task, 5, 2, "cpu", size) for size in (grid.SCORED, 32))
         assert parts == pytest.approx(whole, rel=1e-5)
 
 

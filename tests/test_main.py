@@ -145,7 +145,7 @@ def test_bench_for_real_then_report_without_torch(tmp_path: Path, monkeypatch, c
     assert environments.loc[run["environment"], "threads"] == 1
     assert environments.loc[speed["environment"].iloc[0], "torch"] == environments.loc[run["environment"], "torch"]
     anchors = pd.read_csv(folder / "anchors.csv").set_index("model")["heldout_perplexity"]
-    assert set(anchors.index) == {"1-gram", "2-gram", "3-gram", "4-gram", "5-gram", "floor"}
+    assert set(anchors.index) == {"1-gram", "2-gram", "3-gram", "4-gram", "5-gram", "floor", "uniform"}
 
     def draw(*_: object) -> Path:
         raise AssertionError("nothing is new, and it was drawn again")

@@ -109,7 +109,7 @@ def test_one_wrong_symbol_makes_a_string_wrong() -> None:
     perfect = torch.nn.functional.one_hot(Y, 3).float()
     t = int(counts[:, 0, 0].nonzero()[0])
     perfect[t, 0, 0] = perfect[t, 0, 0].roll(1)
-    assert probes.score(Oracle(perfect), "counting", 5, 1, "cpu") == [1 - 1 / probes.SCORED]  # type: ignore[arg-type]
+    assert probes.score(Oracle(perfect), "counting", 5, 1, "cpu") == [1 - 1 / grid.SCORED]  # type: ignore[arg-type]
 
 
 def run(task: str, seed: int = 0, variant: str = "gru", engine: str = "fused", **changes: object) -> Run:

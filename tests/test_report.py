@@ -21,7 +21,7 @@ import pandas as pd
 import pytest
 from matplotlib.text import Text
 
-from harness import draw, evidence, grid, rates, record, report, sentences, tables
+from harness import draw, evidence, grid, rates, record, report, sections, sentences, spell, stats, table, tables
 
 BENCH, ABLATE = ("rnn", "gru", "gru_after", "nn.gru", "lstm", "nn.lstm"), ("gru", "gru:R=0", "gru:R=1", "gru:Z=0")
 SECTIONS = ("found", "caveats", "bench", "ablate", "charts", "samples", "failures", "noise", "machine", "methods",
@@ -864,7 +864,7 @@ def test_a_variant_past_its_best_is_said(tmp_path: Path) -> None:
     worse = made.curves.heldout_perplexity.where(~(last & (made.curves.variant == "rnn")), 9.0)
     data = evidence.typed(dataclasses.replace(made, curves=made.curves.assign(heldout_perplexity=worse)))
     said = sentences._past_their_best(data, data.ablate)
-    assert "rnn (best at epoch" in said
+    assert "rnn (lowest at epoch" in said
     assert "at the end, 9.00; n = 10 seeds)" in said
     assert "gru (" not in said
     assert said in sentences.caveats(data)[-1] or any(said in line for line in sentences.caveats(data))
@@ -880,3 +880,150 @@ def test_what_a_protocol_of_windows_is_is_said(tmp_path: Path) -> None:
     quick = evidence.typed(made_up.read(made_up.write(tmp_path / "quick", bench=("gru", "rnn"), ablate=("gru",))))
     assert "characters to learn from" in sentences.setting(quick, quick.bench)
     assert "carried over the whole text" in " ".join(sentences.limits(quick))
+
+
+def test_a_number_written_into_the_page_is_that_of_the_data(results: record.Results, page: Page) -> None:
+    assert "symbols." in page.text  # an older folder does not say how many
+    assert "28" not in re.findall(r"1 is perfect.{0,120}", page.text)[0]
+    uniform = results.anchors.iloc[:1].assign(model="uniform", heldout_perplexity=65.0)
+    other = uniform.assign(corpus="shakespeare", heldout_perplexity=300.0, protocol="x")
+    told = dataclasses.replace(results, anchors=pd.concat([results.anchors, uniform, other]))
+    text = text_of(told)
+    assert "as many as the text has symbols (time-machine: 65, shakespeare: 300)." in text
+    assert f"p after Holm is under {stats.ALPHA}." in text
+    assert f"of {grid.SCORED:,} sequences" in sections.probes(evidence.typed(results)).setting  # type: ignore[union-attr]
+
+
+def test_the_level_of_an_interval_is_the_one_it_was_computed_at(results: record.Results) -> None:
+    data = evidence.typed(results)
+    heads = [head[:2] for head in tables.main_table(data, "ablate", data.ablate).heads]
+    assert ("difference to gru", "% [95 %], nats/char") in heads
+    looked = data.ablate.assign(looks=4.0)
+    heads = [head[:2] for head in tables.main_table(data, "ablate", looked).heads]
+    assert ("difference to gru", "% [98.75 %], nats/char") in heads
+    assert (
+        tables.effects_table(looked.assign(label=looked.variant), evidence.differences(data, data.ablate))[1][2][0]
+        == "98.75 % interval"
+    )
+    said = sentences.methods(dataclasses.replace(data, ablate=looked))[-1]
+    assert "with a 98.75 % t interval" in said
+
+
+def test_each_text_has_its_own_samples_and_its_own_baseline(results: record.Results) -> None:
+    """The ablation on another text: its gru and rnn stand there, and not under the bench's."""
+    moved = "0" * 64
+    runs = results.runs[results.runs.variant.isin(ABLATE)].assign(
+        corpus="shakespeare", corpus_sha256=moved, sample="the king of whom it is said", run=lambda d: "x" + d.run
+    )
+    ablate = results.ablate.assign(corpus="shakespeare", corpus_sha256=moved)
+    data = evidence.typed(
+        dataclasses.replace(results, ablate=ablate, runs=pd.concat([results.runs, runs], ignore_index=True))
+    )
+    (first, bench), (second, ablation) = report.samples(data)
+    assert (first, second) == ("time-machine", "shakespeare")
+    assert [row[0] for row in ablation] == list(ABLATE)
+    assert {row[2:] for row in ablation} == {("", "the king of whom it is said")}
+    assert {row[2] for row in bench} == {"time traveller"}
+    assert len({row[0] for row in bench}) == len(bench)
+    same = evidence.typed(results)  # one text: a variant of both tables once
+    ((_, rows),) = report.samples(same)
+    assert [row[0] for row in rows].count("gru") == 1
+    edited = dataclasses.replace(data, runs=data.runs.assign(corpus="time-machine"))
+    assert [name[:22] for name, _ in report.samples(edited)] == ["time-machine (SHA-256 "] * 2
+
+
+@pytest.mark.parametrize(
+    ("x", "text"),
+    [(7.456, "7.46"), (999.994, "999.99"), (1234.5, "1,230"), (7.32e5, "732,000"), (7.32e8, "> 10,000,000"),
+     (1e300, "> 10,000,000"), (math.inf, ""), (math.nan, "")],
+)  # fmt: skip
+def test_a_large_perplexity_is_spelt_in_digits(x: float, text: str) -> None:
+    assert spell.ppl(x) == text
+    assert "e+" not in spell.score(x) + spell.pct(x) + spell.nats(x) + spell.rate(x) + spell.mib(x)
+
+
+def test_no_interval_of_a_perplexity_is_below_one(results: record.Results) -> None:
+    runs = results.runs[results.runs.error.isna()].assign(heldout_perplexity=lambda d: 1.5 + 5000.0 * (d.seed == 0))
+    built = table.build(runs[runs.seed < 2], results.speed.iloc[:0], ["gru", "rnn"], "quick", made_up.SHA, "cpu")
+    assert (built.heldout_low == 1.0).all()
+    assert (built.heldout_high > built.heldout_perplexity).all()
+    one = table.build(runs[runs.seed < 1], results.speed.iloc[:0], ["gru"], "quick", made_up.SHA, "cpu")
+    assert one.heldout_low.isna().all()
+    curve = pd.DataFrame({"tokens": [1, 1], "heldout_perplexity": [1.5, 5000.0]})
+    assert evidence.over_seeds(curve, "heldout_perplexity").low.tolist() == [1.0]
+    assert "ends at perplexity 1" in " ".join(sentences.methods(evidence.typed(results)))
+
+
+def test_a_gradient_that_grew_is_no_share_of_it(results: record.Results) -> None:
+    reach = results.reach[results.reach.characters_back == 16].assign(gradient_share=1.1)
+    reach = pd.concat([reach[reach.variant == v] for v in ("gru", "gru:R=1")])
+    reach.loc[reach.variant == "gru", "gradient_share"] = 0.004
+    section = sections.gates(evidence.typed(dataclasses.replace(results, reach=reach)))
+    assert section
+    said = " ".join(section.said)
+    assert "back 16 characters, relative to what it was: largest in <code>gru:R=1</code>, 1.10 [1.10, 1.10]" in said
+    assert "smallest in <code>gru</code>, 0.0040 [" in said
+    assert "110" not in said
+
+
+def test_after_bench_alone_the_page_opens_with_what_was_measured(results: record.Results) -> None:
+    page = drawn(
+        dataclasses.replace(results, ablate=results.ablate.iloc[:0], probes=results.probes.iloc[:0]), "nothing"
+    )
+    cards = re.findall(r"<article.*?</article>", page, re.DOTALL)
+    assert ["Which predicts this text best?" in c for c in cards] == [True, False]
+    assert "Not measured" not in "".join(cards)
+    best = results.bench.loc[results.bench.heldout_perplexity.idxmin()]
+    assert f"{best.variant}: held-out perplexity {best.heldout_perplexity:.2f} [" in cards[0]
+    text = Page(page).text
+    assert "What the reset gate and the update gate are for: not measured yet. make ablate runs it." in text
+
+
+def test_a_heading_answers_what_a_gate_is_for_where_a_task_of_memory_was_tried(results: record.Results) -> None:
+    def answer(verdict: str, without: float | None) -> str:
+        """Of the update gate: its verdict on the text, and its score at selective copy beside gru's .6."""
+        sign = {"worse": 1.0, "better": -1.0}.get(verdict, 0.001)
+        ablate = results.ablate[results.ablate.variant.isin(["gru", "gru:Z=0"])].assign(
+            verdict=verdict, delta_nats=sign
+        )
+        ends = grid.SCORES["selective_copy"]._asdict()
+        probes = [
+            {**dict.fromkeys(record.COLUMNS["probes"], ""), "variant": variant, "task": "selective_copy", "length": 20,
+             "seed": k, "protocol": "p", "score": value + k / 1000, "error": "", **ends}
+            for variant, value in (("gru:Z=0", without), ("gru", 0.6)) for k in range(3) if value is not None
+        ]  # fmt: skip
+        kept = probes if without is not None else []
+        frame = pd.DataFrame(kept, columns=list(record.COLUMNS["probes"]))
+        data = evidence.typed(dataclasses.replace(results, ablate=ablate, probes=frame))
+        (found,) = [a for a in sentences.gate_answers(data) if a.question == "What is the update gate for?"]
+        return found.claim
+
+    assert answer("worse", 0.1) == "The update gate is for predicting this text and for remembering"
+    assert (
+        answer("worse", 0.6)
+        == "The update gate is for predicting this text; no task of memory here shows a need for it"
+    )
+    assert answer("equivalent", 0.1) == "The update gate is for remembering, not for predicting this text"
+    assert answer("better", 0.1) == "The update gate is for remembering, not for predicting this text"
+    assert answer("better", 0.6) == "The update gate is needed neither for this text nor for a task of memory here"
+    assert answer("undecided", 0.1) == "The update gate is for remembering"
+    assert answer("undecided", 0.6) == answer("worse", None) == ""
+
+
+def test_trainings_of_uncommitted_code_are_counted(results: record.Results) -> None:
+    runs = results.runs.assign(environment=results.runs.environment.where(results.runs.seed > 2, "e2"))
+    machines = pd.concat([results.environments, results.environments.assign(environment="e2", dirty=True, cpu="other")])
+    data = evidence.typed(dataclasses.replace(results, runs=runs, environments=machines))
+    said = " ".join(sentences.caveats(data))
+    assert f"<b>Ablation.</b> 12 of {len(ABLATE) * 10} trainings ran code with changes that were not committed" in said
+    assert "Measured on 2 machines (made-up CPU and other)." in said
+    assert "not committed" not in " ".join(sentences.caveats(evidence.typed(results)))
+
+
+def test_past_its_best_is_judged_by_the_mean_curve(tmp_path: Path) -> None:
+    """Every seed has its least somewhere else, and loses 3 % from there; their mean falls to the end."""
+    made = made_up.read(made_up.write(tmp_path, protocol=grid.PROTOCOLS["book"], bench=("gru",), ablate=("gru", "rnn")))
+    mean = made.curves.groupby("epoch").heldout_perplexity.transform("mean")
+    dip = made.curves.epoch.rank(method="dense") == made.curves.seed + 8
+    lucky = dataclasses.replace(made, curves=made.curves.assign(heldout_perplexity=mean.where(~dip, mean.min() * 0.97)))
+    assert sentences._past_their_best(evidence.typed(lucky), lucky.ablate) == ""
