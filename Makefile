@@ -13,7 +13,7 @@
 # make clean      remove results (not results/reference), saved timings and caches
 #
 # Choose with NAME=value, like: make bench VARIANTS="rnn gru" SEEDS=3
-#   PROTOCOL   quick, classic, v1, book CORPUS    time-machine, embedded, or the path of a UTF-8 file
+#   PROTOCOL   quick, classic, v1, book CORPUS    time-machine, or the path of a UTF-8 file (SET=text=raw: as it is)
 #   DEVICE     cpu, cuda or auto        SEEDS     how many trainings a variant, or until-decided
 #   VARIANTS   like "gru gru:R=1"       SET       fields of the protocol, like "epochs=20 hidden=64"
 #   MAX        the most of SEEDS=until-decided        MATCH   hidden or parameters: what variants share

@@ -259,6 +259,8 @@ def check(text: Corpus, protocol: Protocol) -> None:
     for part in ("heldout_characters", "validation_characters"):
         if getattr(protocol, part) == 1 and protocol.sampling == "sequential":
             raise ValueError(f"{part} is at least 2, not 1: a character is predicted from the one before it")
+    if protocol.max_vocabulary == 1:
+        raise ValueError("max_vocabulary is at least 2, or 0 for all: one symbol is nothing to predict")
     if protocol.update_bias == "chrono" and protocol.num_steps < 3:
         raise ValueError(
             f"update_bias=chrono is log U(1, num_steps - 1): num_steps is at least 3, not {protocol.num_steps}"

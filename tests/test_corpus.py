@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -83,6 +84,12 @@ def test_the_book_is_in_the_package_and_any_other_bytes_there_are_passed_over(
         other.unlink(missing_ok=True) if broken is None else other.write_bytes(broken)
         monkeypatch.setattr(corpus, "PACKAGED", other)
         assert corpus.time_machine(tmp_path / "cache")[0] == b"downloaded"
+
+
+def test_the_book_goes_into_the_wheel() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    own = project["tool"]["setuptools"]["package-data"]["harness"]
+    assert any(corpus.PACKAGED in corpus.PACKAGED.parent.glob(pattern) for pattern in own)
 
 
 @pytest.mark.parametrize(

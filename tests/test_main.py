@@ -402,6 +402,7 @@ def test_both_verbs_keep_their_own_speed_baseline(fake: list[Run], tmp_path: Pat
         (["bench", "--corpus", "embedded", "--set", "batch_size=100000"], "too few for one batch"),
         (["bench", "--corpus", "embedded", "--set", "heldout_characters=1"], "heldout_characters is at least 2"),
         (["list", "--corpus", "embedded", "--set", "validation_characters=1"], "validation_characters is at least 2"),
+        (["bench", "--corpus", "embedded", "--set", "max_vocabulary=1"], "max_vocabulary is at least 2"),
         (["ablate", "--corpus", "embedded", "--set", "update_bias=chrono", "num_steps=2"], "num_steps is at least 3"),
         (["list", "--variants", "ltsm"], "Did you mean 'lstm'"),
         (["report", "--results", "/no/such/folder"], "/no/such/folder"),
@@ -615,6 +616,19 @@ def test_the_first_run_is_on_the_book_without_a_network(
     monkeypatch.setattr(corpus, "PACKAGED", tmp_path / "none")
     assert command.main([*words, "--results", str(tmp_path / "other")]) == 2
     assert "CORPUS=path" in capsys.readouterr().err
+
+
+def test_what_is_done_to_a_text_is_said_where_a_user_looks(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command.main(["--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    for how in grid.CHOICES["text"]:
+        assert f"text={how}" in readme
+        assert how == "spaces" or f"text={how}" in said
+    for words in ("white space, line ends too, becomes one space; case and punctuation stay", "max_vocabulary=N"):
+        assert words in said
+        assert words in readme
 
 
 def test_what_is_done_to_a_text_is_in_the_name_of_the_protocol_and_on_the_page(
