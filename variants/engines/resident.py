@@ -9,6 +9,7 @@ Weight gradients are fused.py's: one product over all of time. No seed's arithme
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -110,11 +111,10 @@ class Recurrence(torch.autograd.Function):
 
 def _launches(S: int, T: int, h: int, n: int, columns: int, reset: str, z: float | None, device: torch.device) -> Any:
     """(first seed, counters, grid, constants) of each launch: blocks that wait for one another must all be resident."""
-    on_gpu = device.type == "cuda"
-    processors = torch.cuda.get_device_properties(device).multi_processor_count if on_gpu else 1
-    units, warps = tile(S, h, columns // h, processors)
+    on_gpu = processors(device)
+    units, warps = tile(S, h, columns // h, on_gpu)
     blocks = h // units if on_gpu else 1  # the interpreter runs them one after another
-    wave = max(1, processors // blocks)
+    wave = max(1, on_gpu // blocks)
     how = {
         "T": T if on_gpu else tl.constexpr(T),  # the interpreter makes arrays of numbers, which no range takes
         "RESET": RESETS.index(reset), "HELD": z is not None, "C": blocks, "N": max(16, triton.next_power_of_2(n)),
@@ -125,6 +125,12 @@ def _launches(S: int, T: int, h: int, n: int, columns: int, reset: str, z: float
     for first in range(0, S, wave):
         some = min(wave, S - first)
         yield first, torch.zeros(some, dtype=torch.int32, device=device), (blocks, some), how
+
+
+@functools.cache
+def processors(device: torch.device) -> int:
+    """Return how many blocks run at once, one a multiprocessor: 0 of a CPU."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 0
 
 
 if triton:
