@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import emulator
 import pytest
 import torch
+from compiled import compiled
 from test_engines import results
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from variants.engines import loop, resident
+from harness import measure
+from variants.engines import fused, loop, resident
 
 # one of each kind of kernel: reset none, before, after, none and no state in the candidate; Z learned and held
 KINDS = ["gru:R=1", "rnn", "gru", "gru:Z=0.3", "gru_after", "gru_after:Z=0.3", "gru:R=0", "gru:Z=0,R=0"]
@@ -73,3 +78,68 @@ def test_blocks_that_do_not_wait_are_found_out(what: str, emulated: Callable[...
     variant, blocks, edit = EDITS[what]
     with pytest.raises(emulator.Wrong):
         emulated(variant, 32, blocks, edit)
+
+
+# ---- products as a tensor core rounds them ---------------------------------------------------------------------------
+
+
+class Rounded(TorchDispatchMode):
+    """Both factors of every float32 product with so many bits of their mantissas, rounded or cut off."""
+
+    def __init__(self, bits: int, cut: bool = False) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.drop, self.cut = 23 - bits, cut
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = function._schema.name.removeprefix("aten::").rstrip("_")
+        first = {"mm": 0, "bmm": 0, "addmm": 1, "baddbmm": 1}.get(name)
+        if first is not None and args[first].dtype == torch.float32:
+            half = 0 if self.cut else 1 << (self.drop - 1)
+            factors = [x.contiguous().view(torch.int32) + half & -(1 << self.drop) for x in args[first : first + 2]]
+            args = (*args[:first], *(x.view(torch.float32) for x in factors), *args[first + 2 :])
+        return function(*args, **(kwargs or {}))
+
+
+def apart(variant: str, bits: int, cut: bool = False) -> float:
+    """As test_resident_on_a_gpu_is_near_the_loop, its products done here by `fused`."""
+    exact = results(variant, loop, 2, torch.float64, 32, 256)
+    with Rounded(bits, cut):
+        found = results(variant, fused, 2, torch.float32, 32, 256)
+    return max(float((found[k] - exact[k]).detach().norm() / (exact[k].detach().norm() + 1e-12)) for k in exact)
+
+
+@pytest.mark.parametrize("variant", ["rnn", "gru", "gru_after"])
+def test_rounded_products_are_within_half_of_what_is_allowed(variant: str) -> None:
+    assert apart(variant, 10) <= measure.ROUNDED["tf32"] / 2
+    assert apart(variant, 7) <= measure.ROUNDED["bf16"] / 2
+
+
+def test_products_cut_off_are_not() -> None:
+    assert apart("rnn", 10, cut=True) > measure.ROUNDED["tf32"] / 2
+
+
+# ---- the machine code ------------------------------------------------------------------------------------------------
+
+SIZES = [  # hidden units, seeds, precision, variants
+    (256, 1, "tf32", ["rnn", "gru:R=1", "gru", "gru_after"]),
+    (256, 30, "tf32", ["gru"]),
+    (256, 1, "bf16", ["gru_after"]),
+    (32, 1, "tf32", ["rnn", "gru_after"]),
+]
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("triton"), reason="triton is not installed: requirements/triton.txt")
+@pytest.mark.parametrize(
+    ("variant", "h", "seeds", "precision"),
+    [(variant, h, seeds, precision) for h, seeds, precision, those in SIZES for variant in those],
+)
+def test_what_is_compiled_for_an_h100(variant: str, h: int, seeds: int, precision: str) -> None:
+    """It does no product twice, keeps all it works on in a multiprocessor, and reads no state before it is there."""
+    for kernel in compiled(variant, seeds, h, resident.BATCH, precision):
+        assert kernel.spilled <= 16
+        assert kernel.shared <= 227 * 1024
+        assert kernel.asynchronous == 0
+        assert kernel.products <= kernel.needed
+        assert kernel.cooperative
+        assert kernel.stages == 1
+        assert bool(kernel.rounded) == (precision == "tf32" and kernel.needed > 0)

@@ -27,7 +27,7 @@ except ImportError:  # torch for the CPU comes without it
 NONE, BEFORE, AFTER = 0, 1, 2
 RESETS = ("none", "before", "after")
 PRECISIONS = {"highest": "ieee", "high": "tf32", "medium": "bf16"}  # as torch names what a float32 product may round to
-LEAST, LARGEST, BATCH = 32, 256, 64  # hidden sizes, powers of two, and sequences, that fit on chip
+LEAST, LARGEST, BATCH = 32, 256, 32  # hidden sizes, powers of two, and sequences, that fit on chip
 
 
 def refuses(variant: type[Cell], device: str = "cpu") -> str:
@@ -168,7 +168,7 @@ if triton:
     def _tanh(x):
         return 2 * tl.sigmoid(2 * x) - 1
 
-    @triton.jit(do_not_specialize=["first", "n", "T"])  # one compilation for texts of every length
+    @triton.jit(do_not_specialize=["first", "T"])  # one compilation for texts of every length
     def _forward(
         table, X, W, b, G, Hs, U, counters, first, n, z,
         T, h: tl.constexpr, k: tl.constexpr, cols: tl.constexpr, RESET: tl.constexpr, HELD: tl.constexpr,
@@ -226,7 +226,7 @@ if triton:
                 met += C
                 _meet(counter, met, C)
 
-    @triton.jit(do_not_specialize=["first", "n", "T"])
+    @triton.jit(do_not_specialize=["first", "T"])
     def _backward(
         W, G, Hs, U, dHs, dA, dN, dH0, counters, first, n, z,
         T, h: tl.constexpr, k: tl.constexpr, cols: tl.constexpr, RESET: tl.constexpr, HELD: tl.constexpr,
