@@ -88,6 +88,7 @@ def lesions(data: record.Results) -> pd.DataFrame:
 def inside(data: record.Results, name: str) -> pd.DataFrame:
     """Rows of gates.csv or reach.csv, of trainings behind the rows of the ablation, else of the bench; with `label`."""
     rows = getattr(data, name)
+    rows = rows.dropna(subset=["mean"]) if name == "gates" else rows  # one that could not be looked at has none
     for table in (data.ablate, data.bench):
         own = finished(data, table)
         order = {name: k for k, name in enumerate(label(row, table) for _, row in table.iterrows())}

@@ -5,7 +5,7 @@ Rule: it only looks: weights and states stay as they were. A seed's numbers do n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -13,48 +13,50 @@ from torch import Tensor, nn
 
 from harness import corpus as text
 from harness.grid import OPEN, SHUT
-from variants.cell import State
 from variants.engines import loop
+from variants.library import Library
 from variants.model import Model
 
 REACHES = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # characters back
 REACH = REACHES[-1]
 FAINTEST = 1e-30  # of a gradient: below it is what a float32 rounds away, here or there
 SENTENCE, UNITS = 60, 16  # of the heat map: characters, and units evenly spread from the fastest to the slowest
+ROUNDED = 1e-5  # by how much a gate's value may leave 0 to 1
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 
 Facts = dict[str, Any]
+Alive = Callable[[], None]  # to be called from time to time in what takes long
 
 
 @torch.no_grad()
-def gates(model: Model, streams: Tensor) -> list[dict[str, Facts]]:
+def gates(model: Model, streams: Tensor, alive: Alive = lambda: None) -> list[dict[str, Facts]]:
     """gate -> what its values are over streams (length, S, n), of every seed: {'Z': {'mean': .4, ...}, ...}.
 
+    One value a step, unit and stream. Of a gate with values that no gate has, {'error': why} instead.
     mean, sd: over units, characters and streams. shut, open: share of values under SHUT, over OPEN. unit_sd: of the
     units' own means. tau_10 ... tau_90, of a gate whose 1 keeps the state: quantiles over units of the time in
     characters after which a unit has forgotten all but 1/e, -1 / mean(ln Z): what is left of a state is the product of
     all Z since.
     """
     S, h = len(model.b_q), model.cell.h
-    learned = [g for g in model.cell.gates() if g not in model.cell.fixed]
-    sums = {g: torch.zeros(5, S, h, dtype=torch.float64, device=streams.device) for g in learned}
-
-    def note(gate: str, values: Tensor | float) -> None:
-        if not isinstance(values, Tensor):  # its weights are dead: a constant that nothing depends on
-            sums.pop(gate, None)
-            return
-        v = values.double()
-        shares = [(v < SHUT).double(), (v > OPEN).double()]
-        sums[gate] += torch.stack([x.mean(1).expand(S, h) for x in (v, v * v, *shares, v.clamp(min=1e-30).log())])
-
-    if not learned:
-        return [{} for _ in range(S)]
-    _watched(model, streams[:-1], learned, note)
+    sums: dict[str, Tensor] = {}
+    ends: dict[str, Tensor] = {}  # the least and the largest value there was, (2, S)
+    for seen in _gate_values(model, streams[:-1], alive):
+        for gate, values in seen.items():
+            v = values.double()
+            shares = [(v < SHUT).double(), (v > OPEN).double()]
+            part = torch.stack([x.mean(1).expand(S, h) for x in (v, v * v, *shares, v.clamp(min=1e-30).log())])
+            sums[gate] = sums[gate] + part if gate in sums else part
+            end = torch.stack([v.flatten(1).amin(1), -v.flatten(1).amax(1)])
+            ends[gate] = torch.minimum(ends[gate], end) if gate in ends else end
     found: list[dict[str, Facts]] = [{} for _ in range(S)]
     keeps = model.cell.keeps.rpartition("_")[2][-1:].upper()
     for gate, total in sums.items():
         mean, square, shut, open_, log = total / (len(streams) - 1)
-        for s in range(S):
+        for s, (least, most) in enumerate((ends[gate] * ends[gate].new_tensor([[1], [-1]])).T.tolist()):
+            if not (least >= -ROUNDED and most <= 1 + ROUNDED):
+                found[s][gate] = {"error": f"its values go from {least:.4g} to {most:.4g}: a gate's are from 0 to 1"}
+                continue
             overall = mean[s].mean()
             facts = {
                 "mean": overall, "sd": (square[s].mean() - overall**2).clamp(min=0).sqrt(),
@@ -67,7 +69,7 @@ def gates(model: Model, streams: Tensor) -> list[dict[str, Facts]]:
     return found
 
 
-def reach(model: Model, streams: Tensor) -> list[dict[int, float]]:
+def reach(model: Model, streams: Tensor, alive: Alive = lambda: None) -> list[dict[int, float]]:
     """How much of the loss at a character reaches the state t characters before it: for t in REACHES, of every seed.
 
     The norm of the gradient with respect to that state (all of it), over the norm at t = 0; the mean over streams
@@ -101,44 +103,46 @@ def reach(model: Model, streams: Tensor) -> list[dict[int, float]]:
 
 
 @torch.no_grad()
-def heat(model: Model, corpus: text.Corpus, characters: Tensor) -> list[Facts]:
+def heat(model: Model, corpus: text.Corpus, characters: Tensor, alive: Alive = lambda: None) -> list[Facts]:
     """Gate values of the first seed, character by character over the first SENTENCE of some characters (length,).
 
     One fact a gate, character and unit; the units are UNITS of them, from the one whose first gate is lowest on average
     to the one whose is highest. The state is that of having read the characters before them, if there are as many.
     """
-    learned = [g for g in model.cell.gates() if g not in model.cell.fixed]
-    if not learned or len(characters) < 2 * SENTENCE:
+    if len(characters) < 2 * SENTENCE:
         return []
-    seen: dict[str, list[Tensor]] = {g: [] for g in learned}
     read = characters[: 2 * SENTENCE, None, None].expand(-1, len(model.b_q), 1)
-    _watched(model, read, learned, lambda gate, values: seen[gate].append(values[0, 0].expand(model.cell.h)))
-    values = {g: torch.stack(v)[SENTENCE:] for g, v in seen.items()}
-    order = values[learned[0]].mean(0).argsort()
+    steps = [{g: v[0, 0].expand(model.cell.h) for g, v in seen.items()} for seen in _gate_values(model, read, alive)]
+    shown = [gate for gate in model.cell.gates() if all(gate in seen for seen in steps)]
+    if not shown:
+        return []
+    values = {gate: torch.stack([seen[gate] for seen in steps[SENTENCE:]]) for gate in shown}
+    order = values[shown[0]].mean(0).argsort()
     units = order[torch.linspace(0, len(order) - 1, min(UNITS, len(order))).round().long()]
     letters = text.visible(corpus, characters[SENTENCE : 2 * SENTENCE].tolist())
     return [
         {"gate": gate, "position": t, "character": letter, "unit": u, "value": round(float(value), 4)}
-        for gate in learned
+        for gate in shown
         for t, letter in enumerate(letters)
         for u, value in enumerate(values[gate][t, units])
     ]
 
 
-def _watched(model: Model, X: Tensor, symbols: Sequence[str], note: Callable[[str, Tensor], None]) -> State:
-    """Read characters X (length, S, n) step by step, each gate's values noted as they come."""
-    cell = model.cell
-    for symbol in symbols:
-        equation = getattr(cell, symbol)
+def _gate_values(model: Model, X: Tensor, alive: Alive) -> Iterator[dict[str, Tensor]]:
+    """Read characters X (length, S, n) step by step: each gate's values (S, n or 1, h or 1) of a step, by symbol.
 
-        def watch(*seen: Tensor, symbol: str = symbol, equation: Callable[..., Tensor] = equation) -> Tensor:
-            values = equation(*seen)
-            note(symbol, values)
-            return values
-
-        object.__setattr__(cell, symbol, watch)
+    One value a gate, however often it is computed in a step: the last. A gate that no weight is left of has none.
+    """
+    cell, seen = model.cell, dict[str, Tensor]()
+    if isinstance(cell, Library) or not set(cell.gates()) - set(cell.fixed):
+        return
+    state = cell.begin(X.shape[2])
+    cell.on_gate = seen.__setitem__
     try:
-        return loop.steps(cell, X, cell.begin(X.shape[2]))[1]
+        for characters in X:
+            seen.clear()
+            _, state = loop.steps(cell, characters[None], state)
+            yield {gate: values for gate, values in seen.items() if isinstance(values, Tensor)}
+            alive()
     finally:
-        for symbol in symbols:
-            object.__delattr__(cell, symbol)
+        cell.on_gate = None

@@ -45,17 +45,18 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         "run", "variant", "engine", "capture", "precision", "device", "seed", "protocol", "corpus",
         "corpus_sha256", "unknown_share", "hidden", "lr", "parameters", "train_perplexity", "heldout_perplexity",
         "heldout_mean_exp",
-        "tokens", "train_s", "wall_s", "together", "sample", "environment", "started", "load", "error",
+        "tokens", "train_s", "wall_s", "together", "sample", "environment", "started", "load", "unseen",
+        "error",
     ),
     # one row an evaluation of a training
     "curves": ("run", "variant", "engine", "protocol", "corpus_sha256", "seed", "epoch", "tokens",
                "train_perplexity", "heldout_perplexity"),
     # one row a trained network and one of its gates, held at a constant only after training
     "lesions": ("run", "variant", "engine", "capture", "precision", "device", "protocol", "corpus_sha256", "seed",
-                "lesion", "heldout_perplexity"),
+                "lesion", "heldout_perplexity", "error"),
     # one row a trained network and one of its gates: what it does over held-out text; `tau`: see inside.py
     "gates": ("run", "variant", "engine", "capture", "precision", "device", "protocol", "corpus_sha256", "seed", "gate",
-              "mean", "sd", "shut", "open", "unit_sd", "tau_10", "tau_25", "tau_50", "tau_75", "tau_90"),
+              "mean", "sd", "shut", "open", "unit_sd", "tau_10", "tau_25", "tau_50", "tau_75", "tau_90", "error"),
     # one row a trained network and t: the share of the gradient at a character that reaches the state t before it
     "reach": ("run", "variant", "engine", "protocol", "corpus_sha256", "seed", "characters_back", "gradient_share"),
     # one row a gate, character and unit of one trained network, over a sentence of held-out text
@@ -125,6 +126,7 @@ TEXTS = {
     "verdict",
     "speed_baseline",
     "error",
+    "unseen",
     "sample",
     "environment",
     "started",
@@ -307,6 +309,7 @@ def gather(folder: Path) -> Results:
                 "run": key, "seed": run.seed, "corpus": whole["corpus"], "corpus_sha256": run.corpus_sha256,
                 "unknown_share": whole.get("unknown_share"),
                 "sample": outcome["sample"], "error": outcome["error"], "started": whole["started"],
+                "unseen": "; ".join(f"{what}: {why}" for what, why in outcome.get("unseen", {}).items()),
                 **_numbers(outcome, "parameters", "train_perplexity", "heldout_perplexity", "tokens", "train_s"),
                 "lr": run.lr or run.protocol.lr, "heldout_mean_exp": outcome.get("heldout_mean_exp"),
                 **_numbers(whole, "wall_s", "together", "load"),
@@ -359,8 +362,11 @@ def gather(folder: Path) -> Results:
 # What a training's outcome holds by the table, a row each. Results of before there was one have none of it.
 WITHIN: dict[str, Callable[[Loaded], list[Loaded]]] = {
     "curves": lambda o: o["curve"],
-    "lesions": lambda o: [{"lesion": name, "heldout_perplexity": p} for name, p in o.get("lesions", {}).items()],
-    "gates": lambda o: [{"gate": gate, **facts} for gate, facts in o.get("gates", {}).items()],
+    "lesions": lambda o: [
+        {"lesion": name, "heldout_perplexity": p, "error": o.get("unseen", {}).get(f"lesion {name}", "")}
+        for name, p in o.get("lesions", {}).items()
+    ],
+    "gates": lambda o: [{"gate": gate, "error": "", **facts} for gate, facts in o.get("gates", {}).items()],
     "reach": lambda o: [{"characters_back": int(t), "gradient_share": s} for t, s in o.get("reach", {}).items()],
     "heat": lambda o: o.get("heat", []),
 }

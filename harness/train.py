@@ -23,12 +23,13 @@ from harness import corpus as text
 from harness import inside
 from harness.capture import Epoch, captured
 from harness.grid import BASELINE, PROMPT, Protocol, Run
+from harness.inside import Alive
+from harness.measure import describe
 from harness.watch import Arrays, Keep, Progress, Watch, set_words, words_of
 from variants.cell import State
 from variants.model import Model
 
 HELD = (0.0, 0.5, 1.0)  # what a lesion holds a gate at
-Alive = Callable[[], None]  # to be called from time to time in what takes long
 SAMPLED = 50  # characters of a sample, as in the book
 
 
@@ -56,9 +57,10 @@ class Outcome:
     curve: tuple[Point, ...] = field(default=())
     lesions: dict[str, float | None] = field(default_factory=dict)  # 'R=0' -> held-out perplexity
     score: float | None = None  # of a probe
-    gates: dict[str, dict[str, float]] = field(default_factory=dict)  # of harness/inside.py, over the held-out text
+    gates: dict[str, dict[str, Any]] = field(default_factory=dict)  # of harness/inside.py, over the held-out text
     reach: dict[int, float] = field(default_factory=dict)
     heat: tuple[dict[str, object], ...] = ()
+    unseen: dict[str, str] = field(default_factory=dict)  # what could not be looked at ('reach', 'lesion R=0') -> why
     uncaptured: str = ""  # why it was trained step by step, where a CUDA graph was asked for
     heldout_mean_exp: float | None = None  # the mean of exp(loss) over minibatches, as the book's later edition has it
 
@@ -149,11 +151,26 @@ def train(
     final = held
     if len(validation):
         final, mean_exp = score(model, scored, protocol, watch.alive)
-    samples = generate(model, corpus, heldout)
-    broken = lesions(model, runs[0].variant, scored, protocol, watch.alive)
+    # from here on the network is only looked at, and nothing of that can lose these
+    scores, mean_exps = final.tolist(), mean_exp.tolist()
+    unseen: dict[str, str] = {}
+
+    def look(what: str, at_it: Callable[[], list[Any]], count: int = len(runs)) -> list[Any]:
+        watch.alive()
+        try:
+            return at_it()
+        except Exception as error:
+            unseen[what] = describe(error)
+            return [None] * count
+
+    samples = look("sample", lambda: generate(model, corpus, heldout))
+    broken = look("lesions", lambda: lesions(model, runs[0].variant, scored, protocol, watch.alive, unseen))
     text_on = streams(heldout, protocol.batch_size, len(runs))
-    values, reaches = inside.gates(model, text_on), inside.reach(model, text_on)
-    shown = inside.heat(model, corpus, heldout) if runs[0].variant == BASELINE else []
+    values = look("gates", lambda: inside.gates(model, text_on, watch.alive))
+    reaches = look("reach", lambda: inside.reach(model, text_on, watch.alive))
+    shown: list[Any] = []
+    if runs[0].variant == BASELINE:
+        shown = look("heat", lambda: inside.heat(model, corpus, heldout, watch.alive), 0)
     return [
         Outcome(
             train_perplexity=None if error else curve[-1].train_perplexity,
@@ -161,18 +178,19 @@ def train(
             parameters=model.parameters_per_seed,
             tokens=epoch * each,
             train_s=watch.seconds,
-            sample="" if error else sample,
+            sample="" if error else sample or "",
             error=error,
             curve=tuple(curve),
-            lesions={} if error else lesion,
-            gates={} if error else values[k],
-            reach={} if error else reaches[k],
+            lesions={} if error else lesion or {},
+            gates={} if error else values[k] or {},
+            reach={} if error else reaches[k] or {},
             heat=tuple(shown) if k == 0 and runs[0].seed == 0 and not error else (),
             uncaptured=uncaptured,
             heldout_mean_exp=mean if not error and math.isfinite(mean) else None,
+            unseen={} if error else unseen,
         )
         for k, (curve, sample, lesion, nats_held, mean) in enumerate(
-            zip(curves, samples, broken, final.tolist(), mean_exp.tolist(), strict=True)
+            zip(curves, samples, broken, scores, mean_exps, strict=True)
         )
         for error in [
             divergence(curve) or ("" if perplexity(nats_held) else "diverged: the held-out loss is no number")
@@ -352,11 +370,17 @@ def evaluate_windows(
 
 
 def lesions(
-    model: Model, variant: str, part: Tensor, protocol: Protocol, alive: Alive = lambda: None
+    model: Model,
+    variant: str,
+    part: Tensor,
+    protocol: Protocol,
+    alive: Alive = lambda: None,
+    unseen: dict[str, str] | None = None,
 ) -> list[dict[str, float | None]]:
     """Held-out perplexity of a trained model with one of its gates held only now, of every seed: {'R=0': 12.3, ...}.
 
-    Against the same gate held in training too, it tells what training works around. `part` as for `score`.
+    Against the same gate held in training too, it tells what training works around. `part` as for `score`. Of one that
+    cannot be computed None, and `unseen` is told why.
     """
     base, fixed = variants.parse(variant)
     S, h, d = model.W_hq.shape
@@ -364,17 +388,20 @@ def lesions(
     found: list[dict[str, float | None]] = [{} for _ in range(S)]
     for gate in [g for g in variants.found()[base].gates if g not in fixed]:
         for value in HELD:
-            name = variants.canonical(f"{base}:" + ",".join(f"{g}={v}" for g, v in {**fixed, gate: value}.items()))
+            lesion = f"{gate}={value:g}"
+            name = f"{base}:" + ",".join(f"{g}={v}" for g, v in {**fixed, gate: value}.items())
             try:
-                variants.get(name)
-            except ValueError:  # its equations divide by 0 so: there is nothing to score
-                continue
-            held = Model(name, d, h, range(S), dtype=model.b_q.dtype, device=str(model.b_q.device)).eval()
-            held.unknown_nats = model.unknown_nats
-            for key, weight in held.state_dict().items():
-                weight.copy_(trained[key])
-            for seed, nats in enumerate(score(held, part, protocol, alive)[0].tolist()):
-                found[seed][f"{gate}={value:g}"] = perplexity(nats)
+                held = Model(name, d, h, range(S), dtype=model.b_q.dtype, device=str(model.b_q.device)).eval()
+                held.unknown_nats = model.unknown_nats
+                for key, weight in held.state_dict().items():
+                    weight.copy_(trained[key])
+                nats = score(held, part, protocol, alive)[0].tolist()
+            except Exception as error:
+                nats = [math.nan] * S
+                if unseen is not None:
+                    unseen[f"lesion {lesion}"] = describe(error)
+            for seed, one in enumerate(nats):
+                found[seed][lesion] = perplexity(one)
     return found
 
 

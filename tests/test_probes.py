@@ -347,3 +347,40 @@ def test_a_training_leaves_what_it_looked_at_in_the_tables(tmp_path: Path) -> No
     assert section.table is not None
     assert [row[0].text for row in section.table.rows] == ["Z of gru", "R of gru", "R of gru:Z=0"]
     assert [bool(alt(*frames)) for _, _, _, alt, frames, _ in section.pictures] == [True] * 3
+
+
+# ---- gates, one value a step ------------------------------------------------------------------------
+
+
+def test_a_gate_computed_twice_in_a_step_counts_once_and_its_last_value() -> None:
+    model, X = network("gru"), characters(9, 2)
+    once = inside.gates(model, X)
+
+    class Twice(type(model.cell)):  # type: ignore[misc]
+        def step(self, X: torch.Tensor, H: torch.Tensor) -> torch.Tensor:
+            self.Z(1 - X, H)
+            after: torch.Tensor = super().step(X, H)
+            return after
+
+    model.cell.__class__ = Twice
+    assert inside.gates(model, X) == once
+    assert model.cell.on_gate is None
+
+
+def test_a_gate_with_values_that_no_gate_has_is_refused_with_its_reason() -> None:
+    model, X = network("gru"), characters(9, 2)
+
+    class Wide(type(model.cell)):  # type: ignore[misc]
+        def Z(self, X: torch.Tensor, H: torch.Tensor) -> torch.Tensor:
+            values: torch.Tensor = 3 * super().Z(X, H)
+            return values
+
+    model.cell.__class__ = Wide
+    for facts in inside.gates(model, X):
+        assert list(facts["Z"]) == ["error"]
+        assert "a gate's are from 0 to 1" in facts["Z"]["error"]
+        assert 0 <= facts["R"]["mean"] <= 1
+    model.cell.W_xr.data[0] = math.nan
+    broken, whole = inside.gates(model, X)
+    assert list(broken["R"]) == ["error"]
+    assert 0 <= whole["R"]["mean"] <= 1

@@ -9,13 +9,14 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from harness import corpus as text
-from harness import inside
+from harness import inside, record
 from harness import train as training
 from harness.grid import PROMPT, PROTOCOLS, Protocol, Run
 from harness.train import train
@@ -313,7 +314,10 @@ def test_a_lesion_holds_one_gate_of_the_trained_network() -> None:
     assert all(torch.equal(w, before[n]) for n, w in model.named_parameters() if not n.endswith("r"))
     assert list(training.lesions(model, "gru:Z=0.5", stream, six)[0]) == ["R=0", "R=0.5", "R=1"]
     cell = Model("min_lstm:F=0", 5, 4, [3, 7], init="torch", dtype=torch.float64)  # I = 0 beside it divides by 0
-    assert list(training.lesions(cell, "min_lstm:F=0", stream, six)[1]) == ["I=0.5", "I=1"]
+    unseen: dict[str, str] = {}
+    one = training.lesions(cell, "min_lstm:F=0", stream, six, unseen=unseen)[1]
+    assert [lesion for lesion, p in one.items() if p is None] == ["I=0"] == [what.split()[1] for what in unseen]
+    assert "divide by 0" in unseen["lesion I=0"]
     assert training.lesions(Model("nn.gru", 5, 4, [3]), "nn.gru", stream[:, :1], six) == [{}]
 
 
@@ -486,3 +490,59 @@ def test_an_unknown_symbol_is_not_scored_as_if_it_were_known() -> None:
     found, without = (o.heldout_perplexity or math.nan for o in (outcome, known))
     assert found == pytest.approx(without * math.exp(beyond), rel=1e-6)
     assert (outcome.train_perplexity or math.nan) > (known.train_perplexity or math.nan) * 1.1
+
+
+# ---- what only looks --------------------------------------------------------------------------------
+
+
+def _fails(*args: object, **kwargs: object) -> None:
+    raise TypeError("it cannot be seen")
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "what"),
+    [
+        (training, "generate", "sample"),
+        (training, "lesions", "lesions"),
+        (inside, "gates", "gates"),
+        (inside, "reach", "reach"),
+        (inside, "heat", "heat"),
+    ],
+)
+def test_what_only_looks_at_a_trained_network_loses_nothing_of_it(
+    place: ModuleType, name: str, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [run(seed=seed) for seed in (0, 1)]
+    sound = train(runs, book())
+    assert not any(outcome.unseen for outcome in sound)
+    monkeypatch.setattr(place, name, _fails)
+    for seen, outcome in zip(sound, train(runs, book()), strict=True):
+        assert outcome.unseen == {what: "crashed: TypeError: it cannot be seen"}
+        assert outcome.error == ""
+        for field in ("curve", "train_perplexity", "heldout_perplexity", "parameters", "tokens"):
+            assert getattr(outcome, field) == getattr(seen, field), field
+
+
+def test_one_lesion_that_cannot_be_computed_is_an_empty_cell_with_its_reason(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    whole = Model
+
+    def model(name: str, *args: object, **kwargs: object) -> Model:
+        if name == "gru:Z=1.0":
+            raise TypeError("layer_norm(): argument 'input' must be Tensor")
+        return whole(name, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(training, "Model", model)
+    (outcome,) = train([run()], book())
+    assert outcome.error == ""
+    assert [lesion for lesion, p in outcome.lesions.items() if p is None] == ["Z=1"]
+    fact = {"corpus": "own", "outcome": dataclasses.asdict(outcome), "environment": {}, "started": "", "wall_s": 1.0,
+            "together": 1, "load": 0.0}  # fmt: skip
+    record.write_run(tmp_path, run(), fact)
+    results = record.gather(tmp_path)
+    rows = results.lesions.set_index("lesion")
+    assert "layer_norm" in rows.error["Z=1"]
+    assert rows.heldout_perplexity.isna().to_dict() == {lesion: lesion == "Z=1" for lesion in outcome.lesions}
+    assert "lesion Z=1: crashed: TypeError: layer_norm()" in results.runs.unseen[0]
+    assert results.runs.error[0] == ""
