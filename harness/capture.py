@@ -22,17 +22,18 @@ def captured(epoch: Epoch, example: Tensor, weights: Sequence[Tensor]) -> Epoch:
     """
     streams = example.clone()
     before = [weight.detach().clone() for weight in weights]
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
+    side, current = torch.cuda.Stream(), torch.cuda.current_stream()
+    side.wait_stream(current)
     graph = torch.cuda.CUDAGraph()
     try:
         with torch.cuda.stream(side):  # libraries set themselves up, each for its stream, which a graph cannot hold
             for _ in range(2):
                 epoch(streams)
-        torch.cuda.current_stream().wait_stream(side)
+        current.wait_stream(side)
         with torch.cuda.graph(graph, stream=side):
             nats = epoch(streams)
     finally:
+        torch.cuda.set_stream(current)  # where capturing fails torch leaves the other
         with torch.no_grad():
             for weight, value in zip(weights, before, strict=True):
                 weight.copy_(value)

@@ -91,12 +91,11 @@ def execute(
     """Train every run, yielded as it ends; `tell` hears of those underway. Closing the iterator ends the workers."""
     todo = list(packs(runs))
     if todo and runs[0].device == "cuda":
-        settle(cores(), runs[0].precision, runs[0].deterministic)
-        for pack in todo:
-            if pack[0].engine != "library":
-                yield from _one(pack, corpus, 1, tell, keeper)
-        # torch's own modules take one seed at a time, which leaves most of a GPU idle: several processes share it
+        # one process for all that trains its seeds side by side: what a fault leaves behind in it is lost with it
+        side_by_side = [pack for pack in todo if pack[0].engine != "library"]
         todo = [pack for pack in todo if pack[0].engine == "library"]
+        yield from Pool(side_by_side, corpus, min(1, len(side_by_side)), tell, keeper).results()
+        # torch's own modules take one seed at a time, which leaves most of a GPU idle: several processes share it
         workers = min(SHARING, cores())
     yield from Pool(todo, corpus, min(workers, len(todo)), tell, keeper).results()
 
@@ -153,6 +152,15 @@ def serve(pipe: int, shared: int, parent: int) -> None:
         return
 
 
+def spoils(finished: Finished) -> bool:
+    """Whether its process is unfit for more: on CUDA an error stays, and after a capture that failed torch's allocator
+    believes that it is still underway.
+    """
+    outcome = finished.outcome
+    fault = outcome.uncaptured or (outcome.error and not outcome.error.startswith(("diverged", "disagrees")))
+    return finished.run.device == "cuda" and bool(fault)
+
+
 @dataclass
 class Worker:
     """A process that trains one group of runs at a time."""
@@ -165,6 +173,7 @@ class Worker:
     group: list[Run] = field(default_factory=list)  # those of its group that it has not answered
     started: str = ""  # when it was given them
     since: float = 0.0
+    spoilt: bool = False  # it finishes its group, and is given no other
     arrived: bytearray = field(default_factory=bytearray)  # what it has sent and nobody read
 
     def fileno(self) -> int:
@@ -287,9 +296,13 @@ class Pool:
                 self.on_progress(event)
             elif isinstance(event, Finished) and event.run in worker.group:
                 worker.group.remove(event.run)
-                if not worker.group:
+                worker.spoilt |= spoils(event)
+                ended_group = not worker.group
+                if ended_group and not worker.spoilt:
                     self.assign(worker)
                 yield event
+                if ended_group and worker.spoilt:
+                    yield from self.fail(worker)  # of its group nothing is left: another takes the next
             else:
                 yield from self.fail(worker, f"crashed: its worker sent something else: {event!r:.200}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import torch
 
 from harness import corpus, execute
 from harness.grid import Protocol, Run
+from harness.measure import Fact
 from harness.train import Outcome, train
 from variants.cell import Cell, State
 from variants.engines import fused
@@ -86,6 +88,35 @@ def test_a_worker_that_ends_or_stops_before_it_has_read_anything_is_a_row(
     assert {f.outcome.error for f in ended} == {why}
     assert {tuple(f.environment) for f in ended} == {()}  # it had said nothing of its machine
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+
+
+def serve_as_a_gpu(pipe: int, shared: int, parent: int) -> None:
+    """A worker that trains nothing: its lstm could not be captured, its mgu failed, its janet diverged."""
+    said = {
+        "lstm": Outcome(uncaptured="operation not permitted when stream is capturing"),
+        "mgu": Outcome(error="crashed: RuntimeError: CUDA error: an illegal memory access was encountered"),
+        "janet": Outcome(error="diverged: the loss is not a number by epoch 3"),
+    }
+
+    def one(pack, *rest):  # type: ignore[no-untyped-def]
+        facts: dict[str, Fact] = {"pid": os.getpid()}
+        return [execute.Finished(run, said.get(run.variant, Outcome()), 0.0, 1, 0.0, "", facts) for run in pack]
+
+    vars(execute).update(_one=one, settle=lambda *how: None, environment=lambda device: {})
+    execute.serve(pipe, shared, parent)
+
+
+def test_a_process_whose_capture_failed_takes_no_further_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On CUDA: nor one in which anything else went wrong. What only diverged leaves its process fit."""
+    monkeypatch.setattr(execute, "SERVE", f"from {__name__} import serve_as_a_gpu as serve")
+    variants = ("rnn", "janet", "lstm", "gru", "mgu", "ligru")
+    runs = [Run(v, seed, TINY, "sha", "cuda", capture=True) for v in variants for seed in (0, 1)]
+    ended = list(execute.execute(runs, corpus.embedded(), 1))
+    assert [f.run for f in ended] == runs
+    pids = [ended[2 * k].environment["pid"] for k in range(len(variants))]
+    assert [f.environment["pid"] for f in ended] == [pid for pid in pids for _ in (0, 1)]
+    assert [a == b for a, b in itertools.pairwise(pids)] == [True, True, False, True, False]
+    assert os.getpid() not in pids
 
 
 def test_a_run_that_raises_is_an_outcome() -> None:
