@@ -1,7 +1,8 @@
 """The command line: grid -> execute -> record -> table -> report.
 
 Rule: bad input is one line on stderr, the thing, the choices and the next step, and status 2; a run that failed is
-status 1; Ctrl-C keeps what is finished and is status 130 (SIGTERM: 143). Nothing slow is imported before it is needed.
+status 1; Ctrl-C keeps what is finished and is status 130 (SIGTERM 143, SIGHUP 129). Nothing slow is imported before it
+is needed.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import io
 import os
 import shlex
 import signal
@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from harness import grid
-from harness.grid import Protocol, Run
+from harness.grid import Run
 from harness.plan import GRIDS, PRECISIONS, SIZES, Plan, described, planned, probes, reproductions, sizes
+from harness.process import keep_streams
+from variants import registry
 
 if TYPE_CHECKING:
     from harness.corpus import Corpus
@@ -59,6 +61,26 @@ TAKES = {  # the options of each verb: any other is refused, not ignored
 FLAGS = ("deterministic", "no_timing", "full")
 
 
+def strange(kind: str, word: str, names: Sequence[str], shape: str = "--{} {}") -> str:
+    """One line for a word like `seeds=3`, `--epochs` or `rnn` that is no option, nor NAME= or target of make.
+
+    `shape`: how an option and its value are written, like `--set epochs=3`.
+    """
+    name, _, value = word.partition("=")
+    field = registry.ascii_of(name).lstrip("-").lower().replace("-", "_")
+    if field in grid.FIELDS and f"--{field}" not in names:
+        meant = shape.format(_cased("set", names), f"{field}={value or 'VALUE'}")
+        return f"no {kind} {name!r}: {field} is a field of the protocol, {meant}"
+    if name.partition(":")[0] in registry.found():
+        meant = shape.format(_cased("variants", names), word)
+        return f"no {kind} {word!r}: variants are one list, {meant}"
+    return grid.unknown(kind, name, names)
+
+
+def _cased(name: str, names: Sequence[str]) -> str:
+    return name.upper() if name.upper() in names else name
+
+
 class Once(argparse.Action):
     """An option's value, which is given once: the last of two would hide the first."""
 
@@ -77,9 +99,9 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         _, unknown, words = message.partition("unrecognized arguments: ")
-        if unknown and words.startswith("--"):
+        if unknown:
             flags = [flag for flag in self._option_string_actions if flag.startswith("--")]
-            raise ValueError(grid.unknown("option", words.split()[0].partition("=")[0], flags))
+            raise ValueError(strange("option", words.split()[0], flags))
         raise ValueError(f"{message} (see --help)")
 
     def read(self, arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -94,8 +116,9 @@ class Parser(argparse.ArgumentParser):
             if dest not in TAKES[options.verb]:
                 takes = ", ".join(verb for verb, own in TAKES.items() if dest in own)
                 raise ValueError(f"{options.verb} takes no {flag}: it is an option of {takes}")
-        if not options.results:
-            raise ValueError("--results names a folder, not ''")
+        options.results = os.path.expanduser(options.results)
+        if not options.results or options.results.startswith("~"):
+            raise ValueError(f"--results names a folder, not {options.results!r}")
         return options
 
 
@@ -125,9 +148,8 @@ def parser() -> Parser:
     )  # fmt: skip
     top.add_argument("--max", metavar="N", help="the most seeds of --seeds until-decided, 30 if not given")
     top.add_argument("--variants", nargs="+", metavar="V", help="like rnn gru:R=1 nn.gru (`list` names them all)")
-    fields = ", ".join(f.name for f in dataclasses.fields(Protocol)[1:])
     top.add_argument("--set", nargs="+", action="extend", default=[], dest="settings", metavar="FIELD=VALUE",
-                     help=f"fields of the protocol: {fields}")  # fmt: skip
+                     help=f"fields of the protocol: {', '.join(grid.FIELDS)}")  # fmt: skip
     top.add_argument("--tasks", nargs="+", metavar="T", help=f"of probe: {', '.join(grid.PROBES)}")
     top.add_argument("--lengths", nargs="+", metavar="N", help="of probe, of every task")
     top.add_argument(
@@ -237,29 +259,29 @@ def go(plan: Plan, folder: Path, timing: bool = True) -> int:
                     break
             if timing:
                 _time(plan.contenders, len(plan.corpus.vocabulary), folder, session)
-        except KeyboardInterrupt as stop:
-            return _stopped(stop, runs, folder)
-        results = refresh(folder)
+        except KeyboardInterrupt:
+            return _stopped(runs, folder)
+        results = tabulate(folder)
         screen.print_table(getattr(results, plan.verb))
-    mine = results.speed[(results.speed["session"] == session) & results.speed["error"].fillna("").astype(bool)]
-    timings = [f"timing {r['label']}, round {r['round'] + 1}: {r['error']}" for r in mine.to_dict("records")]
-    return _ended(runs, folder, timings)
+        mine = results.speed[(results.speed["session"] == session) & results.speed["error"].fillna("").astype(bool)]
+        timings = [f"timing {r['label']}, round {r['round'] + 1}: {r['error']}" for r in mine.to_dict("records")]
+        return _ended(runs, folder, timings)
 
 
 def _decided(plan: Plan, folder: Path) -> bool:
     """Whether every verdict of a grid is more than 'undecided', which is said."""
-    table = getattr(refresh(folder, draw=False), plan.verb)
+    table = getattr(tabulate(folder), plan.verb)
     open_ = table[table.baseline.astype(bool) & ~table.verdict.isin(["worse", "better", "equivalent"])]
     left = f"undecided: {', '.join(open_.variant)}" if len(open_) else "all decided"
     print(f"looked at {plan.seeds} seeds (of at most {plan.looks[-1]}; looks at {plan.looks}): {left}")
     return len(open_) == 0
 
 
-def _stopped(stop: KeyboardInterrupt, runs: Sequence[Run], folder: Path) -> int:
+def _stopped(runs: Sequence[Run], folder: Path) -> int:
     """The last line of a verb that was stopped, and its exit status. No table is made: one who stops is in a hurry."""
     from harness import record
 
-    status = _status(stop)
+    status = _status()
     kept = sum(record.done(folder, run) for run in runs)
     ask = shlex.join([os.path.basename(sys.executable), "-m", "harness", *sys.argv[1:]])
     print(f"stopped; {kept} of {len(runs)} trainings are kept, `report` shows them. To go on: {ask}", file=sys.stderr)
@@ -270,14 +292,13 @@ def _ended(runs: Sequence[Run], folder: Path, failed: list[str]) -> int:
     """The last lines of a verb that trains, and its exit status."""
     from harness import record
 
-    print(f"\nreport: {folder / 'report.html'}")
     bad = {run: record.failed(folder, run) or "its file was taken away" for run in runs if not record.done(folder, run)}
     failed = [f"{run.variant} seed {run.seed}: {why}" for run, why in bad.items()] + failed
     for line in failed[:5]:
         print(f"failed: {line}", file=sys.stderr)
     if failed:
         print(f"{len(failed)} failed, each a row of the tables; the same command tries them again", file=sys.stderr)
-    return 1 if failed else 0
+    return draw(folder) or int(bool(failed))
 
 
 def reproduce(plans: Sequence[Plan], settings: Sequence[tuple[str, Sequence[str]]], folder: Path) -> int:
@@ -299,9 +320,9 @@ def reproduce(plans: Sequence[Plan], settings: Sequence[tuple[str, Sequence[str]
         try:
             for k, plan in enumerate(plans):
                 train(todo[k], plan.corpus, plan.corpus.name, folder, plan.protocol.label)
-        except KeyboardInterrupt as stop:
-            return _stopped(stop, runs, folder)
-        results = refresh(folder)
+        except KeyboardInterrupt:
+            return _stopped(runs, folder)
+        results = tabulate(folder)
         screen.print_reproduce(results.reproduce)
         return _ended(runs, folder, [])
 
@@ -321,9 +342,9 @@ def probe(options: argparse.Namespace, folder: Path) -> int:
         record.write_grid(folder, "probe", {"runs": [run.key for run in runs], "session": "", "anchors": {}})
         try:
             train(todo, NOTHING, "", folder)
-        except KeyboardInterrupt as stop:
-            return _stopped(stop, runs, folder)
-        results = refresh(folder)
+        except KeyboardInterrupt:
+            return _stopped(runs, folder)
+        results = tabulate(folder)
         screen.print_probes(results.probes)
         return _ended(runs, folder, [])
 
@@ -342,6 +363,8 @@ def announce(plan: Plan, todo: int, workers: int) -> None:
         if plan.engine not in ("auto", plan.engines(variant)[0]):
             print(f"note: {variant} is trained by {plan.engines(variant)[0]}: {plan.engine} cannot run it, "
                   f"{plan.refusals(variant)[plan.engine]}", file=sys.stderr)  # fmt: skip
+    if why := grid.no_verdict(plan.variants):
+        print(f"note: no verdict can be had: {why}")
     contrasts = grid.contrasts(plan.variants)
     need = grid.seeds_needed(contrasts)
     if contrasts and plan.seeds < need:
@@ -369,16 +392,15 @@ def sweep(plans: Sequence[Plan], full: bool, folder: Path) -> int:
         })  # fmt: skip
         try:
             _time(contenders, len(first.corpus.vocabulary), folder, session)
-        except KeyboardInterrupt as stop:
+        except KeyboardInterrupt:
             print("stopped; what was timed is kept, and the same command goes on", file=sys.stderr)
-            return _status(stop)
-        results = refresh(folder)
-    timed = results.speed[results.speed["session"] == session]
-    failed = timed[timed["error"].fillna("") != ""]["label"].unique()
-    for label in failed:
-        print(f"failed: {label}: {timed[timed['label'] == label]['error'].dropna().iloc[0]}", file=sys.stderr)
-    print(f"report: {folder / 'report.html'}")
-    return 1 if len(failed) else 0
+            return _status()
+        results = tabulate(folder)
+        timed = results.speed[results.speed["session"] == session]
+        failed = timed[timed["error"].fillna("") != ""]["label"].unique()
+        for label in failed:
+            print(f"failed: {label}: {timed[timed['label'] == label]['error'].dropna().iloc[0]}", file=sys.stderr)
+        return draw(folder) or int(len(failed) > 0)
 
 
 def _session(verb: str, contenders: Sequence[Contender], device: str) -> str:
@@ -410,12 +432,9 @@ def _time(contenders: Sequence[Contender], vocabulary: int, folder: Path, sessio
             bar.finished(f"round {number + 1} {contender.label}: {said}", error)
 
 
-def refresh(folder: Path, draw: bool = True, anew: bool = False) -> Results:
-    """Every table and, if wanted, the report again, from the files of single runs and samples.
-
-    A report of the same tables by the same code is left as it is, unless it is to be made `anew`.
-    """
-    from harness import record, report, table
+def tabulate(folder: Path) -> Results:
+    """Every table again, from the files of single runs and samples. It imports nothing to draw with."""
+    from harness import record, table
 
     results = record.gather(folder)
     answers = {}
@@ -435,26 +454,45 @@ def refresh(folder: Path, draw: bool = True, anew: bool = False) -> Results:
         answers["reproduce"] = published.compare(results.runs, grids["reproduce"])
     results = dataclasses.replace(results, **answers)
     record.write_tables(results, folder)
-    if draw and (anew or not report.current(folder)):
-        report.write(record.read(folder), folder)  # through the files: what is shown is what they say
     return results
+
+
+def draw(folder: Path, anew: bool = False) -> int:
+    """The report from the tables: last of all, so that nothing of it can undo them. 1 where it cannot be had, and why.
+
+    One of the same tables by the same code is left as it is, unless it is to be made `anew`.
+    """
+    from harness import record
+
+    try:
+        from harness import report
+
+        if anew or not report.current(folder):
+            report.write(record.read(folder), folder)  # through the files: what is shown is what they say
+    except OSError:
+        raise
+    except Exception as error:
+        why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        print(f"failed: no report, {why}; the tables are whole, and `report` draws them", file=sys.stderr)
+        return 1
+    print(f"\nreport: {folder / report.NAME}")
+    return 0
 
 
 def _report(folder: Path) -> int:
     """The tables and the report again. Where only tables are, from elsewhere, the report from them."""
-    from harness import record, report
+    from harness import record
 
     if not folder.is_dir():
         raise ValueError(f"no folder {str(folder)!r} to report on: run bench first, or give --results")
     with record.writing(folder):
         if record.grids(folder):
-            refresh(folder, anew=True)
+            tabulate(folder)
         elif any((folder / f"{name}.csv").exists() for name in record.COLUMNS):
-            report.write(record.read(folder), folder)
+            record.read(folder)  # an edited one is named
         else:
             raise ValueError(f"nothing in {str(folder)!r} to report on: run bench or ablate first, or give --results")
-    print(f"report: {folder / report.NAME}")
-    return 0
+        return draw(folder, anew=True)
 
 
 def _list(options: argparse.Namespace, folder: Path) -> int:
@@ -504,19 +542,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"error: {error.filename or 'system'}: {error.strerror or error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt as stop:  # early, or the second one: every file is whole, but the tables may be old
+    except KeyboardInterrupt:  # early, or the second one: every file is whole, but the tables may be old
         print("stopped; what is finished is kept, and the same command goes on", file=sys.stderr)
-        return _status(stop)
+        return _status()
 
 
 class Stopped(KeyboardInterrupt):
     """A signal came, its number. Not the class above: Python would end by SIGINT where that crossed an `exec`."""
 
 
-def _status(stop: KeyboardInterrupt) -> int:
-    """As a shell counts: 128 and the signal's number. The signal has been heard, and is not raised again."""
+def _status() -> int:
+    """As a shell counts: 128 and the signal that was asked for, whatever became of the exception on its way."""
     signal.setitimer(signal.ITIMER_REAL, 0)
-    return 128 + (stop.args[0] if stop.args else signal.SIGINT)
+    return 128 + (_asked or signal.SIGINT)
 
 
 def _stop(number: int, frame: object) -> None:
@@ -532,16 +570,18 @@ _asked = 0  # the signal that was asked for last
 
 def command(arguments: Sequence[str] | None = None) -> int:
     """`main` as a program of its own: with its signals and its streams."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
         if signal.getsignal(number) != signal.SIG_IGN:  # a shell's background job does not hear Ctrl-C
             signal.signal(number, _stop)
     said = sys.unraisablehook
     sys.unraisablehook = lambda what: None if what.exc_type is Stopped else said(what)
-    for stream in (sys.stdout, sys.stderr):  # a folder's name may be no Unicode, a terminal may have no accents
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    keep_streams()
     ended = main(arguments)
-    for number in (signal.SIGINT, signal.SIGTERM):  # all is on file: one that comes now would stop nothing
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+        signal.SIGHUP,
+    ):  # all is on file: one that comes now would stop nothing
         signal.signal(number, signal.SIG_IGN)
     return ended
 

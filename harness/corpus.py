@@ -110,7 +110,7 @@ def load(
         except ValueError as error:
             raise ValueError(f"{error}. Have the file? CORPUS=path") from None
         return _corpus(BOOK, data, data.decode("ascii"), text, most, note)
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     data = _read(path, LARGEST_FILE)
     if book := _as_the_book(data):
         return _corpus(BOOK, book, book.decode("ascii"), text, most)

@@ -11,10 +11,12 @@ import functools
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from variants.registry import foreign
 from variants.registry import unknown as unknown
 
 BASELINE = "gru"  # every difference is taken against it, paired by seed
@@ -109,21 +111,27 @@ class Protocol:
     def override(self, settings: Iterable[str]) -> Protocol:
         """A copy with `field=value` texts applied. ValueError names the field, the choices, the value."""
         changes: dict[str, int | float | str] = {}
-        kinds = {f.name: type(f.default) for f in dataclasses.fields(self) if f.name not in ("name", "task")}
         for setting in settings:
             field, equals, text = setting.partition("=")
             if not equals:
-                raise ValueError(f"--set needs field=value, not {setting!r}")
-            if field not in kinds:
-                raise ValueError(unknown("protocol field", field, kinds))
+                raise ValueError(f"--set needs field=value, not {setting!r}{foreign(setting, ': ')}")
+            if field not in FIELDS:
+                raise ValueError(unknown("protocol field", field, FIELDS))
             if field in changes:
                 raise ValueError(f"--set gives {field} twice")
-            changes[field] = _parse(field, text, kinds[field])
+            if re.search(rf"[,;]\s*({'|'.join(FIELDS)})=", text):
+                raise ValueError(f"spaces separate fields, not commas: --set {' '.join(re.split('[,;] *', setting))}")
+            changes[field] = _parse(field, text)
         if "lr" in changes:
             changes.setdefault("rate", "given")
             if changes["rate"] == "chosen":
                 raise ValueError("--set gives lr, and rate=chosen, which chooses it: give one of them")
         return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
+
+
+FIELDS: dict[str, Any] = {
+    f.name: type(f.default) for f in dataclasses.fields(Protocol) if f.name not in ("name", "task")
+}  # of --set
 
 
 # `quick` is for two CPU cores, minutes: more text and fewer passes, 32 units, 16 steps, torch's initial values and a
@@ -279,6 +287,14 @@ def contrasts(variants: Sequence[str], baseline: str = BASELINE) -> int:
     return sum(v != baseline for v in variants) if baseline in variants else 0
 
 
+def no_verdict(variants: Iterable[str], baseline: str = BASELINE) -> str:
+    """Why a grid has no difference and no verdict, and what to do; '' where it has."""
+    names = list(variants)
+    if baseline not in names:
+        return f"every difference is from {baseline}, which is not among the variants; add it to --variants"
+    return f"every difference is from {baseline}, and there is no other variant" if set(names) == {baseline} else ""
+
+
 @functools.lru_cache
 def _label(protocol: Protocol) -> str:
     base = (PROTOCOLS | PROBES).get(protocol.name)
@@ -296,7 +312,8 @@ def _spell(value: int | float | str) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _parse(field: str, text: str, kind: type) -> int | float | str:
+def _parse(field: str, text: str) -> int | float | str:
+    kind = FIELDS[field]
     if kind is str:
         if text not in CHOICES[field]:
             raise ValueError(unknown(field, text, CHOICES[field]))
@@ -304,9 +321,20 @@ def _parse(field: str, text: str, kind: type) -> int | float | str:
     try:
         value: int | float = kind(text)
     except ValueError:
-        raise ValueError(f"{field} is {'a whole' if kind is int else 'a'} number, not {text!r}") from None
+        raise ValueError(
+            f"{field} is {'a whole' if kind is int else 'a'} number, not {text!r}{meant(text, kind)}"
+        ) from None
     if value == 0 and field in MAY_BE_ZERO:
         return value
     if not 0 < value <= LARGEST:  # NaN fails this too
         raise ValueError(f"{field} must be above 0 and at most {LARGEST:g}, not {text}")
     return value
+
+
+def meant(text: str, kind: type = int) -> str:
+    """What to write instead of a number with commas in it; '' where there is none."""
+    if re.fullmatch(r"\d{1,3}([,'_ ]\d{3})+", text):
+        return ": write " + re.sub(r"\D", "", text)
+    if re.fullmatch(r"\d*(,\d+)+", text):
+        return f": write {text.replace(',', '.')}" if kind is float else f": write {text.replace(',', ' ')}"
+    return ""

@@ -476,13 +476,14 @@ def _commit() -> dict[str, Fact]:
     here = Path(__file__).parent.parent
     if not (here / ".git").exists():
         return {"commit": None, "dirty": None}
+    # a git hook's GIT_DIR and the like name another repository
+    own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    how: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 20, "env": own}
     try:
         ask = ["git", "-C", str(here)]
-        commit = subprocess.run([*ask, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=20)
+        commit = subprocess.run([*ask, "rev-parse", "HEAD"], **how)
         code = ["harness", "variants"]
-        changed = subprocess.run(
-            [*ask, "status", "--porcelain", "--", *code], capture_output=True, text=True, timeout=20
-        )
+        changed = subprocess.run([*ask, "status", "--porcelain", "--untracked-files=normal", "--", *code], **how)
     except (OSError, subprocess.SubprocessError):
         return {"commit": None, "dirty": None}
     if commit.returncode or changed.returncode:

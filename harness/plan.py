@@ -139,6 +139,8 @@ def planned(verb: str, options: argparse.Namespace) -> Plan:
     if options.max is not None and options.seeds != UNTIL:
         raise ValueError(f"--max is the end of --seeds {UNTIL}: give that too, or leave --max out")
     most = _count("max", options.max or "30")
+    if options.seeds == UNTIL and (why := grid.no_verdict(names)):
+        raise ValueError(f"--seeds {UNTIL} decides differences: {why}")
     looks = grid.looks(grid.contrasts(names), most) if options.seeds == UNTIL and verb in GRIDS else ()
     seeds = looks[-1] if looks else grid.SEEDS if options.seeds is None else _count("seeds", options.seeds)
     if options.protocol is not None:
@@ -277,7 +279,7 @@ def _count(what: str, text: str) -> int:
     except ValueError:
         number = 0
     if not 0 < number <= 10_000:
-        raise ValueError(f"{what} is a whole number from 1 to 10,000, not {text!r}")
+        raise ValueError(f"{what} is a whole number from 1 to 10,000, not {text!r}{grid.meant(text)}")
     return number
 
 

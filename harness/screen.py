@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from harness.grid import no_verdict
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -86,6 +88,8 @@ def print_table(table: pd.DataFrame) -> None:
     print(
         "\nperplexity: geometric mean over seeds, on text never trained on. nats/char: paired by seed, less is better."
     )
+    if why := no_verdict(table["variant"]):
+        print(f"no verdict: {why}.")
     if timed:
         samples, base = _span(table["speed_samples"].dropna()), ", ".join(timed)
         print(f"tokens/sec: one seed, median of {samples} fresh processes. ratio: to {base}, paired by round.")
@@ -134,6 +138,12 @@ def print_probes(table: pd.DataFrame) -> None:
 
 def _print(rows: Sequence[Sequence[str]], texts: set[str]) -> None:
     """Rows in columns, the first their heads; `texts` to the left, all others to the right."""
+    encoding = sys.stdout.encoding or "utf-8"
+    rows = [
+        # a minus that every terminal has; what it lacks is escaped before columns are laid out
+        [c.replace("\u2212", "-").encode(encoding, "backslashreplace").decode(encoding) for c in row]
+        for row in rows
+    ]
     wide = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     print()
     for row in rows:

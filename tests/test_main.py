@@ -22,9 +22,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import harness
 import variants
 from harness import __main__ as command
-from harness import corpus, execute, files, grid, measure, record, report, stats
+from harness import corpus, execute, files, grid, measure, record, report, screen, stats
 from harness import plan as planning
 from harness.grid import Run
 from harness.train import Outcome, Point
@@ -323,6 +324,13 @@ def test_a_signal_for_real_leaves_no_child(number: signal.Signals, tmp_path: Pat
     [
         ("class End:\n  def __del__(self): os.kill(os.getpid(), signal.SIGTERM)\nEnd()\ntime.sleep(9)", 143),
         ("exec('os.kill(os.getpid(), signal.SIGINT)')\ntime.sleep(9)", 130),
+        ("os.kill(os.getpid(), signal.SIGHUP)\ntime.sleep(9)", 129),
+        # a library makes another exception of it on its way
+        (
+            "try: os.kill(os.getpid(), signal.SIGTERM); time.sleep(9)\n"
+            "except KeyboardInterrupt: raise KeyboardInterrupt from None",
+            143,
+        ),
     ],
 )
 def test_a_signal_is_heard_wherever_it_comes(where: str, status: int) -> None:
@@ -334,8 +342,8 @@ from harness import __main__ as command
 def main(arguments):
     try:
         exec(compile({where!r}, "", "exec"))
-    except KeyboardInterrupt as stop:
-        return command._status(stop)
+    except KeyboardInterrupt:
+        return command._status()
 
 command.main = main
 sys.exit(command.command())
@@ -385,7 +393,31 @@ def test_both_verbs_keep_their_own_speed_baseline(fake: list[Run], tmp_path: Pat
         (["bench", "--variants", "gru:Q=1"], "no gate 'Q'"),
         (["ablate", "--variants", "gru:R=2"], "from 0 to 1"),
         (["bench", "--protocol", "clasic"], "Did you mean 'classic'"),
-        (["bench", "--device", "gpu"], "no device 'gpu'"),
+        (["bench", "--device", "gpu"], "no device 'gpu'. Did you mean 'cuda'"),
+        (["bench", "--device", "tpu"], "no device 'tpu'. There are: "),
+        (["bench", "--variants", "gru,rnn"], "Did you mean gru rnn?"),
+        (["bench", "--variants", "ltsm,gru"], "Spaces separate them, not commas: ltsm gru."),
+        (["bench", "--variants", "gru:R=1,Z=0,rnn"], "Did you mean gru:R=1,Z=0 rnn?"),
+        (["bench", "--variants", "gru\uff1aR=1"], "is FULLWIDTH COLON. Did you mean gru:R=1?"),
+        (["bench", "--variants", "gru:R=0,5"], "a number has a point, not a comma. Did you mean gru:R=0.5?"),
+        (["bench", "--variants", "gru\xa0"], "is NO-BREAK SPACE. Did you mean gru?"),
+        (["bench", "--set", "lr=0,5"], "lr is a number, not '0,5': write 0.5"),
+        (["bench", "--set", "train_characters=10,000"], "not '10,000': write 10000"),
+        (["bench", "--set", "epochs=2,hidden=4"], "--set epochs=2 hidden=4"),
+        (["bench", "--set", "epochs\uff1d2"], "is FULLWIDTH EQUALS SIGN"),
+        (["bench", "--set", "task=copy"], "no protocol field 'task'"),
+        (["bench", "--seeds", "1,000"], "write 1000"),
+        (["probe", "--lengths", "10,50"], "write 10 50"),
+        (["probe", "--tasks", "copy,adding"], "copy adding"),
+        (["bench", "seeds=3"], "Did you mean '--seeds'"),
+        (["bench", "\u2014seeds", "3"], "is EM DASH. Did you mean '--seeds'"),
+        (["bench", "-seeds", "3"], "Did you mean '--seeds'"),
+        (["bench", "--epochs", "3"], "--set epochs=VALUE"),
+        (["bench", "HIDDEN=64"], "--set hidden=64"),
+        (["bench", "rnn"], "--variants rnn"),
+        (["bench", "--variants", "lstm", "--seeds", "until-decided"], "add it to --variants"),
+        (["bench", "--results", "~no-such-user/x"], "--results names a folder"),
+        (["bench", "--corpus", "~no-such-user/x"], "no text '~no-such-user/x'"),
         (["bench", "--seeds", "0"], "seeds is a whole number"),
         (["bench", "--seeds", "many"], "seeds is a whole number"),
         (["bench", "--set", "epoch=1"], "Did you mean 'epochs'"),
@@ -538,6 +570,121 @@ def test_cuda_where_there_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_report_on_an_empty_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["report", "--results", str(tmp_path)]) == 2
     assert "run bench or ablate first" in capsys.readouterr().err
+
+
+def test_help_names_what_set_takes_and_nothing_else() -> None:
+    said = " ".join(command.parser().format_help().split())
+    fields = said.partition("fields of the protocol: ")[2].partition(" --tasks")[0].split(", ")
+    for field in fields:
+        default = getattr(grid.Protocol(), field) or 1
+        assert grid.protocol("classic").override([f"{field}={default}"])
+    assert {*fields, "name", "task"} == {f.name for f in dataclasses.fields(grid.Protocol)}
+
+
+def test_a_home_folder_is_meant(fake: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert command.main([*ONE_RNN, "--results=~/x"]) == 0
+    assert (tmp_path / "x" / "bench.csv").exists()
+    assert len(harness.read("~/x").bench)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [(["lstm:F=1", "rnn"], "which is not among the variants"), (["gru"], "there is no other variant")],
+)
+def test_a_grid_without_a_verdict_says_why(
+    names: list[str], said: str, fake: list[Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*ONE_RNN, "--results", str(tmp_path)]
+    words[words.index("rnn") : words.index("rnn") + 1] = names
+    assert command.main(words) == 0
+    before, after = (line for line in capsys.readouterr().out.splitlines() if "no verdict" in line)
+    assert before.startswith("note: no verdict can be had: every difference is from gru, ")
+    assert after.startswith("no verdict: every difference is from gru, ")
+    assert said in before
+    assert said in after
+
+
+def test_what_cannot_be_drawn_undoes_nothing(
+    fake: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def write(results: record.Results, folder: Path) -> Path:
+        raise RuntimeError("Failed to process string with tex\nbecause latex could not be found")
+
+    monkeypatch.setattr(report, "write", write)
+    words = [*ONE_RNN, "--results", str(tmp_path)]
+    assert command.main(words) == 1
+    shown = capsys.readouterr()
+    said = "failed: no report, RuntimeError: Failed to process string with tex because latex could not be found; "
+    assert shown.err.splitlines()[-1] == said + "the tables are whole, and `report` draws them"
+    assert re.search(r"^rnn +10 +1 ", shown.out, re.MULTILINE)
+    assert len(pd.read_csv(tmp_path / "bench.csv"))
+    assert command.main(["report", "--results", str(tmp_path)]) == 1
+    monkeypatch.delattr(harness, "report")
+    monkeypatch.setitem(sys.modules, "harness.report", None)  # it cannot even be imported: a wrong MPLBACKEND
+    assert command.main(words) == 1
+    assert "import of harness.report halted" in capsys.readouterr().err
+    assert len(fake) == 1
+
+
+def test_columns_are_laid_out_in_what_the_terminal_has(capsys: pytest.CaptureFixture[str]) -> None:
+    screen._print([("nats", "p"), ("\u22120.1", "1"), ("+0.1", "1")], set())
+    assert capsys.readouterr().out == "\nnats  p\n-0.1  1\n+0.1  1\n"
+
+
+@pytest.mark.parametrize("name", ["variants", "variants/__init__.py", "variants.py", "harness"])
+def test_a_folder_of_the_same_name_where_the_user_stands_is_not_taken_for_ours(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    (path.parent if path.suffix else path).mkdir(exist_ok=True)
+    if path.suffix:
+        path.write_text("")
+    done = subprocess.run(
+        [sys.executable, "-c", "import harness.__main__ as m; m.main(['list', '--help'])"],
+        capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_another_module_of_that_name_that_is_already_imported_is_named(tmp_path: Path) -> None:
+    (tmp_path / "variants.py").write_text("")
+    code = f"import sys, variants; sys.path.append({str(ROOT)!r}); import harness"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.stderr.splitlines()[-1].startswith(
+        f"ImportError: another module 'variants' ({tmp_path}/variants.py) was"
+    )
+
+
+LISTENER = """
+import sys
+from harness import __main__ as command
+
+def main(arguments):
+    for k in range(3):
+        print("x" * 100_000, flush=True)
+        print("y" * 100_000, file=sys.stderr)
+    return 7
+
+command.main = main
+sys.exit(command.command())
+"""
+
+
+@pytest.mark.parametrize("ends", ["| true", "2>&1 | true", "2>&-", ">&-", ">&- 2>&- <&-", ">/dev/full", "2>/dev/full"])
+def test_who_stops_listening_stops_nothing(ends: str) -> None:
+    shell = f'set -o pipefail; python=$0; "$python" -c "$1" {ends}'
+    done = subprocess.run(["bash", "-c", shell, sys.executable, LISTENER], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 7
+    assert "Traceback" not in done.stdout + done.stderr
+    if ends == ">/dev/full":
+        assert "note: nothing more is written to stdout: No space left on device" in done.stderr
+
+
+def test_a_list_that_is_cut_off_ends_well() -> None:
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {sys.executable} -m harness list --corpus embedded --device cpu | true"],
+        capture_output=True, text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_help_needs_nothing_slow() -> None:

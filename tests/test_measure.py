@@ -6,6 +6,7 @@ import collections
 import dataclasses
 import itertools
 import math
+import subprocess
 import time
 from pathlib import Path
 
@@ -232,3 +233,18 @@ def test_a_ceiling_is_a_rate() -> None:
     rate, copied = measure.ceiling("cpu")
     assert rate > 0.1
     assert copied > 0.01
+
+
+def test_the_commit_is_this_codes_whatever_a_git_hook_has_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = measure._commit()
+    other = tmp_path / "other"
+    identity = ["-c", "user.name=x", "-c", "user.email=x@x"]
+    try:
+        subprocess.run(["git", "init", "-q", str(other)], check=True)
+        subprocess.run(["git", "-C", str(other), *identity, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
+    except FileNotFoundError:
+        pytest.skip("there is no git here")
+    monkeypatch.setenv("GIT_DIR", str(other / ".git"))
+    monkeypatch.setenv("GIT_WORK_TREE", str(other))
+    monkeypatch.setenv("GIT_INDEX_FILE", str(other / ".git" / "index"))
+    assert measure._commit() == own

@@ -10,6 +10,7 @@ import difflib
 import functools
 import importlib
 import re
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -196,6 +197,38 @@ def _name_of(node: ast.ClassDef) -> str | None:
 
 def parse(name: str) -> tuple[str, dict[str, float]]:
     """('gru', {'Z': 0.0}) of 'gru:Z=0'. ValueError names what is wrong, the choices, the nearest."""
+    try:
+        return _parse(name)
+    except ValueError as error:
+        raise ValueError(_slip(name) or str(error)) from None
+
+
+def _slip(name: str) -> str:
+    """What was meant by a name that is none because of its signs; '' where that is not why."""
+    plain, why = ascii_of(name), list[str]()
+    if plain != name:
+        why.append(foreign(name))
+    base, colon, fixed = plain.partition(":")
+    point = re.sub(r"=(\d*),(\d+)", r"=\1.\2", fixed)
+    if point != fixed:
+        why.append("a number has a point, not a comma")
+    meant = list[str]()
+    for part in re.split("[,;]", base + colon + point):
+        if "=" in part and ":" not in part and meant:
+            meant[-1] += f",{part.strip()}"
+        else:
+            meant.append(part.strip())
+    if len(meant) > 1:
+        why.append("spaces separate variants, not commas")
+    try:
+        for part in meant:
+            _parse(part)
+    except ValueError:
+        return ""
+    return f"no variant {name!r}: {', and '.join(why)}. Did you mean {' '.join(meant)}?" if why else ""
+
+
+def _parse(name: str) -> tuple[str, dict[str, float]]:
     base, colon, fixed = name.partition(":")
     if base not in found() and base in unusable():
         raise ValueError(f"variants/{unusable()[base]}")
@@ -289,10 +322,39 @@ def _number(value: float) -> str:
     return f"{value:g}" if float(f"{value:g}") == value else repr(value)
 
 
+# what others call it, where the nearest spelling is another thing; None: nothing here is that
+MEANT = {"gpu": "cuda", "nvidia": "cuda", "rocm": "cuda", "tpu": None, "xpu": None, "npu": None, "mps": None,
+         "fp32": "ieee", "float32": "ieee", "fp16": None, "float16": None, "torch": "library", "pytorch": "library",
+         "c": "native", "triton": "resident", "python": "loop"}  # fmt: skip
+
+
 def unknown(kind: str, name: str, choices: Iterable[str]) -> str:
     """One line for a name that is not there: what was asked, the nearest, all there are."""
     known = list(choices)
     folded = {choice.lower(): choice for choice in known}
-    near = difflib.get_close_matches(name.lower(), folded, n=1)
-    hint = f" Did you mean {folded[near[0]]!r}?" if near else ""
-    return f"no {kind} {name!r}.{hint} There are: {', '.join(known)}"
+    plain = ascii_of(name).strip().lower()
+    meant = MEANT.get(plain.split(":")[0], "") if plain not in folded else ""
+    near = [meant] if meant in known else [folded[n] for n in difflib.get_close_matches(plain, folded, n=1)]
+    if meant is None:
+        near = []
+    listed = [part.strip() for part in re.split("[,;]", plain)]
+    if len(listed) > 1 and any(part in folded for part in listed):
+        hint = f" Spaces separate them, not commas: {' '.join(folded.get(part, part) for part in listed)}."
+    else:
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"no {kind} {name!r}{foreign(name, ': ')}.{hint} There are: {', '.join(known)}"
+
+
+def ascii_of(text: str) -> str:
+    """Full-width letters, digits and signs, and what looks like a colon or a dash, as ASCII has them."""
+    return unicodedata.normalize("NFKC", text).translate(LOOK_ALIKE)
+
+
+LOOK_ALIKE = str.maketrans({**dict.fromkeys("\u2236\ua789\u02d0\u02f8", ":"), "\u3001": ",", "\u060c": ",",
+                            **dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212", "-")})  # fmt: skip
+
+
+def foreign(text: str, before: str = "") -> str:
+    """The first character that is not ASCII, by its name; '' where there is none."""
+    sign = next((c for c in text if not c.isascii()), "")
+    return f"{before}its {sign!r} is {unicodedata.name(sign, f'U+{ord(sign):04X}')}" if sign else ""
