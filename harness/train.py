@@ -31,6 +31,9 @@ from variants.model import Model
 
 HELD = (0.0, 0.5, 1.0)  # what a lesion holds a gate at
 SAMPLED = 50  # characters of a sample, as in the book
+# Of what is scored, whatever the training's batch: characters of a stream, characters it reads before, streams at most.
+STREAM, WARM, STREAMS = 256, 128, 256
+AT_ONCE = 32  # steps of a stream between two signs of life
 
 
 @dataclass(frozen=True)
@@ -165,7 +168,7 @@ def train(
 
     samples = look("sample", lambda: generate(model, corpus, heldout))
     broken = look("lesions", lambda: lesions(model, runs[0].variant, scored, protocol, watch.alive, unseen))
-    text_on = streams(heldout, protocol.batch_size, len(runs))
+    text_on = streams(heldout, len(runs)).tokens
     values = look("gates", lambda: inside.gates(model, text_on, watch.alive))
     reaches = look("reach", lambda: inside.reach(model, text_on, watch.alive))
     shown: list[Any] = []
@@ -234,19 +237,51 @@ def windowed(characters: Tensor, num_steps: int, starts: Tensor) -> Tensor:
     return characters[steps[:, None, None] + starts]
 
 
-def laid_out(characters: Tensor, protocol: Protocol, seeds: int) -> Tensor:
-    """A part to be scored, as `score` reads it."""
+@dataclass(frozen=True)
+class Part:
+    """What is to be scored: tokens (length, S, n), a column a sequence, each read from a zero state.
+
+    `skip` (n,): how many of its first targets are not counted.
+    """
+
+    tokens: Tensor
+    skip: Tensor
+
+
+def laid_out(characters: Tensor, protocol: Protocol, seeds: int) -> Part:
+    """A part to be scored, as `score` reads it: as streams, or as all its windows."""
     if protocol.sampling == "sequential":
-        return streams(characters, protocol.batch_size, seeds)
+        return streams(characters, seeds)
     starts = torch.arange(len(characters) - protocol.num_steps, device=characters.device)
-    return windowed(characters, protocol.num_steps, starts[None]).expand(-1, seeds, -1)
+    return Part(windowed(characters, protocol.num_steps, starts[None]).expand(-1, seeds, -1), torch.zeros_like(starts))
 
 
-def score(model: Model, held: Tensor, protocol: Protocol, alive: Alive = lambda: None) -> tuple[Tensor, Tensor]:
-    """(S,) mean loss in nats a character of a part, and the mean over its minibatches of exp(loss)."""
+def streams(characters: Tensor, seeds: int) -> Part:
+    """Text (length,) as streams side by side, the same for each seed. Every character but the first counts once.
+
+    A stream begins WARM characters before what counts of it, so that it is as if the text were read in one piece: the
+    perplexities of trained networks differ by less than 0.001 %.
+    """
+    targets = len(characters) - 1
+    n = min(STREAMS, max(1, (targets - WARM) // STREAM))
+    warm = WARM if n > 1 else 0
+    own = -(-(targets - warm) // n)
+    begins = own * torch.arange(n, device=characters.device)
+    skip = torch.full_like(begins, warm)
+    over = warm + n * own - targets  # the last stream begins earlier, to end with the text
+    begins[-1] -= over
+    skip[-1] += over
+    skip[0] = 0
+    steps = torch.arange(warm + own + 1, device=characters.device)
+    return Part(characters[steps[:, None] + begins][:, None].expand(-1, seeds, -1), skip)
+
+
+def score(model: Model, held: Part, protocol: Protocol, alive: Alive = lambda: None) -> tuple[Tensor, Tensor]:
+    """(S,) mean loss in nats a character of a part; and of windows the mean over minibatches of exp(loss), else NaN."""
     if protocol.sampling == "sequential":
-        return evaluate(model, held, protocol.num_steps, alive)
-    return evaluate_windows(model, held, protocol.batch_size, alive)
+        nats = evaluate(model, held, alive)
+        return nats, torch.full_like(nats, math.nan)
+    return evaluate_windows(model, held.tokens, protocol.batch_size, alive)
 
 
 def sequential(characters: Tensor, protocol: Protocol, offsets: Sequence[int]) -> Tensor:
@@ -332,33 +367,26 @@ def resume(
     return int(found["epoch"]), at, torch.from_numpy(found["lost"]).to(device), looked
 
 
-def streams(characters: Tensor, most: int, seeds: int) -> Tensor:
-    """Held-out text as at most `most` streams side by side, the same for each seed: (length, S, n)."""
-    n = max(1, min(most, len(characters) // 2))
-    length = len(characters) // n
-    return characters[: n * length].view(n, length).T[:, None].expand(length, seeds, n)
-
-
 @torch.no_grad()
-def evaluate(model: Model, streams: Tensor, num_steps: int, alive: Alive = lambda: None) -> tuple[Tensor, Tensor]:
-    """As `score`, over streams (length, S, n), each read from a zero state that is carried."""
-    state = model.cell.begin(streams.shape[2])
-    total, exps = (torch.zeros(streams.shape[1], device=streams.device, dtype=model.b_q.dtype) for _ in "ab")
-    begins = range(0, len(streams) - 1, num_steps)
-    for begin in begins:
-        end = min(begin + num_steps, len(streams) - 1)
-        losses, state = model.losses(streams[begin:end], streams[begin + 1 : end + 1], state)
-        total += losses * (end - begin)
-        exps += losses.exp()
+def evaluate(model: Model, held: Part, alive: Alive = lambda: None) -> Tensor:
+    """(S,) mean loss in nats of the characters of streams that count, the state carried from the first to the last."""
+    length, S, n = held.tokens.shape
+    state = model.cell.begin(n)
+    total = torch.zeros(S, device=held.tokens.device, dtype=torch.float64)
+    for begin in range(0, length - 1, AT_ONCE):
+        end = min(begin + AT_ONCE, length - 1)
+        nats, state = model.nats(held.tokens[begin:end], held.tokens[begin + 1 : end + 1], state)
+        counts = torch.arange(begin, end, device=held.skip.device)[:, None] >= held.skip
+        total += torch.where(counts, nats, 0.0).sum((1, 2), dtype=torch.float64)
         alive()
-    return total / (len(streams) - 1), exps / len(begins)
+    return (total / ((length - 1) * n - held.skip.sum())).to(model.b_q.dtype)
 
 
 @torch.no_grad()
 def evaluate_windows(
     model: Model, windows: Tensor, batch_size: int, alive: Alive = lambda: None
 ) -> tuple[Tensor, Tensor]:
-    """As `score`, over windows (num_steps + 1, S, N), each read from a zero state."""
+    """As `score`, over windows (num_steps + 1, S, N), each read from a zero state, minibatches as in training."""
     total, exps = (torch.zeros(windows.shape[1], device=windows.device, dtype=model.b_q.dtype) for _ in "ab")
     batches = windows.split(batch_size, dim=2)
     for part in batches:
@@ -372,7 +400,7 @@ def evaluate_windows(
 def lesions(
     model: Model,
     variant: str,
-    part: Tensor,
+    part: Part,
     protocol: Protocol,
     alive: Alive = lambda: None,
     unseen: dict[str, str] | None = None,

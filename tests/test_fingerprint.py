@@ -182,89 +182,160 @@ def test_equations_are_the_variants_own(home: Path) -> None:
     assert {v for v, known in now().items() if known != before[v]} == set(before)
 
 
+LAB = """
+from __future__ import annotations
+
+from math import inf
+from typing import Any
+
+from lab.parts import scale
+from lab.parts import Weight as W
+
+RATE, UNUSED = 0.5, 1
+TABLE: dict[str, Any] = {"a": scale, "b": None}
+
+
+def train(steps: int, start: float = 1.0) -> float:
+    \"\"\"Words.\"\"\"
+    total, best = start, inf
+    for k in range(steps):
+        total -= RATE * step(total, k)
+        best = min(best, total)
+    if best > total:
+        raise ValueError(f"too large after {steps}")
+
+    def inner(x: float) -> float:
+        return x * total
+
+    return sum(inner(y) for y in TABLE["a"](W(2.0), best))
+
+
+def step(total: float, k: int) -> float:
+    return total - k
+
+
+def other(x: int) -> int:
+    return x
+"""
+PARTS = """
+LIMIT = 3
+
+
+class Weight:
+    size: int = 3
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    @property
+    def half(self) -> float:
+        return self.value / 2
+
+
+def scale(weight, best):
+    return [weight.half * k + best for k in range(LIMIT)]
+"""
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Path:
+    """A package of two files that stands for one of ours."""
+    (tmp_path / "lab").mkdir()
+    (tmp_path / "lab/run.py").write_text(LAB)
+    (tmp_path / "lab/parts.py").write_text(PARTS)
+    return tmp_path
+
+
 @pytest.mark.parametrize(
-    ("file", "changes"),
+    "changes",
     [
-        ("harness/train.py", [("curve_on", "curve_of"), ("begins", "starts")]),  # local variables
-        ("harness/train.py", [("characters: Tensor, most: int", "characters: Any, most: Any")]),
-        ("harness/train.py", [('"""Minibatches in an epoch."""', '"""Other words."""')]),
-        ("harness/train.py", [("    looks = ", "    # a remark\n\n    looks = ")]),
-        ("harness/train.py", [("windows_of(", "minibatches(")]),  # a function
-        ("harness/corpus.py", [("too few for one batch", "not enough")]),  # the message of an error
-        ("variants/gru.py", [("H_tilde", "candidate"), ("class GRU", "class Gated"), ("Gated rec", "A rec")]),
-        ("variants/model.py", [("answers", "Y_flat"), ("norm = self.gather()", "norm: Tensor = self.gather()")]),
-        (
-            "variants/engines/loop.py",
-            [("outputs", "states"), ("import torch\n", "import torch as t\n"), ("torch.", "t.")],
-        ),
+        [("best", "least"), ("for k in", "for t in"), ("step(total, k)\n", "step(total, t)\n")],  # local variables
+        [("inner", "within"), ("y)", "z)"), ("for y", "for z")],  # a function inside, a variable of a comprehension
+        [("Words.", "Other words."), ("    total, best", "    # a remark\n    total, best")],
+        [(": int", ": float"), ("-> float", "-> Any"), ("TABLE: dict[str, Any]", "TABLE")],  # annotations
+        [("too large after", "diverged after")],  # the message of an error
+        [("RATE, UNUSED = 0.5, 1", "UNUSED = 2\nRATE = 0.5")],
+        [("step(", "gradient("), ("RATE", "LR"), ("TABLE", "TASKS")],  # names at the top, and their uses
+        [("Weight as W", "Weight"), ("W(2.0)", "Weight(2.0)")],
+        [("from lab.parts import scale", "from . import parts"), ('"a": scale', '"a": parts.scale')],
+        [("from lab.parts import scale", "from .parts import scale as f"), ('"a": scale', '"a": f')],
+        [("from math import inf", "import math"), ("start, inf", "start, math.inf")],
+        [("def other(x: int) -> int:\n    return x", "def other(x: int) -> int:\n    return -x")],
+        [("RATE, UNUSED", "import os\nRATE, UNUSED")],
     ],
 )
-def test_what_decides_no_number_changes_no_key(file: str, changes: list[tuple[str, str]], home: Path) -> None:
-    before = prints(home, "lstm" if "gru" not in file else "gru")
-    edit(home / file, *changes)
-    if "class GRU" in dict(changes):
-        own = ["variants.gru.Gated"]
-        assert code(own, home=home) == code(["variants.gru.GRU"], home=ROOT)
-        return
-    assert prints(home, "lstm" if "gru" not in file else "gru") == before
+def test_what_decides_no_number_changes_no_key(changes: list[tuple[str, str]], lab: Path) -> None:
+    before = code(["lab.run.train"], home=lab)
+    edit(lab / "lab/run.py", *changes)
+    assert code(["lab.run.train"], home=lab) == before
 
 
 @pytest.mark.parametrize(
     ("file", "old", "new"),
     [
-        ("variants/gru.py", "Z * H + (1 - Z) * H_tilde", "Z * H_tilde + (1 - Z) * H"),  # the same names, changed places
-        ("variants/gru.py", "self.Z(X, H), self.R(X, H)", "self.R(X, H), self.Z(X, H)"),
-        ("variants/model.py", "0.01 *", "0.02 *"),
-        ("harness/train.py", "norms.isfinite()", "losses.isfinite()"),
-        ("harness/train.py", "from harness.watch import", "from harness.other import"),
-        ("harness/measure.py", "set_flush_denormal(True)", "set_flush_denormal(False)"),
-        ("harness/grid.py", "lr=self.lr or protocol.lr", "lr=protocol.lr"),
-        ("harness/inside.py", "SHUT, OPEN = 0.1", "SHUT, OPEN = 0.2"),
+        ("run", "RATE, UNUSED = 0.5", "RATE, UNUSED = 0.25"),
+        ("run", "min(best, total)", "min(total, best)"),
+        ("run", "total - k", "k - total"),
+        ("run", "x * total", "x * best"),  # another local
+        ("run", "start: float = 1.0", "start: float = 2.0"),
+        ("run", "steps: int, start: float = 1.0", "start: int, steps: float = 1.0"),
+        ("run", "from math import inf", "from math import nan as inf"),
+        ("run", "RATE * step(total, k)", "RATE * other(total)"),
+        ("run", "best > total", "best >= total"),
+        ("run", '"a": scale', '"a": step'),
+        ("run", "if best > total:\n        raise ValueError", "if best > total:\n        raise KeyError"),
+        ("parts", "LIMIT = 3", "LIMIT = 4"),
+        ("parts", "self.value / 2", "self.value / 3"),
+        ("parts", "@property\n    def half(self) -> float:", "@property\n    def half(self, *_) -> float:"),
+        ("parts", "size: int = 3", "size: int = 4"),
+        ("parts", "class Weight:", "class Weight(dict):"),
+        ("parts", "LIMIT = 3", "LIMIT = 3\nLIMIT += 1"),
+        ("parts", "LIMIT = 3", "LIMIT = 3\nimport torch\ntorch.set_default_dtype(torch.float64)"),
+        ("parts", "def scale", "@staticmethod\ndef scale"),
     ],
 )
-def test_what_decides_a_number_changes_the_key(file: str, old: str, new: str, home: Path) -> None:
-    before = prints(home, "gru")
-    edit(home / file, (old, new))
-    assert prints(home, "gru") != before
+def test_what_decides_a_number_changes_the_key(file: str, old: str, new: str, lab: Path) -> None:
+    before = code(["lab.run.train"], home=lab)
+    edit(lab / f"lab/{file}.py", (old, new))
+    assert code(["lab.run.train"], home=lab) != before
 
 
-def test_code_that_is_moved_keeps_its_key(home: Path) -> None:
-    """train.py made two, watch.py renamed: with the names edited in their one place, nothing trains anew."""
-    before = [prints(home), prints(home, "rnn", "", PROBE)]
-    run = home / "harness" / "run"
-    run.mkdir()
-    (run / "__init__.py").write_text("")
-    text = (home / "harness/train.py").read_text(encoding="utf-8")
-    begin = text.index("@torch.no_grad()\ndef evaluate(")
-    end = text.index("@torch.no_grad()\ndef generate(")
-    head = text[: text.index("HELD = (")]
-    moved = text[begin:end].replace("-> list[dict[str, float | None]]", "-> list[Any]")
-    moved = re.sub(r"\bscore\(", "loop.score(", re.sub(r"\bperplexity\(", "loop.perplexity(", moved))
-    moved = moved.replace("HELD", "loop.HELD").replace("Alive", "loop.Alive")
-    rest = text[:begin] + text[end:]
-    for name in ("evaluate", "evaluate_windows", "lesions"):
-        rest = re.sub(rf"\b{name}\(", f"scoring.{name}(", rest)
-    (run / "scoring.py").write_text(head.replace("harness.watch", "harness.keep") + "from . import loop\n" + moved)
-    (run / "loop.py").write_text(rest.replace("harness.watch", "harness.keep").replace(
-        "from harness import inside\n", "from harness import inside\nfrom harness.run import scoring\n"))  # fmt: skip
-    (home / "harness/train.py").unlink()
-    (home / "harness/watch.py").rename(home / "harness/keep.py")
-    edit(home / "harness/probes.py", ("harness.watch", "harness.keep"), ("harness.train", "harness.run.loop"))
-    edit(home / "harness/measure.py", ("harness.watch", "harness.keep"))
+def test_code_that_is_moved_keeps_its_key(lab: Path) -> None:
+    """One file made two, in a package of another name: the root is named anew, and nothing else."""
+    before = code(["lab.run.train"], home=lab)
+    cut = LAB.index("def step")
+    (lab / "house/loop").mkdir(parents=True)
+    head = LAB[: LAB.index("RATE")].replace("lab.parts", "house.weights")
+    body = LAB[LAB.index("RATE") : cut].replace("step(total", "small.step(total")
+    (lab / "house/loop/__init__.py").write_text("")
+    (lab / "house/loop/train.py").write_text(head + "from house.loop import small\n" + body)
+    (lab / "house/loop/small.py").write_text(LAB[cut:])
+    (lab / "lab/parts.py").rename(lab / "house/weights.py")
+    shutil.rmtree(lab / "lab")
+    assert code(["house.loop.train.train"], home=lab) == before
+    with pytest.raises(ValueError, match=r"no 'lab\.run\.train'"):
+        code(["lab.run.train"], home=lab)  # a name that was left behind is no empty list
+
+
+def test_a_harness_of_another_name_without_a_remark_keeps_every_key(home: Path) -> None:
+    """All of our own files: renamed, moved a folder down, laid out anew, comments and docstrings gone."""
+    settings = [("gru:R=1", "native", TEXT), ("ligru", "loop", PROBE), ("nn.gru", "library", TEXT)]
+    before = [prints(home, *one) for one in settings]
+    for path in (home / "harness").rglob("*.py"):
+        text = re.sub(r"(?m)^(\s*)(from|import) harness\b", r"\1\2 lab.bench", path.read_text(encoding="utf-8"))
+        tree = ast.parse(text)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node):
+                node.body = node.body[1:] or [ast.Pass()]
+        path.write_text(ast.unparse(tree), encoding="utf-8")
+    (home / "lab").mkdir()
+    (home / "harness").rename(home / "lab/bench")
 
     def there(names: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(
-            n.replace("harness.train.", "harness.run.loop.").replace("harness.watch", "harness.keep") for n in names
-        )
+        return tuple(name.replace("harness.", "lab.bench.") for name in names)
 
     stops = there(planning.NO_NUMBERS)
-    after = [
-        fingerprint.__wrapped__("gru:R=1", "", there(TEXT), stops, home),
-        fingerprint.__wrapped__("rnn", "", there(PROBE), stops, home),
-    ]
-    assert after == before
-    with pytest.raises(ValueError, match=r"no .harness\.train\.train"):
-        prints(home)  # a list that was not edited is no empty list
+    assert [fingerprint.__wrapped__(v, e, there(roots), stops, home) for v, e, roots in settings] == before
 
 
 ACT = "import torch\n\nSCALE = 1.0\n\n\ndef act(x):\n    return torch.tanh(x) * SCALE\n"

@@ -379,9 +379,9 @@ def test_a_held_out_loss_that_is_no_number_is_a_failure_though_validation_was_fi
     )
     real = training.score
 
-    def score(model: Model, held: torch.Tensor, protocol: Protocol, *alive: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def score(model: Model, held: training.Part, protocol: Protocol, *alive: Any) -> tuple[torch.Tensor, torch.Tensor]:
         nats, mean = real(model, held, protocol, *alive)
-        return (nats, mean) if len(held) == 90 // 16 else (nats * math.inf, mean)
+        return (nats, mean) if len(held.tokens) == 90 else (nats * math.inf, mean)
 
     monkeypatch.setattr(training, "score", score)
     [outcome] = train([run(apart)], embedded())

@@ -239,10 +239,43 @@ def test_the_data_of_a_seed_is_its_own(num_steps: int) -> None:
     assert len(starts) > len(alone) // SMALL.epochs  # another offset each epoch
 
 
-def test_held_out_text_is_read_as_streams_of_two_characters_at_the_least() -> None:
-    many, few = (training.streams(torch.arange(n), 4, 2) for n in (14, 7))
-    assert many[:, 1].T.tolist() == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11]]
-    assert few[:, 0].T.tolist() == [[0, 1], [2, 3], [4, 5]]
+@pytest.mark.parametrize("length", [2, 3, 150, 511, 642, 643, 1000, 10_000, 70_001])
+def test_every_held_out_character_but_the_first_counts_once(length: int) -> None:
+    held = training.streams(torch.arange(length), 2)
+    _, seeds, n = held.tokens.shape
+    assert seeds == 2
+    counted = [c for k in range(n) for c in held.tokens[1 + int(held.skip[k]) :, 1, k].tolist()]
+    assert sorted(counted) == list(range(1, length))
+    assert n <= training.STREAMS
+    assert not held.skip[0]
+    assert all(skip >= training.WARM for skip in held.skip[1:])
+    assert (held.tokens[1:] - held.tokens[:-1] == 1).all()
+
+
+def test_held_out_perplexity_is_that_of_one_stream_whatever_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read once more character by character, in one piece from a zero state: under 0.1 % apart, and far under it."""
+    made: list[Model] = []
+    real = Model
+    monkeypatch.setattr(training, "Model", lambda *a, **k: made.append(real(*a, **k)) or made[-1])  # type: ignore[func-returns-value]
+    monkeypatch.setattr(training, "lesions", lambda model, *rest: [{}])
+    protocol = dataclasses.replace(SMALL, train_characters=20_000, heldout_characters=3_000, hidden=16, batch_size=16,
+                                   num_steps=16, epochs=2)  # fmt: skip
+    outcome = train([Run("gru", 0, protocol, book().sha256, "cpu", "fused")], book())[0]
+    [model] = made
+    held = torch.from_numpy(book().tokens[20_000:23_000].astype("int64"))
+    with torch.no_grad():
+        logits, _ = model(held[:-1, None, None], model.cell.begin(1))
+        one = nn.functional.cross_entropy(logits[:, 0, 0], held[1:]).exp().item()
+    assert one < 12  # it has learnt something: an untrained network forgets nothing
+    assert outcome.heldout_perplexity == pytest.approx(one, rel=1e-5)
+    for size in (1, 8, 128, 512):
+        other = dataclasses.replace(protocol, batch_size=size)
+        nats, _ = training.score(model, training.laid_out(held, other, 1), other)
+        assert math.exp(nats.item()) == pytest.approx(one, rel=1e-5)
+    alone = torch.zeros(1, dtype=torch.int64)
+    cut = held[: 3_000 // 24 * 24].view(24, -1).T[:, None]  # as 24 streams from a zero state it is not
+    bare = training.evaluate(model, training.Part(cut, alone.expand(24))).exp().item()
+    assert abs(bare / one - 1) > 1e-4
 
 
 def test_offsets_are_the_books_and_do_not_change_the_number_of_windows() -> None:
@@ -278,21 +311,17 @@ def test_seeds_alone_are_the_seeds_together() -> None:
 
 
 def test_heldout_perplexity_is_the_text_that_follows_read_once_with_its_state(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once more, stream by stream and character by character."""
+    """Once more, character by character."""
     made: list[Model] = []
     real = Model
     monkeypatch.setattr(training, "Model", lambda *a, **k: made.append(real(*a, **k)) or made[-1])  # type: ignore[func-returns-value]
     outcome = train([run()], book())[0]
     held = book().tokens[SMALL.train_characters : SMALL.train_characters + SMALL.heldout_characters].astype(int)
-    length = len(held) // SMALL.batch_size
-    nats = []
+    nats, state = [], made[0].cell.begin(1)
     with torch.no_grad():
-        for k in range(SMALL.batch_size):
-            stream = held[k * length : (k + 1) * length].tolist()
-            state = made[0].cell.begin(1)
-            for now, after in itertools.pairwise(stream):
-                logits, state = made[0](torch.tensor([[[now]]]), state)
-                nats.append(-logits.log_softmax(-1).flatten()[after].item())
+        for now, after in itertools.pairwise(held.tolist()):
+            logits, state = made[0](torch.tensor([[[now]]]), state)
+            nats.append(-logits.log_softmax(-1).flatten()[after].item())
     assert outcome.heldout_perplexity == pytest.approx(math.exp(sum(nats) / len(nats)), rel=1e-5)
 
 
@@ -303,8 +332,9 @@ def test_a_lesion_holds_one_gate_of_the_trained_network() -> None:
     for name in ("W_xr", "W_hr", "b_r"):
         getattr(model.cell, name).data.zero_()  # then R is 1/2 of its own accord
     six = dataclasses.replace(SMALL, num_steps=6)
-    whole = training.evaluate(model, stream, 6)[0].exp()
-    found = training.lesions(model, "gru", stream, six)
+    part = training.Part(stream, torch.zeros(3, dtype=torch.int64))
+    whole = training.evaluate(model, part).exp()
+    found = training.lesions(model, "gru", part, six)
     for seed, one in enumerate(found):
         assert list(one) == ["Z=0", "Z=0.5", "Z=1", "R=0", "R=0.5", "R=1"]
         blind = -model.b_q[seed, 0].log_softmax(-1)[stream[1:, seed]].mean()  # Z = 1 leaves the zero state
@@ -312,13 +342,13 @@ def test_a_lesion_holds_one_gate_of_the_trained_network() -> None:
         assert one["R=0.5"] == pytest.approx(whole[seed].item(), rel=1e-12)
         assert len({round(p or 0, 6) for p in one.values()}) == 6
     assert all(torch.equal(w, before[n]) for n, w in model.named_parameters() if not n.endswith("r"))
-    assert list(training.lesions(model, "gru:Z=0.5", stream, six)[0]) == ["R=0", "R=0.5", "R=1"]
+    assert list(training.lesions(model, "gru:Z=0.5", part, six)[0]) == ["R=0", "R=0.5", "R=1"]
     cell = Model("min_lstm:F=0", 5, 4, [3, 7], init="torch", dtype=torch.float64)  # I = 0 beside it divides by 0
     unseen: dict[str, str] = {}
-    one = training.lesions(cell, "min_lstm:F=0", stream, six, unseen=unseen)[1]
+    one = training.lesions(cell, "min_lstm:F=0", part, six, unseen=unseen)[1]
     assert [lesion for lesion, p in one.items() if p is None] == ["I=0"] == [what.split()[1] for what in unseen]
     assert "divide by 0" in unseen["lesion I=0"]
-    assert training.lesions(Model("nn.gru", 5, 4, [3]), "nn.gru", stream[:, :1], six) == [{}]
+    assert training.lesions(Model("nn.gru", 5, 4, [3]), "nn.gru", training.Part(stream[:, :1], part.skip), six) == [{}]
 
 
 @pytest.mark.parametrize(("epochs", "points"), [(500, 20), (20, 20), (7, 7), (30, 20), (1, 1)])

@@ -83,14 +83,20 @@ class Model(nn.Module):
         logits = torch.baddbmm(self.b_q, H.transpose(0, 1).reshape(S, T * n, h), self.W_hq)  # one product, not T
         return logits.view(S, T, n, -1).transpose(0, 1), state
 
+    def nats(self, X: Tensor, Y: Tensor, state: State) -> tuple[Tensor, State]:
+        """Cross-entropy (S, T, n) in nats of predicting each of Y (T, S, n) from X, and the state after."""
+        logits, state = self(X, state)
+        T, S, n = Y.shape
+        each, answers = logits.transpose(0, 1).flatten(0, 2), Y.transpose(0, 1).flatten()
+        nats = nn.functional.cross_entropy(each, answers, reduction="none")
+        if self.unknown_nats:
+            nats = nats + self.unknown_nats * (answers == 0).to(nats.dtype)
+        return nats.view(S, T, n), state
+
     def losses(self, X: Tensor, Y: Tensor, state: State) -> tuple[Tensor, State]:
         """Mean cross-entropy (S,) in nats a character of predicting Y (T, S, n) from X, and the state after."""
-        logits, state = self(X, state)
-        S, each, answers = Y.shape[1], logits.transpose(0, 1).flatten(0, 2), Y.transpose(0, 1).flatten()
-        losses = nn.functional.cross_entropy(each, answers, reduction="none").view(S, -1).mean(1)
-        if self.unknown_nats:
-            losses = losses + self.unknown_nats * (answers == 0).view(S, -1).to(losses.dtype).mean(1)
-        return losses, state
+        nats, state = self.nats(X, Y, state)
+        return nats.flatten(1).mean(1), state
 
     def update(self, lr: float, clip: float) -> Tensor:
         """Gradients clipped to norm `clip` per seed over all its weights, one SGD step, gradients back to zero.
