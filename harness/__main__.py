@@ -359,6 +359,9 @@ def announce(plan: Plan, todo: int, workers: int) -> None:
         f"{f', {plan.size - todo} done already' * (todo < plan.size)}; "
         f"protocol {plan.protocol.label}, text {plan.corpus.name}, {where}"
     )
+    if plan.protocol.overlap:
+        overlap = f"the first {plan.protocol.overlap} held-out characters also lie in the last training windows"
+        print(f"note: {overlap}, as in the book", file=sys.stderr)
     for variant in plan.variants:
         if plan.engine not in ("auto", plan.engines(variant)[0]):
             print(f"note: {variant} is trained by {plan.engines(variant)[0]}: {plan.engine} cannot run it, "

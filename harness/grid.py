@@ -72,10 +72,11 @@ class Protocol:
     `max_vocabulary`: the most frequent symbols that are kept, 0 is all; see `corpus.Corpus.unknown_nats`.
 
     `sampling`: `windows` draws every window of the training part once an epoch in random order, from a zero state, as
-    the later edition does; `train_characters` and `heldout_characters` then count windows by where they begin.
+    the later edition does; `train_characters` and `heldout_characters` then count windows by where they begin, and
+    `overlap` of the held-out characters lie in the last training windows, as they do there.
     `validation_characters` lie between the two parts: curves are of them, and the held-out part is read at the end
-    alone. `rate` chosen: `lr`
-    is what does best there of RATES, for each variant, by trainings of RATE_SEEDS, and then means nothing here.
+    alone. `rate` chosen: `lr` is what does best there of RATES, for each variant, by trainings of RATE_SEEDS, and then
+    means nothing here.
     `match` parameters: each variant has the hidden size that gives it the parameters of BASELINE with `hidden`.
     `update_bias`: initial bias of a GRU's update gate, where Z = 1 keeps: as `init` has it, 0, 1, or log U(1,
     num_steps - 1) (chrono, Tallec and Ollivier 2018).
@@ -107,6 +108,11 @@ class Protocol:
     def label(self) -> str:
         """Its name, with every field that was overridden: `classic,hidden=64`."""
         return _label(self)
+
+    @property
+    def overlap(self) -> int:
+        """Held-out characters that are trained on too: by windows, those that the last training windows run into."""
+        return max(0, self.num_steps - self.validation_characters) if self.sampling == "windows" else 0
 
     def override(self, settings: Iterable[str]) -> Protocol:
         """A copy with `field=value` texts applied. ValueError names the field, the choices, the value."""

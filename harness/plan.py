@@ -27,9 +27,10 @@ UNTIL = "until-decided"
 
 # The code that the numbers of a training follow from, where it begins; all that it refers to is found from there
 # (variants/fingerprint.py). Its equations, its engine and the model are among it anyway. By whether it is of text:
+_BOTH = ("harness.grid.Run.setting", "harness.measure.settle")
 NUMBERS = {
-    True: ("harness.train.train", "harness.grid.Run.setting", "harness.measure.settle"),
-    False: ("harness.probes.train", "harness.grid.Run.setting", "harness.measure.settle"),
+    True: ("harness.train.train", "harness.corpus.Corpus.unknown_nats", *_BOTH),
+    False: ("harness.probes.train", *_BOTH),
 }
 CAPTURE = "harness.capture.captured"  # only where it is asked for
 # What that refers to and no number follows from: how often something is said or saved, and what results are put into.
@@ -240,11 +241,11 @@ def sizes(plans: Sequence[Plan], full: bool) -> list[Contender]:
 
 def described(plan: Plan) -> dict[str, object]:
     """What a grid's file says of a plan."""
-    from harness import corpus
+    from harness import corpus, train
 
     size = plan.protocol
-    parts = corpus.split(plan.corpus, size.train_characters, size.heldout_characters, size.validation_characters)
-    anchors = corpus.anchors(plan.corpus, *parts) | {"uniform": float(len(plan.corpus.vocabulary))}
+    learnt, _, heldout = train.parts(plan.corpus, size)
+    anchors = corpus.anchors(plan.corpus, learnt, heldout) | {"uniform": float(len(plan.corpus.vocabulary))}
     if plan.corpus.floor is not None:
         anchors["floor"] = plan.corpus.floor
     return {

@@ -685,6 +685,11 @@ def limits(data: record.Results) -> list[str]:
                     f"{label}: every window begins from a zero state, so no gate can be of use beyond "
                     f"{count(p.num_steps)} characters."
                 )
+                if overlap := max(0, int(p.num_steps - p.validation_characters)):
+                    said.append(
+                        f"{label}: the first {count(overlap)} held-out characters also lie in the last training "
+                        "windows, as in the book. The n-grams are counted and scored on the same characters."
+                    )
             else:
                 said.append(
                     f"{label}: the state is carried over the whole text but gradients stop at a window, so a gate that "

@@ -161,9 +161,11 @@ def test_anchors_of_the_later_edition_as_published() -> None:
     # to every published digit where the held-out part starts without a context
     fresh = witten_bell(train, "", heldout, 28, range(1, 6))
     assert {n: round(p, 2) for n, p in fresh.items()} == published
-    # and to 0.01 where the text before it is its context, as it is here
-    flowing = corpus.anchors(book, corpus.encode(book, train), corpus.encode(book, heldout))
-    assert flowing == pytest.approx(published, abs=0.01)
+    # and to 0.01 where the character before it is its context, as it is here
+    after = text[10_000:15_032]  # the first of it is a context alone, as it is of networks
+    own = corpus.anchors(book, corpus.encode(book, train), corpus.encode(book, after))
+    assert own == pytest.approx(published, abs=0.01)
+    assert own == pytest.approx(witten_bell(train, after[0], heldout, 28, range(1, 6)), rel=1e-12)
 
 
 # --- any file ----------------------------------------------------------------------------------
@@ -459,12 +461,12 @@ def witten_bell(train: str, before: str, heldout: str, symbols: int, orders: Seq
 
 @pytest.mark.parametrize(
     ("text", "train"),
-    [("the cat sat on the mat and the rat sat", 20), ("abracadabra", 2), ("ab" * 9 + "cd", 19), ("abcabcaba", 1)],
+    [("the cat sat on the mat and the rat sat", 20), ("abracadabra", 2), ("ab" * 9 + "cd", 18), ("abcabcaba", 1)],
 )
 def test_anchors_against_a_second_writing(text: str, train: int) -> None:
     c = made(text)
     got = corpus.anchors(c, c.tokens[:train], c.tokens[train:], (1, 2, 3, 4, 5))
-    want = witten_bell(text[:train], text[:train], text[train:], len(c.vocabulary), range(1, 6))
+    want = witten_bell(text[:train], text[train], text[train + 1 :], len(c.vocabulary), range(1, 6))
     assert got == pytest.approx(want, rel=1e-12)
     assert list(got) == ["1-gram", "2-gram", "3-gram", "4-gram", "5-gram"]
     assert corpus.anchors(c, c.tokens[:train], c.tokens[train:], (4, 2)) == {n: got[n] for n in ("4-gram", "2-gram")}
@@ -474,15 +476,15 @@ def test_anchors_are_probabilities() -> None:
     c = made("she sells sea shells by the sea shore")
     for end in (3, 20, 30):
         for n in (1, 3, 5):
-            every = [np.array([s], dtype=np.int32) for s in range(len(c.vocabulary))]
+            every = [np.array([1, s], dtype=np.int32) for s in range(len(c.vocabulary))]
             shares = [1 / corpus.anchors(c, c.tokens[:end], s, (n,))[f"{n}-gram"] for s in every]
             assert sum(shares) == pytest.approx(1, abs=1e-12)
 
 
 def test_anchors_refuse_what_means_nothing() -> None:
     c = made("abc")
-    for orders, heldout in (((0, 1), c.tokens), ((), c.tokens), ((1,), c.tokens[:0])):
-        with pytest.raises(ValueError, match="orders from 1 up and a held-out character"):
+    for orders, heldout in (((0, 1), c.tokens), ((), c.tokens), ((1,), c.tokens[:1])):
+        with pytest.raises(ValueError, match="orders from 1 up and two held-out characters"):
             corpus.anchors(c, c.tokens, heldout, orders)
 
 

@@ -6,9 +6,11 @@ import dataclasses
 import functools
 import json
 import math
+import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -76,6 +78,30 @@ def test_windows_are_drawn_each_once_an_epoch_in_another_order_from_a_zero_state
         assert sorted(windows) == sorted(tuple(tokens[k : k + 7]) for k in range(50))
     assert orders[0] != orders[1] != orders[2]
     assert outcome.tokens == 3 * 50 * 6
+
+
+def test_n_grams_count_and_score_the_characters_that_networks_see(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of both samplings, with a validation part and without: every character trained on, every target scored."""
+    seen: dict[str, Any] = {}
+    monkeypatch.setattr(text, "anchors", lambda corpus, learnt, heldout: seen.update(learnt=learnt, held=heldout) or {})
+    plain = dataclasses.replace(V1, sampling="sequential", train_characters=200, heldout_characters=60)
+    for protocol in (V1, plain, *(dataclasses.replace(p, validation_characters=20) for p in (V1, plain))):
+        planning.described(planning.Plan("bench", ("rnn",), protocol, 1, embedded(), "cpu"))
+        whole = dataclasses.replace(
+            embedded(), tokens=np.arange(len(embedded().tokens), dtype=np.int32)
+        )  # each character is its place
+        learnt, _, heldout = (torch.from_numpy(part) for part in training.parts(whole, protocol))
+        drawn = [training.drawn(learnt, protocol, [random.Random(seed)]) for seed in range(20)]
+        left = set(range(len(seen["learnt"]))) - {c for epoch in drawn for c in epoch.flatten().tolist()}
+        assert len(left) < (protocol.batch_size if protocol.sampling == "sequential" else 1)  # its streams are equal
+        part = training.laid_out(heldout, protocol, 1)
+        targets = set(part.tokens[1:].flatten().tolist())
+        assert sorted(targets) == heldout[1:].tolist()
+        assert len(targets) == len(seen["held"]) - 1
+        assert seen["held"].tolist() == embedded().tokens[heldout[0] : heldout[-1] + 1].tolist()
+        both = set(range(len(seen["learnt"]))) & {*targets, int(heldout[0])}
+        assert len(both) == protocol.overlap
+    assert V1.overlap == 6
 
 
 def test_v1_scores_each_window_from_a_zero_state_in_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -876,6 +876,7 @@ def test_what_a_protocol_of_windows_is_is_said(tmp_path: Path) -> None:
     assert "10,000 windows to learn from, the next 5,000 held out" in sentences.setting(data, data.bench)
     said = " ".join(sentences.limits(data))
     assert "beyond 32 characters" in said
+    assert "the first 32 held-out characters also lie in the last training windows" in said
     assert "carried over the whole text" not in said
     quick = evidence.typed(made_up.read(made_up.write(tmp_path / "quick", bench=("gru", "rnn"), ablate=("gru",))))
     assert "characters to learn from" in sentences.setting(quick, quick.bench)
