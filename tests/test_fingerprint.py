@@ -391,6 +391,16 @@ def test_what_a_cell_imports_is_in_its_key(imports: str, act: str, local: str, h
     assert code(["variants.mine.Mine"], home=home) == before
 
 
+def test_a_helper_that_is_no_python_is_named_and_one_in_latin_1_is_read(home: Path) -> None:
+    (home / "variants/mine.py").write_text(CELL.format(imports="from .mathx import act", act="act", local=""))
+    (home / "variants/mathx.py").write_bytes(b"# coding: latin-1\n" + ACT.encode() + "é = 1\n".encode("latin-1"))
+    assert code(["variants.mine.Mine"], home=home)
+    (home / "variants/mathx.py").write_text("def act(x:\n")
+    with pytest.raises(ValueError, match=r"mathx\.py is not Python") as error:
+        code(["variants.mine.Mine"], home=home)
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("base", ["from .gru import GRU", "from variants.gru import GRU", "from . import gru"])
 def test_what_a_cell_inherits_is_in_its_key(base: str, home: Path) -> None:
     name = "gru.GRU" if base.endswith("gru") else "GRU"

@@ -84,7 +84,7 @@ class Definition:
 class Module:
     """What a file defines at its top, by name; what it imports; what it does besides."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: bytes) -> None:
         self.nodes: dict[str, list[ast.AST]] = {}
         self.imports: dict[str, list[Import]] = {}
         self.effects: list[ast.AST] = []
@@ -182,7 +182,10 @@ class _Walk:
     def _module(self, path: Path) -> Module:
         """Read once a walk; of a folder without a file of its own, nothing."""
         if path not in self.modules:
-            self.modules[path] = _of_text(path.read_text(encoding="utf-8") if path.suffix == ".py" else "")
+            try:
+                self.modules[path] = _of_text(path.read_bytes() if path.suffix == ".py" else b"")
+            except SyntaxError as error:
+                raise ValueError(f"{path} is not Python: {error.msg} (line {error.lineno})") from None
         return self.modules[path]
 
     def _number(self, path: Path, name: str) -> str:
@@ -274,7 +277,7 @@ class _Walk:
 
 
 @functools.lru_cache(maxsize=2000)
-def _of_text(text: str) -> Module:
+def _of_text(text: bytes) -> Module:
     return Module(text)
 
 
