@@ -23,13 +23,34 @@
 #   PYTHON     use this interpreter as it is and install nothing; else make fills .venv, once
 
 NAMES := PROTOCOL CORPUS DEVICE ENGINE SEEDS VARIANTS RESULTS INIT SET FULL TASKS LENGTHS MAX MATCH PYTHON
+TARGETS := help bench ablate reproduce probe sweep report list test lint speed speed-compare faults licenses clean
+# Of the tests and of make itself; no verb takes them.
+OTHERS := CC CHECKPOINT_S KILLS STARTS STOPS SHELL
+
+# A NAME= or a target that is none is a slip: said, with what may have been meant, before anything runs.
+quoted = '$(subst ','\'',$(1))'
+meant = $(shell for python in $(call quoted,$(value PYTHON)) .venv/bin/python python3; do \
+  PYTHONPATH=. "$$python" -c 'import sys; from harness.__main__ import strange; print(strange(*sys.argv[1:3], sys.argv[3:]))' \
+  '$(1)' $(call quoted,$(2)) $(3) 2>/dev/null && break; done)
+slip := $(firstword $(filter-out $(NAMES) $(OTHERS),$(foreach n,$(.VARIABLES),$(if $(findstring command,$(origin $n)),$n))))
+ifneq ($(slip),)
+$(error $(or $(call meant,NAME=,$(slip)=$(value $(slip)),$(NAMES)),no NAME= $(slip). There are: $(NAMES)))
+endif
+slip := $(firstword $(filter-out $(TARGETS) .venv/.installed,$(MAKECMDGOALS)))
+ifneq ($(slip),)
+$(error $(or $(call meant,target,$(slip),$(TARGETS)),no target $(slip). There are: $(TARGETS)))
+endif
+$(foreach n,SEED VARIANT TASK LENGTH RESULT seeds variants protocol corpus device engine tasks lengths results,\
+  $(if $(findstring environment,$(origin $n)),$(warning note: $n in the environment is no NAME= and means nothing)))
+
 # Values go to the shell as they were typed, through the environment: make expands no `$` in them, the shell no quotes.
 $(foreach name,$(NAMES),$(eval override $(name) := $$(value $(name))))
 export $(NAMES)
+export PYTHONSAFEPATH := # set, it would hide this folder from Python
 
 SHELL := /bin/sh
 .NOTPARALLEL:
-.PHONY: help bench ablate reproduce probe sweep report list test lint speed speed-compare faults licenses clean unusable
+.PHONY: $(TARGETS) unusable
 
 help:
 	@sed -n -e '/^#/!q' -e 's/^# \{0,1\}//p' Makefile

@@ -61,24 +61,18 @@ TAKES = {  # the options of each verb: any other is refused, not ignored
 FLAGS = ("deterministic", "no_timing", "full")
 
 
-def strange(kind: str, word: str, names: Sequence[str], shape: str = "--{} {}") -> str:
-    """One line for a word like `seeds=3`, `--epochs` or `rnn` that is no option, nor NAME= or target of make.
-
-    `shape`: how an option and its value are written, like `--set epochs=3`.
-    """
+def strange(kind: str, word: str, names: Sequence[str]) -> str:
+    """One line for a word like `seeds=3`, `--epochs` or `rnn` that is no option, nor NAME= or target of make."""
     name, _, value = word.partition("=")
     field = registry.ascii_of(name).lstrip("-").lower().replace("-", "_")
-    if field in grid.FIELDS and f"--{field}" not in names:
-        meant = shape.format(_cased("set", names), f"{field}={value or 'VALUE'}")
+    shape = "--{} {}" if kind == "option" else '{}="{}"'
+    if field in grid.FIELDS and not {f"--{field}", field.upper()} & set(names):
+        meant = shape.format("set" if kind == "option" else "SET", f"{field}={value or 'VALUE'}")
         return f"no {kind} {name!r}: {field} is a field of the protocol, {meant}"
     if name.partition(":")[0] in registry.found():
-        meant = shape.format(_cased("variants", names), word)
-        return f"no {kind} {word!r}: variants are one list, {meant}"
+        meant = shape.format("variants" if kind == "option" else "VARIANTS", f"{grid.BASELINE} {word}")
+        return f"no {kind} {word!r}: variants are one list, like {meant}"
     return grid.unknown(kind, name, names)
-
-
-def _cased(name: str, names: Sequence[str]) -> str:
-    return name.upper() if name.upper() in names else name
 
 
 class Once(argparse.Action):

@@ -105,6 +105,54 @@ def test_a_failure_is_a_failure_of_make(checkout: Path, verb: str) -> None:
     assert make(checkout, verb, "PYTHON=bin/echo python").returncode == 0
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["seeds=3"], "no NAME= 'seeds'. Did you mean 'SEEDS'?"),
+        (["SEED=3"], "no NAME= 'SEED'. Did you mean 'SEEDS'?"),
+        (["VARIANT=gru rnn"], "no NAME= 'VARIANT'. Did you mean 'VARIANTS'?"),
+        (["EPOCHS=3"], """no NAME= 'EPOCHS': epochs is a field of the protocol, SET="epochs=3\""""),
+        (["SET=epochs=2", "hidden=4"], 'SET="hidden=4"'),
+        (["VARIANTS=gru", "rnn"], """no target 'rnn': variants are one list, like VARIANTS="gru rnn\""""),
+        (["VARIANTS=gru", "gru:R=1"], """no target 'gru:R=1': variants are one list, like VARIANTS="gru gru:R=1\""""),
+        (["bnech"], "no target 'bnech'. Did you mean 'bench'?"),
+        (["X=it's $(HOME) `id`"], "no NAME= 'X'. There are: PROTOCOL, CORPUS,"),
+    ],
+)
+def test_a_slip_is_one_line_before_anything_runs(words: list[str], said: str, tmp_path: Path) -> None:
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+    answer = subprocess.run(["make", "help", *words, f"PYTHON={sys.executable}"], cwd=ROOT, env=environment,
+                            capture_output=True, text=True, timeout=60)  # fmt: skip
+    assert (answer.returncode, answer.stdout) == (2, "")
+    assert answer.stderr.count("\n") == 1
+    assert said in answer.stderr
+
+
+def test_a_slip_is_refused_where_there_is_no_python_to_ask(checkout: Path) -> None:
+    for word, said in (("seeds=3", "no NAME= seeds. There are: PROTOCOL"), ("gru", "no target gru. There are: help")):
+        answer = make(checkout, "bench", word)
+        assert (answer.returncode, answer.stderr.count("\n")) == (2, 1)
+        assert said in answer.stderr
+    assert "no NAME= seeds." in make(checkout, "bench", MAKEFLAGS="seeds=3").stderr
+    assert not (checkout / ".venv").exists()
+
+
+def test_a_name_that_is_nearly_ours_in_the_environment_is_noted(checkout: Path) -> None:
+    answer = make(checkout, "help", SEED="3", device="cpu")
+    assert answer.returncode == 0
+    assert [line.split()[2] for line in answer.stderr.splitlines()] == ["SEED", "device"]
+
+
+def test_the_tests_own_names_and_makes_are_taken(checkout: Path) -> None:
+    assert handed_on(checkout, "faults", "KILLS=3", "CC=clang", "SHELL=/bin/sh") == ["-m", "tests.faults"]
+
+
+def test_a_python_that_leaves_this_folder_out_is_told_not_to(checkout: Path) -> None:
+    (checkout / "bin" / "echo python").write_text(f"#!{sys.executable} -IS\nimport json, os\n"
+                                                  "print(json.dumps([os.environ['PYTHONSAFEPATH']]))\n")  # fmt: skip
+    assert handed_on(checkout, "test", PYTHONSAFEPATH="1") == [""]
+
+
 def test_a_given_python_installs_nothing(checkout: Path) -> None:
     assert handed_on(checkout, "test") == ["-m", "pytest"]
     assert not (checkout / ".venv").exists()
@@ -215,7 +263,7 @@ def test_help_is_the_default_and_names_every_target(checkout: Path) -> None:
     said = make(checkout).stdout
     assert said == make(checkout, "help").stdout
     text = (checkout / "Makefile").read_text()
-    targets = text.partition(".PHONY: help ")[2].partition(" unusable")[0].split()
+    targets = text.partition("TARGETS := help ")[2].partition("\n")[0].split()
     names = text.partition("NAMES := ")[2].partition("\n")[0].split()
     assert len(targets) == 14
     assert len(names) == 15
