@@ -268,7 +268,9 @@ def time_steps(run: Run, vocabulary: int, seeds: int = 1) -> Answer:
 
 
 def disagreement(run: Run, vocabulary: int) -> float:
-    """The largest difference from the plainest engine in float64: of the losses, the last state, every gradient.
+    """The largest difference from the plainest engine in float64: of the losses, the last state, every gradient, and
+
+    of all that a training step leaves.
 
     At the size that is to be timed, from a state that is not zero, every weight random. 0 for the plainest itself.
     Of an engine that knows no float64, the norm of the difference over that of the plainest's, the largest.
@@ -295,7 +297,10 @@ def disagreement(run: Run, vocabulary: int) -> float:
         losses, after = model.losses(X[:-1], X[1:], state)
         torch.autograd.backward([losses, *after], [torch.ones_like(losses), *(torch.ones_like(s) for s in after)])
         results = [losses, *after, *(torch.zeros_like(w) if w.grad is None else w.grad for w in model.parameters())]
-        found.append([value.detach() for value in results])
+        results = [value.detach() for value in results]
+        model.gather()
+        losses, norms, after = model.learn(X[:-1], X[1:], state, 1.0, 1.0)  # whole steps may be another code
+        found.append([*results, losses, norms, *after, *model.parameters()])
     if run.engine in FLOAT32:
         return float(max((a - b).norm() / a.norm() for a, b in zip(*found, strict=True)))
     return float(max((a - b).abs().max() for a, b in zip(*found, strict=True)))

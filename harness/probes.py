@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from harness.grid import SCORED, Run
 from harness.train import Outcome
 from harness.watch import Keep, Progress, Watch
-from variants.model import Model
+from variants.model import Model, counted
 
 SCORE_SEED = 10**6  # of the generator that the sequences that are scored come from
 UPDATES = 100  # in an epoch
@@ -149,9 +149,9 @@ def train(
     for update in range(first, updates):
         drawn = [probe.make(protocol.num_steps, protocol.batch_size, g) for g in generators]
         X, Y, counts = together(drawn, device)
-        losses = loss(model(X, model.cell.begin(protocol.batch_size))[0], Y, counts)
-        losses.sum().backward()
-        lost.logical_or_(~model.adam(protocol.lr, protocol.clip).isfinite())
+        state = model.cell.begin(protocol.batch_size)
+        _, norms, _ = model.learn(X, Y, state, protocol.lr, protocol.clip, adam=True, counts=counts)
+        lost.logical_or_(~norms.isfinite())
         if (update + 1) % UPDATES == 0 and bool(lost.all()):
             break
         if update + 1 < updates:
@@ -178,22 +178,13 @@ def together(batches: Sequence[Batch], device: str) -> Batch:
     return X, Y, counts
 
 
-def loss(outputs: Tensor, Y: Tensor, counts: Tensor) -> Tensor:
-    """(S,) mean over what counts: cross-entropy in nats, or of one output the squared error. outputs (T, S, n, k)."""
-    if outputs.shape[-1] == 1:
-        each = (outputs[..., 0] - Y) ** 2
-    else:
-        each = nn.functional.cross_entropy(outputs.movedim(-1, 1), Y, reduction="none")
-    return (each * counts).sum((0, 2)) / counts.sum((0, 2))
-
-
 @torch.no_grad()
 def score(model: Model, task: str, length: int, seeds: int, device: str, batch_size: int = SCORED) -> list[float]:
     """Of every seed, on the same SCORED sequences, `batch_size` at a time: an engine may be unable to take more."""
     X, Y, counts = together([fresh(task, length)] * seeds, device)
     outputs = torch.cat([model(part, model.cell.begin(part.shape[2]))[0] for part in X.split(batch_size, 2)], 2)
     if outputs.shape[-1] == 1:
-        return [float(x) for x in loss(outputs, Y, counts)]
+        return [float(x) for x in counted(outputs, Y, counts)]
     right = (outputs.argmax(-1) == Y) | ~counts
     if task == "counting":
         return [float(x) for x in right.all(0).double().mean(1)]

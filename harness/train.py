@@ -330,11 +330,8 @@ def epoch_of(
         else:
             part = streams[:, :, w * protocol.batch_size : (w + 1) * protocol.batch_size]
             state = model.cell.begin(part.shape[2])
-        losses, state = model.losses(part[:-1], part[1:], state)
-        losses.sum().backward()  # each seed's own mean: the sum has each seed's own gradient
-        norms = model.update(protocol.lr, protocol.clip)
-        state = tuple(s.detach() for s in state)
-        total += torch.where(norms.isfinite(), losses.detach(), math.nan)
+        losses, norms, state = model.learn(part[:-1], part[1:], state, protocol.lr, protocol.clip)
+        total += torch.where(norms.isfinite(), losses, math.nan)
         if w + 1 < windows:
             between(Position(w + 1, state, total))
     return total / windows

@@ -128,3 +128,53 @@ int backward(const Call *c) {
   return failed != 0;
 }
 
+static void before_table(long h, const REAL *restrict w0_, const REAL *restrict w1, const REAL *restrict w2_, const REAL *restrict w3, const REAL *restrict w4_, const REAL *restrict w5, const REAL *restrict w6_, const REAL *restrict w7, REAL *restrict t0, REAL *restrict t1, REAL *restrict t2, REAL *restrict t3) {
+  for (long j = 0; j < h; j++) {
+    const REAL x0 = w1[j];
+    const REAL x1 = (REAL)1.0 * w0_[j];
+    const REAL x2 = x0 + x1;
+    const REAL x3 = w3[j];
+    const REAL x4 = (REAL)1.0 * w2_[j];
+    const REAL x5 = x3 + x4;
+    const REAL x6 = w5[j];
+    const REAL x7 = (REAL)1.0 * w4_[j];
+    const REAL x8 = x6 + x7;
+    const REAL x9 = w7[j];
+    const REAL x10 = (REAL)1.0 * w6_[j];
+    const REAL x11 = x9 + x10;
+    t0[j] = x2;
+    t1[j] = x5;
+    t2[j] = x8;
+    t3[j] = x11;
+  }
+}
+
+static void after_table(long h, REAL *restrict z0_, REAL *restrict z1, REAL *restrict z2_, REAL *restrict z3, REAL *restrict z4_, REAL *restrict z5, REAL *restrict z6_, REAL *restrict z7, const REAL *restrict g0, const REAL *restrict g1, const REAL *restrict g2, const REAL *restrict g3) {
+  for (long j = 0; j < h; j++) {
+    z0_[j] = z0_[j] + g0[j];
+    z1[j] = z1[j] + g0[j];
+    z2_[j] = z2_[j] + g1[j];
+    z3[j] = z3[j] + g1[j];
+    z4_[j] = z4_[j] + g2[j];
+    z5[j] = z5[j] + g2[j];
+    z6_[j] = z6_[j] + g3[j];
+    z7[j] = z7[j] + g3[j];
+  }
+}
+
+void before(const Call *c, const Part *P) {
+  const long S = c->S, h = c->h;
+  OMP(parallel for num_threads(c->threads)) for (long s = 0; s < S; s++) {
+    (void)h;
+    { const long rows = c->d; for (long r = 0; r < rows; r++) before_table(h, P[0].at + s * P[0].ld + r * h, P[1].at + s * P[1].ld, P[2].at + s * P[2].ld + r * h, P[3].at + s * P[3].ld, P[4].at + s * P[4].ld + r * h, P[5].at + s * P[5].ld, P[6].at + s * P[6].ld + r * h, P[7].at + s * P[7].ld, c->table + ((s * c->d + r) * 4 + 0) * h, c->table + ((s * c->d + r) * 4 + 1) * h, c->table + ((s * c->d + r) * 4 + 2) * h, c->table + ((s * c->d + r) * 4 + 3) * h); }
+  }
+}
+
+void after(const Call *c, const Part *P, const Part *dP) {
+  const long S = c->S, h = c->h;
+  OMP(parallel for num_threads(c->threads)) for (long s = 0; s < S; s++) {
+    (void)h;
+    { const long rows = c->d; for (long r = 0; r < rows; r++) after_table(h, dP[0].at + s * dP[0].ld + r * h, dP[1].at + s * dP[1].ld, dP[2].at + s * dP[2].ld + r * h, dP[3].at + s * dP[3].ld, dP[4].at + s * dP[4].ld + r * h, dP[5].at + s * dP[5].ld, dP[6].at + s * dP[6].ld + r * h, dP[7].at + s * dP[7].ld, c->dtable + ((s * c->d + r) * 4 + 0) * h, c->dtable + ((s * c->d + r) * 4 + 1) * h, c->dtable + ((s * c->d + r) * 4 + 2) * h, c->dtable + ((s * c->d + r) * 4 + 3) * h); }
+  }
+}
+

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 import variants
 from variants.cell import Cell
-from variants.engines import derive, loop, native
+from variants.engines import derive, emit, loop, native
 
 GOLDEN = Path(__file__).with_name("golden_lstm.c")
 
@@ -74,7 +74,7 @@ def test_a_refused_cell_trains_in_the_loop() -> None:
 
 def test_what_is_emitted_for_one_cell_is_as_reviewed() -> None:
     """tests/golden_lstm.c; GOLDEN=1 writes it anew."""
-    emitted = native.source(derive.program(variants.get("lstm"), 28, 32))  # type: ignore[arg-type]
+    emitted = emit.source(derive.program(variants.get("lstm"), 28, 32))  # type: ignore[arg-type]
     if os.environ.get("GOLDEN"):
         GOLDEN.write_text(emitted)
     assert emitted == GOLDEN.read_text()
@@ -82,4 +82,4 @@ def test_what_is_emitted_for_one_cell_is_as_reviewed() -> None:
 
 def test_a_source_is_the_same_at_every_size() -> None:
     sizes = [(28, 256), (3, 5)]
-    assert len({native.source(derive.program(variants.get("gru"), d, h)) for d, h in sizes}) == 1  # type: ignore[arg-type]
+    assert len({emit.source(derive.program(variants.get("gru"), d, h)) for d, h in sizes}) == 1  # type: ignore[arg-type]

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 import variants
+from variants import model as model_of
 from variants.cell import Cell
-from variants.engines import book, fused, loop, native, resident, scan
+from variants.engines import book, derive, fused, loop, native, resident, scan
 
 WITHOUT = native.refuses(variants.get("gru"))
 NATIVE = pytest.mark.skipif(bool(WITHOUT), reason=WITHOUT or "it runs")
@@ -158,6 +159,70 @@ def test_native_does_not_depend_on_seeds_or_threads() -> None:
             assert all(torch.equal(one[name], other[name]) for name in one)
     finally:
         torch.set_num_threads(threads)
+
+
+def learned(
+    variant: str | type[Cell], engine: str, seeds: list[int], adam: bool = False, counts: bool = False, bad: int = -1
+) -> list[Tensor]:
+    """What four training steps give and leave, float32's numbers in float64; of seed `bad` a weight is no number."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model_of, "get", lambda name: name if isinstance(name, type) else variants.get(name))
+        model = model_of.Model(variant, 7, 9, seeds, "torch", torch.float64, engine=engine)  # type: ignore[arg-type]
+    if bad >= 0:
+        model.b_q.data[bad] = torch.nan
+    T, n, found = 6, 5, list[Tensor]()
+    state = model.cell.begin(n)
+    for k in range(4):
+        rngs = [torch.Generator().manual_seed(10 * seed + k) for seed in seeds]
+        data = torch.stack([torch.randint(7, (T + 1, n), generator=rng) for rng in rngs], 1)
+        some = torch.stack([torch.rand(T, n, generator=rng) < 0.5 for rng in rngs], 1) if counts else None
+        losses, norms, state = model.learn(data[:-1], data[1:], state, 0.02 if adam else 0.7, 0.3, adam, some)
+        found += [losses, norms, *state]
+    return [*found, model.flat, *model.moments]
+
+
+@NATIVE
+@pytest.mark.parametrize("variant", CELLS)
+def test_a_whole_step_in_c_is_the_loop_s(variant: str | type[Cell]) -> None:
+    for seeds, adam, counts in (([0], False, False), ([0, 1, 2], True, True)):
+        one, other = (learned(variant, engine, seeds, adam, counts) for engine in ("loop", "native"))
+        assert max((a - b).abs().max().item() for a, b in zip(one, other, strict=True)) <= 1e-12
+    served = derive.program(variant if isinstance(variant, type) else variants.get(variant), 7, 9).outside == ""  # type: ignore[arg-type]
+    assert served == (variant not in ("ligru", newcomers.Scaled))
+
+
+@NATIVE
+@pytest.mark.parametrize("variant", ["gru", "lstm_peephole", newcomers.TorchsLayerNorm, newcomers.Twice])
+def test_a_whole_step_does_not_depend_on_seeds_or_threads(variant: str | type[Cell]) -> None:
+    """To the last bit; also where another seed's numbers are none, and that one stays as it is."""
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        many, ill = learned(variant, "native", [0, 1, 2]), learned(variant, "native", [0, 1, 2], bad=0)
+        torch.set_num_threads(3)
+        assert all(map(torch.equal, many, learned(variant, "native", [0, 1, 2])))
+        for other in (many, ill):
+            alone = learned(variant, "native", [1])
+            assert all(torch.equal(a[0], b[1]) for a, b in zip(alone, other, strict=True))
+    finally:
+        torch.set_num_threads(threads)
+    assert ill[1][0].isnan()
+    [before] = [learned(variant, engine, [0, 1, 2], bad=0)[-1][0] for engine in ("loop",)]
+    assert torch.equal(ill[-1][0].nan_to_num(9), before.nan_to_num(9))
+
+
+@NATIVE
+def test_every_length_and_batch_of_a_whole_step_has_its_own_room() -> None:
+    """One model, steps of several shapes, of a part of a text that is not laid out by itself."""
+    found = []
+    for engine in ("loop", "native"):
+        model = model_of.Model("gru", 7, 9, [0, 1], "torch", torch.float64, engine=engine)
+        text = torch.randint(7, (12, 2, 11), generator=torch.Generator().manual_seed(0))
+        for T, n in ((5, 11), (5, 3), (11, 4), (5, 11)):
+            part = text[: T + 1, :, 11 - n :]
+            found.append(model.learn(part[:-1], part[1:], model.cell.begin(n), 0.5, 1.0)[0])
+    for one, other in zip(found[:4], found[4:], strict=True):
+        torch.testing.assert_close(other, one, rtol=0, atol=1e-12)
 
 
 class Functions(Cell):

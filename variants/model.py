@@ -48,7 +48,9 @@ class Model(nn.Module):
         self.cell: Cell = get(variant)(vocabulary, hidden, len(seeds))
         self.W_hq = nn.Parameter(torch.zeros(len(seeds), hidden, outputs or vocabulary))
         self.b_q = nn.Parameter(torch.zeros(len(seeds), 1, outputs or vocabulary))
-        self.unroll = importlib.import_module(f"variants.engines.{engine or plainest(variant)}").unroll
+        self.engine = importlib.import_module(f"variants.engines.{engine or plainest(variant)}")
+        self.unroll = self.engine.unroll
+        self.trainer: Any = None  # the engine's own training step, once there is a first
         library = isinstance(self.cell, Library)
         if init == "own":
             init = "torch" if library else "book"
@@ -97,6 +99,36 @@ class Model(nn.Module):
         """Mean cross-entropy (S,) in nats a character of predicting Y (T, S, n) from X, and the state after."""
         nats, state = self.nats(X, Y, state)
         return nats.flatten(1).mean(1), state
+
+    def learn(
+        self,
+        X: Tensor,
+        Y: Tensor,
+        state: State,
+        lr: float,
+        clip: float,
+        adam: bool = False,
+        counts: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, State]:  # fmt: skip
+        """One step of SGD, or Adam: losses (S,), norms of the gradient (S,) before clipping, the state after.
+
+        By the engine, where it has whole steps. With `counts` (T, S, n) the mean is over those answers; see `counted`.
+        """
+        if self.trainer is None and hasattr(self.engine, "Trainer"):
+            self.trainer = self.engine.Trainer(self)
+        if self.trainer and self.trainer.serves(X):
+            losses, norms, state = self.trainer.step(X, Y, state, lr, clip, adam, counts)
+            if self.unknown_nats and counts is None:
+                losses = losses + self.unknown_nats * (Y == 0).to(losses.dtype).mean((0, 2))
+            return losses, norms, state
+        if counts is None:
+            losses, state = self.losses(X, Y, state)
+        else:
+            outputs, state = self(X, state)
+            losses = counted(outputs, Y, counts)
+        losses.sum().backward()  # each seed's own mean: the sum has each seed's own gradient
+        norms = (self.adam if adam else self.update)(lr, clip)
+        return losses.detach(), norms, tuple(s.detach() for s in state)
 
     def update(self, lr: float, clip: float) -> Tensor:
         """Gradients clipped to norm `clip` per seed over all its weights, one SGD step, gradients back to zero.
@@ -151,6 +183,15 @@ class Model(nn.Module):
     def subtract(self, change: Tensor) -> None:
         """Take a change (S, P) from the weights."""
         torch._foreach_sub_(self.values, change.split([v.shape[1] for v in self.values], 1))
+
+
+def counted(outputs: Tensor, Y: Tensor, counts: Tensor) -> Tensor:
+    """(S,) mean over what counts: cross-entropy in nats, or of one output the squared error. outputs (T, S, n, k)."""
+    if outputs.shape[-1] == 1:
+        each = (outputs[..., 0] - Y) ** 2
+    else:
+        each = nn.functional.cross_entropy(outputs.movedim(-1, 1), Y, reduction="none")
+    return (each * counts).sum((0, 2)) / counts.sum((0, 2))
 
 
 def matched(variant: str, like: str, vocabulary: int, hidden: int) -> int:

@@ -12,6 +12,20 @@
 
 #ifndef REAL
 #define REAL float
+/* `times` products of MR rows with one panel, all of it in the first cache, on every thread: arithmetic and nothing else.
+   Gives how many operations that was, 0 where there is no memory. */
+double arithmetic(int threads, long times) {
+  enum { K = 96 };
+  long failed = 0;
+#pragma omp parallel num_threads(threads) reduction(+ : failed)
+  {
+    REAL *x = calloc(MR * K + K * WIDE + MR * WIDE, sizeof(REAL));
+    for (long i = 0; i < times && x; i++) multiply(x, K, MR, K, x + MR * K, WIDE, x + (MR + WIDE) * K, WIDE, 1);
+    failed += !x;
+    free(x);
+  }
+  return failed ? 0 : 2.0 * MR * K * WIDE * times * threads;
+}
 #endif
 
 #if defined(__AVX512F__)
@@ -22,6 +36,20 @@ enum { BYTES = 16, MR = 8, NR = 3 };
 enum { BYTES = 32, MR = 4, NR = 3 }; /* 12 sums in 16 registers */
 #else
 enum { BYTES = 16, MR = 4, NR = 3 };
+/* `times` products of MR rows with one panel, all of it in the first cache, on every thread: arithmetic and nothing else.
+   Gives how many operations that was, 0 where there is no memory. */
+double arithmetic(int threads, long times) {
+  enum { K = 96 };
+  long failed = 0;
+#pragma omp parallel num_threads(threads) reduction(+ : failed)
+  {
+    REAL *x = calloc(MR * K + K * WIDE + MR * WIDE, sizeof(REAL));
+    for (long i = 0; i < times && x; i++) multiply(x, K, MR, K, x + MR * K, WIDE, x + (MR + WIDE) * K, WIDE, 1);
+    failed += !x;
+    free(x);
+  }
+  return failed ? 0 : 2.0 * MR * K * WIDE * times * threads;
+}
 #endif
 enum { VL = BYTES / sizeof(REAL), WIDE = NR * VL };
 enum { CHUNK = 128 }; /* rows of the batch, over all of time, added up at once: their panel stays in the first cache */
@@ -222,6 +250,132 @@ static void collect(const Call *c, long s, const REAL *restrict g, int all, long
     }
 }
 
+#ifndef CELL /* what follows the recurrence in a training step: once, not with every cell */
+
+typedef struct { /* answer i of step t of seed s is Y[t * yt + s * ys + i], a symbol, or of one output a number */
+  long S, T, n, h, V, threads, yt, ys;
+  const void *Y;
+  const uint8_t *counts; /* which answers count, as Y; all where it is null */
+  const REAL *H;         /* (S, T + 1, n, h), the first step before all */
+  Part W, b, dW, db;     /* (h, V), (V) */
+  REAL *dH, *logits, *each, *losses;
+} Head;
+
+/* H W + b, softmax, cross-entropy (of one output the squared error), the mean of what counts: losses (S), and all their
+   gradients; dW, db are added to. logits (S, T n, padded V) and each (S, T n) are scratch. Gives 1 where there is no memory. */
+int head(const Head *c) {
+  const long S = c->S, R = c->T * c->n, n = c->n, h = c->h, V = c->V, wide = padded(V), tall = padded(h);
+  long size = wide * h + tall * V, blocks = (R + MR - 1) / MR, failed = 0;
+  REAL *panels = aligned_alloc(64, (S * size + WIDE) * sizeof(REAL) / 64 * 64 + 64);
+  double *share = malloc(S * sizeof(double)); /* of one answer in its seed's mean */
+  for (long s = 0; s < S && share; s++) {
+    long count = c->counts ? 0 : R;
+    for (long i = 0; c->counts && i < R; i++) count += c->counts[i / n * c->yt + s * c->ys + i % n];
+    share[s] = 1 / (double)count;
+  }
+  const int room = panels && share;
+  OMP(parallel num_threads(c->threads) reduction(+ : failed)) {
+    REAL *p = room ? calloc(MR * (tall + wide) + (wide + MR + CHUNK) * WIDE, sizeof(REAL)) : 0, *q = p + MR * tall;
+    failed += !p;
+    PANELS(V) pack(c->W.at + s * c->W.ld, V, 1, h, V, panels + s * size, i);
+    PANELS(h) pack(c->W.at + s * c->W.ld, 1, V, V, h, panels + s * size + wide * h, i);
+    BLOCKS {
+      long first = b * MR, rows = least(MR, R - first);
+      const REAL *bias = c->b.at + s * c->b.ld;
+      REAL *l = c->logits + (s * R + first) * wide;
+      multiply(c->H + ((s * (c->T + 1) + 1) * n + first) * h, h, rows, h, panels + s * size, V, q, wide, 0);
+      for (long r = 0; r < rows; r++) {
+        REAL *x = q + r * wide, *y = l + r * wide, sum = 0, loss;
+        long i = first + r, at = i / n * c->yt + s * c->ys + i % n;
+        REAL part = !c->counts || c->counts[at] ? (REAL)share[s] : 0;
+        memset(y, 0, wide * sizeof(REAL));
+        if (V == 1) {
+          REAL off = x[0] + bias[0] - ((const REAL *)c->Y)[at];
+          loss = off * off, y[0] = 2 * off * part;
+        } else {
+          REAL most = x[0] + bias[0];
+          for (long j = 0; j < V; j++) x[j] += bias[j], most = x[j] > most ? x[j] : most;
+          for (long j = 0; j < V; j++) y[j] = exp_(x[j] - most);
+          for (long j = 0; j < V; j++) sum += y[j];
+          long answer = ((const int64_t *)c->Y)[at];
+          loss = (REAL)log((double)sum) + most - x[answer];
+          for (long j = 0; j < V; j++) y[j] *= part / sum;
+          y[answer] -= part;
+        }
+        c->each[s * R + i] = part ? loss : 0;
+      }
+      multiply(l, wide, rows, V, panels + s * size + wide * h, h, p, tall, 0);
+      for (long r = 0; r < rows; r++) memcpy(c->dH + (s * R + first + r) * h, p + r * tall, h * sizeof(REAL));
+    }
+    PANELS(h) { /* transposed: a few columns of h at once, not a few of V */
+      long first = i * WIDE, width = least(WIDE, h - first);
+      outer(c->logits + s * R * wide, wide, c->H + (s * (c->T + 1) + 1) * n * h, h, R, h, i, p);
+      for (long j = 0; j < width; j++)
+        for (long v = 0; v < V; v++) c->dW.at[s * c->dW.ld + (first + j) * V + v] += p[v * WIDE + j];
+    }
+    OMP(for) for (long s = 0; s < S; s++) {
+      double total = 0;
+      for (long i = 0; i < R; i++) total += (double)c->each[s * R + i];
+      c->losses[s] = (REAL)(total * (share ? share[s] : 0));
+      for (long i = 0; i < R; i++)
+        for (long v = 0; v < V; v++) c->db.at[s * c->db.ld + v] += c->logits[(s * R + i) * wide + v];
+    }
+    free(p);
+  }
+  free(panels), free(share);
+  return failed != 0;
+}
+
+typedef struct { /* weights, gradients and Adam's moments, (S, P) each; norms (S), some (S, chunks of P) */
+  long S, P, threads, adam;
+  double lr, clip, beta1, beta2, unbias1, unbias2, eps;
+  REAL *w, *g, *m, *v, *norms;
+  double *some;
+} Update;
+
+/* Clip to norm `clip` and a step of SGD or Adam, a seed at a time; one whose norm is not finite stays where it is. */
+void update(const Update *c) {
+  enum { LONG = 8192 };
+  const long P = c->P, chunks = (P + LONG - 1) / LONG;
+  OMP(parallel num_threads(c->threads)) {
+    OMP(for collapse(2)) for (long s = 0; s < c->S; s++) for (long k = 0; k < chunks; k++) {
+      const REAL *g = c->g + s * P + k * LONG;
+      double part[8] = {0};
+      long count = least(LONG, P - k * LONG), j = 0;
+      for (; j + 8 <= count; j += 8)
+        for (long i = 0; i < 8; i++) part[i] += (double)g[j + i] * (double)g[j + i];
+      for (; j < count; j++) part[0] += (double)g[j] * (double)g[j];
+      for (long i = 1; i < 8; i++) part[0] += part[i];
+      c->some[s * chunks + k] = part[0];
+    }
+    OMP(for) for (long s = 0; s < c->S; s++) {
+      double total = 0;
+      for (long k = 0; k < chunks; k++) total += c->some[s * chunks + k];
+      c->norms[s] = (REAL)sqrt(total);
+    }
+    OMP(for collapse(2)) for (long s = 0; s < c->S; s++) for (long k = 0; k < chunks; k++) {
+      const double norm = (double)c->norms[s], share = c->clip < norm ? c->clip / norm : 1;
+      if (!isfinite(norm)) continue;
+      const long from = s * P + k * LONG, count = least(LONG, P - k * LONG);
+      REAL *restrict w = c->w + from;
+      const REAL *restrict g = c->g + from;
+      if (!c->adam) {
+        const REAL step = (REAL)(c->lr * share);
+        for (long j = 0; j < count; j++) w[j] -= step * g[j];
+        continue;
+      }
+      REAL *restrict m = c->m + from, *restrict v = c->v + from;
+      const REAL b1 = (REAL)c->beta1, b2 = (REAL)c->beta2, rate = (REAL)(c->lr / c->unbias1);
+      const REAL unbias = (REAL)c->unbias2, eps = (REAL)c->eps, a1 = (REAL)(1 - c->beta1), a2 = (REAL)(1 - c->beta2);
+      for (long j = 0; j < count; j++) {
+        REAL x = (REAL)share * g[j];
+        m[j] = b1 * m[j] + a1 * x, v[j] = b2 * v[j] + a2 * x * x;
+        w[j] -= rate * m[j] / (sqrt_(v[j] / unbias) + eps);
+      }
+    }
+  }
+}
+
 /* `times` products of MR rows with one panel, all of it in the first cache, on every thread: arithmetic and nothing else.
    Gives how many operations that was, 0 where there is no memory. */
 double arithmetic(int threads, long times) {
@@ -236,4 +390,4 @@ double arithmetic(int threads, long times) {
   }
   return failed ? 0 : 2.0 * MR * K * WIDE * times * threads;
 }
-
+#endif

@@ -17,20 +17,24 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from ..cell import Cell, State
-from . import derive
-from .derive import COMPARE, Node, Program, plain, scaled
+from . import derive, emit
+from .derive import Program
+
+if TYPE_CHECKING:
+    from ..model import Model
 
 KERNELS = Path(__file__).with_suffix(".c")
 FLAGS = ("-std=gnu11", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fPIC")
 REALS = {torch.float32: "float", torch.float64: "double"}
+ADAM = (0.9, 0.999, 1e-8)  # betas, and what keeps a division from 0
 PATIENCE_S = 300.0  # with a compiler: it takes seconds
 
 
@@ -45,257 +49,6 @@ def refuses(variant: type[Cell], device: str = "cpu") -> str:
     except OSError as error:
         return str(error)
     return ""
-
-
-# ---- the source
-
-
-class Segment:
-    """One loop over the units of a row: what is loaded, computed once, stored."""
-
-    def __init__(self, load: Callable[[Node], str | None]) -> None:
-        self.load, self.names = load, dict[Any, str]()
-        self.lines, self.stores = list[str](), list[str]()
-        self.sums: list[tuple[str, str, str]] = []  # over the units: where to, what, starting from
-
-    def of(self, x: Any) -> str:
-        x = plain(x)
-        if not isinstance(x, Node):
-            return f"(REAL){float(x)!r}"
-        if x not in self.names:
-            text = self.load(x) or self.made(x)
-            self.names[x] = f"x{len(self.names)}"
-            self.lines.append(f"const REAL {self.names[x]} = {text};")
-        return self.names[x]
-
-    def made(self, x: Node) -> str:
-        if x.op == "lin":
-            c, terms = x.args
-            text = "".join(f" {'-' if k < 0 else '+'} {self.times(abs(k), self.of(a))}" for k, a in terms)
-            return f"(REAL){c!r}{text}" if c else text.removeprefix(" + ").removeprefix(" ")
-        if x.op == "mul":
-            return " * ".join(self.of(a) for a in x.args)
-        if x.op == "where":
-            return "{} ? {} : {}".format(*(self.of(a) for a in x.args))
-        if x.op in COMPARE:
-            return f"{self.of(x.args[0])} {'>' if x.op == 'positive' else '>='} 0"
-        return f"{x.op}_({self.of(x.args[0])})"
-
-    def times(self, s: Any, v: str) -> str:
-        return v if not isinstance(s, Node) and s == 1 else f"{self.of(s)} * {v}"
-
-    def total(self, terms: Sequence[tuple[str, Any]], before: str = "") -> str:
-        return " + ".join([before] * bool(before) + [self.times(s, v) for v, s in terms]) or "0"
-
-    def loop(self, name: str, pointers: dict[str, str]) -> tuple[str, str]:
-        """The loop as a function, whose `restrict` compilers believe (of a local they do not), and its call."""
-        if not self.stores and not self.sums:
-            return "", ""
-        first = [f"REAL sum{i} = {start};" for i, (*_, start) in enumerate(self.sums)]
-        body = [*self.lines, *self.stores, *(f"sum{i} += {what};" for i, (_, what, _) in enumerate(self.sums))]
-        last = [f"{to} = sum{i};" for i, (to, *_) in enumerate(self.sums)]
-        whole = "\n".join([*first, *body, *last])
-        used = [k for k in pointers if re.search(rf"\b{k}\[", whole)]
-        takes = [f"{'' if re.search(rf'^{k}.[^]]*. =', whole, re.M) else 'const '}REAL *restrict {k}" for k in used]
-        if self.sums:
-            first.append(f"OMP(simd reduction(+ : {', '.join(f'sum{i}' for i in range(len(self.sums)))}))")
-        inner = ["for (long j = 0; j < h; j++) {", *("  " + line for line in body), "}"]
-        lines = [
-            f"static void {name}({', '.join(['long h', *takes])}) {{",
-            *("  " + x for x in [*first, *inner, *last]),
-            "}\n\n",
-        ]
-        return "\n".join(
-            lines
-        ), f"for (long r = 0; r < rows; r++) {name}({', '.join(['h', *(pointers[k] for k in used)])});"
-
-
-def source(plan: Program) -> str:
-    """What of a cell comes behind native.c: its segments, `forward` and `backward`."""
-    wide, groups, mixes = len(plan.inputs), plan.groups, list(plan.mixes)
-    pointers = {
-        "a": f"c->table + (s * c->d + c->X[t * c->xt + s * c->xs + row + r]) * {wide} * h",
-        "p": "p + r * ld", "q": "c->Q + (one + r) * c->ldq", "g": "c->dHs + (one + r) * h",
-        **{f"s{i}": f"c->states[{i}] + now + r * h" for i in range(len(plan.outs))},
-        **{f"o{i}": f"c->states[{i}] + now + (n + r) * h" for i in range(len(plan.outs))},
-        **{f"v{i}": f"c->V[{i}] + (one + r)" + " * h" * (not x.narrow) for i, x in enumerate(plan.stored)},
-        **{f"w{i}": f"c->rows[{i}].at + s * c->rows[{i}].ld" for i in range(len(plan.rows))},
-        **{f"d{i}": f"c->D[{i}] + (s * n + row + r) * h" for i in range(len(plan.outs))},
-        **{f"e{i}": f"p + r * ld + {i} * padded(h)" for i in range(len(groups))},
-        **{f"m{i}": f"p + r * ld + {len(groups) + i} * padded(h)" for i in range(len(mixes))},
-        **{f"r{i}": f"p + r * ld + {len(groups) + len(mixes)} * padded(h) + {i}" for i in range(len(plan.sums))},
-    }  # fmt: skip
-    uses = ""
-    for g, (_, products) in enumerate(groups):
-        each = [(plan.matrices.index(W), k) for k, W in (scaled(p.args[1]) for p in products)]
-        uses += f"static const Use use{g}[] = {{{', '.join(f'{{{W}, {k!r}}}' for W, k in each)}}};\n"
-    return uses + _forward(plan, pointers) + _backward(plan, pointers)
-
-
-def at(plan: Program, x: Node, next_: bool = True) -> str | None:
-    """Where a value of one unit is on file; `next_`: what the step computes too."""
-    if x.op == "state":
-        return f"s{x.args[0]}[j]"
-    if x.op == "leaf":
-        return f"a[{plan.inputs.index(x)} * h + j]" if x in plan.inputs else f"w{plan.rows.index(x)}[j]"
-    if next_ and x in plan.outs:
-        return f"o{plan.outs.index(x)}[j]"
-    return f"v{plan.stored.index(x)}[{'0' if x.narrow else 'j'}]" if next_ and x in plan.stored else None
-
-
-def block(plan: Program, E: Node, whole: bool = False) -> str:
-    """Where the rows of a left operand lie: of a step, or of all of time."""
-    if E.op == "state":
-        return f"c->states[{E.args[0]}] + " + ("s * (T + 1) * n * h" if whole else "now")
-    if E in plan.outs:
-        return f"c->states[{plan.outs.index(E)}] + " + ("(s * (T + 1) + 1) * n * h" if whole else "now + n * h")
-    return f"c->V[{plan.stored.index(E)}] + " + ("s * T * n * h" if whole else "one * h")
-
-
-def runs(plan: Program, products: list[Node]) -> list[tuple[int, int, int]]:
-    """Products of a group that lie side by side among the Qs: (first of the group, its Q, how many)."""
-    out: list[tuple[int, int, int]] = []
-    for i, p in enumerate(products):
-        if p not in plan.of:  # nothing asks for its gradient
-            continue
-        q = plan.Qs.index(plan.of[p])
-        if out and sum(out[-1][1:]) == q and out[-1][0] + out[-1][2] == i:
-            out[-1] = (*out[-1][:2], out[-1][2] + 1)
-        else:
-            out.append((i, q, 1))
-    return out
-
-
-def _forward(plan: Program, pointers: dict[str, str]) -> str:
-    sizes = [f"padded({len(products)} * h)" for _, products in plan.groups]
-    start = [" + ".join(["0", *sizes[:g]]) for g in range(len(sizes) + 1)]
-    slot = {p: f"p[{start[g]} + {i} * h + j]" for g, (_, ps) in enumerate(plan.groups) for i, p in enumerate(ps)}
-    functions, steps, packs = "", [], []
-    for k in range(plan.stages + 1):
-        for g, (E, ps) in enumerate(plan.groups):
-            if ps[0].stage == k:
-                W, to = f"panels + s * size + ({start[g]}) * h", f"p + {start[g]}"
-                steps.append(f"multiply({block(plan, E)}, h, rows, h, {W}, {len(ps)} * h, {to}, ld, 0);")
-
-        def load(x: Node, k: int = k) -> str | None:
-            return slot[x] if x.op == "matmul" else at(plan, x, x.stage < k or x.op == "mean")
-
-        seg = Segment(load)
-        for name, xs in (("v", plan.stored), ("o", plan.outs)):
-            for i, x in enumerate(xs):
-                if x.op == "mean" and x.stage == k + 1:
-                    seg.sums.append((f"{name}{i}[0]", f"{seg.of(x.args[0])} * (REAL){1 / plan.h!r}", "0"))
-                elif x.stage == k and x.op != "mean":
-                    seg.stores.append(f"{name}{i}[{'0' if x.narrow else 'j'}] = {seg.of(x)};")
-        function, call = seg.loop(f"forward_{k}", pointers)
-        functions, steps = functions + function, [*steps, call]
-    for g, (_, ps) in enumerate(plan.groups):
-        to = f"panels + s * size + ({start[g]}) * h"
-        packs.append(f"PANELS({len(ps)} * h) pack_all(c->W, s, use{g}, {len(ps)}, h, h, 0, {to}, i);")
-    order = "long t = 0; t < T; t++"
-    return functions + frame("forward", f"({start[-1]}) * h", f"{start[-1]} + WIDE", "0", packs, order, steps, [])
-
-
-def _backward(plan: Program, pointers: dict[str, str]) -> str:
-    functions, steps, packs, after, taken = "", [], [], [], ["0"]
-    place = {}
-    Q = "c->Q + s * T * n * c->ldq + "
-    for g, (E, ps) in enumerate(plan.groups):
-        for first, q, count in runs(plan, ps):
-            place[g, first] = f"panels + s * size + {' + '.join(taken)}"
-            taken.append(f"{count} * h * padded(h)")
-            packs.append(f"PANELS(h) pack_all(c->W, s, use{g} + {first}, {count}, h, h, 1, {place[g, first]}, i);")
-            after += [f"PANELS({count} * h) {{",
-                      f"  outer({block(plan, E, True)}, h, {Q}{q} * h, c->ldq, T * n, {count} * h, i, p);",
-                      f"  spread(c->dW, s, use{g} + {first}, {count}, h, h, i, p);", "}"]  # fmt: skip
-    wide = f"{len(plan.inputs)} * h"
-    leaves = [(x, 0, f"c->dtable + (s * c->d * {len(plan.inputs)} + {i}) * h", wide) for i, x in enumerate(plan.inputs)]
-    leaves += [(x, 1, f"c->drows[{i}].at + s * c->drows[{i}].ld", "0") for i, x in enumerate(plan.rows)]
-    for x, all_, to, stride in leaves:
-        if x in plan.of:
-            from_ = f"{Q}{plan.Qs.index(plan.of[x])} * h + j"
-            after.append(f"CHUNKS collect(c, s, {from_}, {all_}, least(CHUNK, h - j), {to} + j, {stride});")
-    number = {E: g for g, (E, _) in enumerate(plan.groups)}
-    for k in range(plan.levels + 1):
-        for g, (E, ps) in enumerate(plan.groups):
-            if plan.level.get(("E", E)) == k:
-                for i, (first, q, count) in enumerate(runs(plan, ps)):
-                    from_, to = f"c->Q + one * c->ldq + {q} * h", f"p + {g} * padded(h)"
-                    how = f"rows, {count} * h, {place[g, first]}, h, {to}, ld, {int(i > 0)}"
-                    steps.append(f"multiply({from_}, c->ldq, {how});")
-        seg = Segment(lambda x: at(plan, x))
-        names: dict[Any, str] = {}
-        for v in plan.level:
-            if plan.level[v] == k and v[0] != "M":
-                i = v[1] if v[0] == "D" else number[v[1]] if v[0] == "E" else list(plan.sums).index(v)
-                text = {"D": f"d{i}[j]" + " + g[j]" * (i == 0), "E": f"e{i}[j]", "R": f"r{i}[0]"}[v[0]]
-                names[v] = f"{v[0]}{i}"
-                seg.lines.append(f"const REAL {names[v]} = {text};")
-        for v, terms in plan.mixes.items():
-            now = [(names[u], s) for u, s in terms.items() if plan.level[u] == k]
-            before = f"m{v[1]}[j]" if any(plan.level[u] < k for u in terms) else ""
-            if plan.level[v] == k:
-                total = seg.total(now, before)
-                names[v] = f"M{v[1]}"
-                seg.lines.append(f"const REAL {names[v]} = {total};")
-            elif now:
-                seg.stores.append(f"m{v[1]}[j] = {seg.total(now, before)};")
-        for i, terms in enumerate(plan.sums.values()):
-            now = [(names[u], s) for u, s in terms.items() if plan.level[u] == k]
-            if now:
-                seg.sums.append(
-                    (f"r{i}[0]", seg.total(now), f"r{i}[0]" if any(plan.level[u] < k for u in terms) else "0")
-                )
-        for i, terms in plan.carry.items():
-            now = [(names[u], s) for u, s in terms.items() if plan.level[u] == k]
-            if now or k == 0:
-                seg.stores.append(f"d{i}[j] = {seg.total(now, f'd{i}[j]' if k else '')};")
-        seg.stores += [f"q[{i} * h + j] = {seg.times(s, names[v])};" for i, (v, s) in enumerate(plan.Qs) if v in names]
-        function, call = seg.loop(f"backward_{k}", pointers)
-        functions, steps = functions + function, [*steps, call]
-    room = f"{len(plan.groups) + len(plan.mixes)} * padded(h) + {len(plan.sums)} + WIDE"
-    return functions + frame(
-        "backward",
-        " + ".join(taken),
-        room,
-        "(h + MR + CHUNK) * WIDE",
-        packs,
-        "long t = T - 1; t >= 0; t--",
-        steps,
-        after,
-    )
-
-
-def frame(
-    name: str, size: str, ld: str, some: str, packs: list[str], order: str, steps: list[str], after: list[str]
-) -> str:
-    lines = [
-        f"int {name}(const Call *c) {{",
-        "  const long S = c->S, T = c->T, n = c->n, h = c->h;",
-        f"  long size = {size}, ld = {ld}, blocks = (n + MR - 1) / MR, failed = 0;",
-        "  REAL *panels = aligned_alloc(64, (S * size + WIDE) * sizeof(REAL) / 64 * 64 + 64);",
-        "  if (!panels) return 1;",
-        "  OMP(parallel num_threads(c->threads) reduction(+ : failed)) {",
-        f"    REAL *p = calloc(MR * ld + {some}, sizeof(REAL));",
-        "    failed += !p;",
-        *("    " + line for line in packs),
-        f"    BLOCKS for ({order}) {{",
-        "      const long row = b * MR, rows = least(MR, n - row), one = (s * T + t) * n + row;",
-        "      const long now = (s * (T + 1) + t) * n * h + row * h;",
-        "      (void)one, (void)now;",
-        *("      " + line for line in steps if line),
-        "    }",
-        *("    " + line for line in after),
-        "    free(p);",
-        "  }",
-        "  free(panels);",
-        "  return failed != 0;",
-        "}\n\n",
-    ]
-    return "\n".join(lines)
-
-
-# ---- from source to numbers
 
 
 class Part(ctypes.Structure):
@@ -313,6 +66,27 @@ class Call(ctypes.Structure):
             "X", "table", "dtable", "Q", "dHs", "W", "dW", "rows", "drows", "states", "V", "D",
         )),
     ]  # fmt: skip
+
+
+class Head(ctypes.Structure):
+    """As in native.c."""
+
+    _fields_ = [
+        *((name, ctypes.c_long) for name in ("S", "T", "n", "h", "V", "threads", "yt", "ys")),
+        *((name, ctypes.c_void_p) for name in ("Y", "counts", "H")),
+        *((name, Part) for name in ("W", "b", "dW", "db")),
+        *((name, ctypes.c_void_p) for name in ("dH", "logits", "each", "losses")),
+    ]
+
+
+class Update(ctypes.Structure):
+    """As in native.c."""
+
+    _fields_ = [
+        *((name, ctypes.c_long) for name in ("S", "P", "threads", "adam")),
+        *((name, ctypes.c_double) for name in ("lr", "clip", "beta1", "beta2", "unbias1", "unbias2", "eps")),
+        *((name, ctypes.c_void_p) for name in ("w", "g", "m", "v", "norms", "some")),
+    ]
 
 
 def unroll(cell: Cell, X: Tensor, state: State) -> tuple[Tensor, State]:
@@ -401,7 +175,7 @@ def arithmetic(times: int) -> float:
 
 @functools.cache
 def compiled(plan: Program, dtype: torch.dtype) -> ctypes.CDLL:
-    return library(source(plan), dtype)
+    return library(emit.source(plan), dtype)
 
 
 @functools.cache
@@ -412,8 +186,9 @@ def library(text: str, dtype: torch.dtype) -> ctypes.CDLL:
     compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
         raise OSError("no C compiler here (cc, gcc, clang, or CC)")
-    openmp, text = _openmp(), KERNELS.read_text(encoding="utf-8") + text
-    flags = [*FLAGS, f"-DREAL={REALS[dtype]}", *(["-fopenmp"] if openmp else [])]
+    openmp = _openmp()
+    flags = [*FLAGS, f"-DREAL={REALS[dtype]}", *(["-DCELL"] if text else []), *(["-fopenmp"] if openmp else [])]
+    text = KERNELS.read_text(encoding="utf-8") + text
     depends = [text, compiler, _version(compiler), *flags, openmp, _processor()]
     path = cache() / f"native-{hashlib.sha256(chr(0).join(depends).encode()).hexdigest()[:16]}.so"
     if not path.exists():
@@ -473,3 +248,106 @@ def _processor() -> str:
     except OSError:
         lines = []
     return "\n".join([platform.machine(), *next(([f] for f in lines if f.startswith(("flags", "Features"))), [])])
+
+
+class Trainer:
+    """Whole training steps of a model in C, no graph of autograd's: what `Model.learn` does, but for rounding.
+
+    `serves` says whether it can; the room that a step needs is kept from one to the next of the same shape.
+    """
+
+    def __init__(self, model: Model) -> None:
+        cell = model.cell
+        self.plan, self.model, self.shape, self.dtype = None, model, (0, 0), model.flat.dtype
+        named = dict(cell.named_parameters())
+        try:
+            plan = derive.program(type(cell), cell.d, cell.h, True)  # type: ignore[arg-type]
+        except derive.Unsupported:
+            return
+        if plan.outside or not set(plan.weights) <= set(named) or model.flat.is_cuda or self.dtype not in REALS:
+            return
+        self.plan, self.cell, self.kernels = plan, compiled(plan, self.dtype), library("", self.dtype)
+        starts, at = {}, 0
+        for name, weight in model.named_parameters():
+            starts[name] = at
+            at += weight[0].numel()
+        S, size = model.flat.shape[0], model.flat.element_size()
+
+        def found(names: list[str], flat: Tensor) -> Any:
+            return (Part * max(1, len(names)))(*(Part(flat.data_ptr() + size * starts[n], at) for n in names))
+
+        matrices = [f"cell.{W.args[0]}" for W in plan.matrices]
+        weights = [f"cell.{name}" for name in plan.weights]
+        self.W, self.dW, self.P, self.dP = (
+            found(names, flat) for names in (matrices, weights) for flat in (model.flat, model.gradient)
+        )
+        self.out = [found([name], flat)[0] for flat in (model.flat, model.gradient) for name in ("W_hq", "b_q")]
+        some = model.flat.new_empty(S * (at // 8192 + 1), dtype=torch.float64)
+        self.keep = [some]
+        self.change = Update(S, at, w=model.flat.data_ptr(), g=model.gradient.data_ptr(), some=some.data_ptr())
+
+    def serves(self, X: Tensor) -> bool:
+        return self.plan is not None and self.model.cell.training and not X.is_floating_point()
+
+    def room(self, T: int, n: int) -> None:
+        """Everything a step of this shape writes."""
+        plan, model = self.plan, self.model
+        assert plan is not None
+        (S, h, V), d, new = model.W_hq.shape, model.cell.d, model.flat.new_empty
+        self.states = [new(S, T + 1, n, h) for _ in plan.outs]
+        self.D = new(len(plan.outs), S, n, h)
+        stored = [new(S, T, n, 1 if x.narrow else h) for x in plan.stored]
+        rows = new(2, len(plan.rows), S, h)
+        tables = new(2, S, d, len(plan.inputs) * h)
+        ldq = q_columns(plan, model.flat)
+        Q, dH, logits, each = new(S, T, n, ldq), new(S, T, n, h), new(S, T * n, V + 96), new(S, T * n)
+        self.gradients = [rows[1], tables[1], self.D, model.gradient]  # added to: zeros before every step
+        self.arrays = {
+            "W": self.W, "dW": self.dW, "rows": parts(list(rows[0])), "drows": parts(list(rows[1])),
+            "states": many(self.states), "V": many(stored), "D": many(list(self.D)),
+        }  # fmt: skip
+        pointers = {name: ctypes.cast(array, ctypes.c_void_p) for name, array in self.arrays.items()}
+        self.call = Call(S, T, n, h, d, ldq=ldq, table=tables[0].data_ptr(), dtable=tables[1].data_ptr(),
+                         Q=Q.data_ptr(), dHs=dH.data_ptr(), **pointers)  # fmt: skip
+        self.head = Head(S, T, n, h, V, 0, 0, 0, None, None, self.states[0].data_ptr(), *self.out, dH.data_ptr(),
+                         logits.data_ptr(), each.data_ptr())  # fmt: skip
+        self.keep = [self.keep[0], rows, tables, Q, dH, logits, each, *stored]
+        self.shape = (T, n)
+
+    def step(
+        self, X: Tensor, Y: Tensor, state: State, lr: float, clip: float, adam: bool, counts: Tensor | None
+    ) -> tuple[Tensor, Tensor, State]:
+        """As `Model.learn`."""
+        model, (T, S, n) = self.model, X.shape
+        if (T, n) != self.shape:
+            self.room(T, n)
+        X, Y = (x if x.stride(2) == 1 else x.contiguous() for x in (X, Y))
+        losses, norms = model.flat.new_empty(2, S)
+        for mine, given in zip(self.states, state, strict=True):
+            mine[:, 0] = given
+        for x in self.gradients:
+            x.zero_()
+        call, head, change, threads = self.call, self.head, self.change, torch.get_num_threads()
+        call.threads, call.X, call.xt, call.xs = threads, X.data_ptr(), X.stride(0), X.stride(1)
+        head.threads, head.Y, head.yt, head.ys = threads, Y.data_ptr(), Y.stride(0), Y.stride(1)
+        head.losses, change.norms, change.threads = losses.data_ptr(), norms.data_ptr(), threads
+        if counts is not None:
+            counts = counts.expand_as(Y).contiguous()
+            Y = Y.contiguous()
+            head.counts, head.Y, head.yt, head.ys = counts.data_ptr(), Y.data_ptr(), Y.stride(0), Y.stride(1)
+        change.lr, change.clip, change.adam = lr, clip, adam
+        if adam:
+            beta1, beta2, eps = ADAM
+            if not model.moments:
+                model.moments = (torch.zeros_like(model.flat), torch.zeros_like(model.flat))
+            model.steps += 1
+            change.m, change.v = (x.data_ptr() for x in model.moments)
+            change.beta1, change.beta2, change.eps = beta1, beta2, eps
+            change.unbias1, change.unbias2 = 1 - beta1**model.steps, 1 - beta2**model.steps
+        at = ctypes.byref(call)
+        self.cell.before(at, self.P)
+        if self.cell.forward(at) or self.kernels.head(ctypes.byref(head)) or self.cell.backward(at):
+            raise MemoryError(f"native: no memory for the packed weights of {S} networks of {call.h} units")
+        self.cell.after(at, self.P, self.dP)
+        self.kernels.update(ctypes.byref(change))
+        return losses, norms, tuple(x[:, -1].clone() for x in self.states)
