@@ -513,12 +513,11 @@ def _corpus(name: str, data: bytes, text: str, how: str, most: int = 0, note: st
     import numpy as np
 
     codes = _prepared(text, how)
+    hint = " where letters alone are kept: take --set text=spaces" * (how in ("lines", "whole"))
     if not len(codes):
-        raise ValueError(
-            f"{file or name} is empty" + " where only letters are kept: take --set text=spaces" * bool(text)
-        )
+        raise ValueError(f"{file or name} is empty{hint}")
     if codes.min() == codes.max():
-        raise ValueError(f"{file or name} has one symbol only, {chr(int(codes[0]))!r}: nothing to predict")
+        raise ValueError(f"{file or name} has one symbol only, {chr(int(codes[0]))!r}{hint or ': nothing to predict'}")
     counts = np.bincount(codes)
     present = np.flatnonzero(counts)
     chosen = present[np.argsort(-counts[present], kind="stable")][: most or None]

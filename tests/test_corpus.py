@@ -245,6 +245,12 @@ def test_the_books_two_ways_with_a_text_as_the_book_writes_them(how: str, text: 
     assert "".join(map(chr, corpus._prepared(text, how))) == want
 
 
+@pytest.mark.parametrize("how", ["lines", "whole"])
+def test_a_text_without_letters_is_refused_with_the_way_to_keep_it(how: str) -> None:
+    with pytest.raises(ValueError, match="where letters alone are kept: take --set text=spaces"):
+        corpus._file(Path("made.txt"), b"1 2 3, 4 5 6\n" * 9, how)
+
+
 def test_accents_of_their_own_are_said() -> None:
     assert made("cafe\u0301 " * 9).note.endswith("(NFC): a letter's accent may be a character of its own")
     assert made("caf\u00e9 " * 9).note == ""
