@@ -1,0 +1,120 @@
+"""A call of minutes on a GPU: what fails or hangs costs its own stage alone, and another call goes on."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import gpu
+import pytest
+import torch
+
+
+def stage(name: str, code: str, cost_s: float = 30.0) -> gpu.Stage:
+    """A process that runs a line of Python: without torch it takes a moment."""
+    return gpu.Stage(name, "", cost_s, ("timeit", "-n1", "-r1", code))
+
+
+def fact(**fact: object) -> str:
+    return f"print({json.dumps(fact)!r})"
+
+
+def call(tmp_path: Path, name: str, minutes: float = 2.0) -> gpu.Call:
+    out, work = tmp_path / name, tmp_path / f"{name}-work" / "results"
+    for folder in (out, work):
+        folder.mkdir(parents=True)
+    return gpu.Call(out, work, minutes)
+
+
+def test_what_fails_or_hangs_costs_its_own_stage_and_another_call_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu, "PART", 100)
+    first = call(tmp_path, "one")
+    written = first.work / "tf32" / "runs" / "gru.json"
+    kept = "import pathlib, os; p = pathlib.Path({!r}); p.parent.mkdir(parents=True); p.write_bytes(os.urandom(300))"
+    planned = [
+        stage("fails", f"{fact(key='a', us=1)}; 1 / 0"),
+        stage("hangs", f"{fact(key='b', us=2)}; import time; time.sleep(60)", cost_s=0.5),
+        stage("works", f"{fact(key='c', us=3)}; {kept.format(str(written))}"),
+    ]
+    begun = time.monotonic()
+    assert first.all(planned) == 1
+    assert time.monotonic() - begun < 30
+    said = capsys.readouterr().out.splitlines()
+    assert [line.partition(";")[0] for line in said] == [
+        "fails: status 1", "hangs: its time was over", "works: status 0"
+    ]  # fmt: skip
+    found = first.facts()
+    assert [(f["stage"], f["key"]) for f in found if "key" in f] == [("fails", "a"), ("hangs", "b"), ("works", "c")]
+    assert [f["status"] for f in found if "status" in f] == [1, None, 0]
+    assert "ZeroDivisionError" in (first.out / "gpu.log").read_text()
+    files = sorted(path.name for path in first.out.iterdir())
+    parts = [name for name in files if name.startswith("results")]
+    assert len(parts) > 2  # each no larger than a part
+    assert files == ["gpu.jsonl", "gpu.log", *parts]
+    assert all((first.out / name).stat().st_size <= gpu.PART for name in parts)
+
+    second = call(tmp_path, "two")
+    second.unpack(first.out)
+    assert (second.work / "tf32" / "runs" / "gru.json").read_bytes() == written.read_bytes()
+    assert [s.name for s in planned if not second.done(s.name)] == ["fails", "hangs"]
+    assert second.all([stage("fails", "pass"), stage("hangs", "pass"), planned[2]]) == 0
+    assert [s.name for s in planned if not second.done(s.name)] == []
+    assert [line.partition(";")[0] for line in capsys.readouterr().out.splitlines()] == [
+        "fails: status 0", "hangs: status 0"
+    ]  # fmt: skip
+
+
+def test_no_stage_begins_when_the_time_is_over(tmp_path: Path) -> None:
+    late = call(tmp_path, "late", minutes=gpu.END_S / 60)
+    assert late.all([stage("works", "pass")]) == 0
+    assert late.facts() == []
+
+
+def test_where_resident_disagrees_it_alone_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.measure.sample", lambda run, *rest: {"engine_timed": run.engine})
+    rows = [
+        ("gru", "resident", True, "tf32", 1),
+        ("gru", "fused", True, "ieee", 1),
+        ("rnn", "resident", True, "tf32", 1),
+    ]
+    timed = [
+        (f["variant"], f["engine_timed"]) for f in gpu.timed(rows, {"gru resident", "gru fused captured tf32 x 1"})
+    ]
+    assert timed == [("gru", "fused"), ("rnn", "resident")]
+    here = call(tmp_path, "here")
+    here.all([gpu.Stage("agree", "", 30.0, ("timeit", "-n1", "-r1", fact(key="x", variant="gru", error="disagrees")))])
+    words: list[list[str]] = []
+    monkeypatch.setattr("gpu.subprocess.Popen", lambda command, **how: words.append(command))
+    for one in gpu.stages(tmp_path, "embedded"):
+        if one.name in ("speed", "ablate", "tests"):
+            with pytest.raises(AttributeError):  # no process was started
+                here.run(one, 1.0)
+    assert json.loads(words[0][-1]) == ["gru resident"]
+    assert words[1][-2:] == ["--engine", "fused"]
+    assert "--engine" not in words[2]
+
+
+def test_the_plan_fits_a_call(capsys: pytest.CaptureFixture[str]) -> None:
+    """Agreement first; all that FACTS asks of one card within the first nine minutes, by stated costs."""
+    assert gpu.main(["--dry-run", "--minutes", "9"]) == 0
+    *rows, last = capsys.readouterr().out.splitlines()[2:]
+    planned = {words[1]: (float(words[3]), words[5]) for words in ([w.strip() for w in r.split("|")] for r in rows)}
+    whole = [name for name, (_, when) in planned.items() if when == "whole"]
+    assert whole == ["agree", "gaps", "tiles", "speed", "seeds", "book", "ablate"]
+    assert sum(planned[name][0] for name in whole) <= 9 * 60 - gpu.END_S
+    assert last.startswith("520 s of 540 s are for stages")
+    assert all(seconds > 0 for seconds, _ in planned.values())
+    assert gpu.main(["--dry-run", "--minutes", "1"]) == 0
+    assert "| in part |" in capsys.readouterr().out.splitlines()[2]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA here")
+def test_without_a_gpu_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert gpu.main(["--out", str(tmp_path / "out")]) == 2
+    assert "sees no GPU: --dry-run prints the plan" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert gpu.main(["--dry-run", "--text", str(tmp_path / "none.txt")]) == 2
+    assert "no file" in capsys.readouterr().err
