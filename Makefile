@@ -25,7 +25,7 @@
 NAMES := PROTOCOL CORPUS DEVICE ENGINE SEEDS VARIANTS RESULTS INIT SET FULL TASKS LENGTHS MAX MATCH PYTHON
 TARGETS := help bench ablate reproduce probe sweep report list test lint speed speed-compare faults licenses clean
 # Of the tests and of make itself; no verb takes them.
-OTHERS := CC CHECKPOINT_S KILLS STARTS STOPS SHELL
+OTHERS := CC CHECKPOINT_S DELAYS_MS KILLS STARTS STOPS SHELL
 
 # A NAME= or a target that is none is a slip: said, with what may have been meant, before anything runs.
 quoted = '$(subst ','\'',$(1))'
