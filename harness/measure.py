@@ -2,7 +2,7 @@
 
 Rule: one sample is one fresh process, alone on the machine; a block of whole training steps is timed with
 everything asked of the device done at both ends, and whatever disturbed it is written beside it.
-`python -m harness.measure` is that process: a JSON request on stdin, a JSON answer on stdout.
+`main` is that process: a JSON request on stdin, a JSON answer on stdout.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.grid import Protocol, Run
+from harness.process import command
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -144,12 +145,11 @@ def sample(run: Run, vocabulary: int, threads: int, seeds: int = 1, patience_s: 
     settings = {k: str(threads) for k in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     try:
         child = subprocess.run(
-            [sys.executable, "-m", "harness.measure"],
+            command("from harness.measure import main; main()"),
             input=request,
             capture_output=True,
             text=True,
             timeout=patience_s,
-            cwd=Path(__file__).parent.parent,
             env={**os.environ, **settings},
         )
     except subprocess.TimeoutExpired:
@@ -561,7 +561,3 @@ def follow_parent(parent: int | None = None) -> None:
         ctypes.CDLL(None).prctl(follow, signal.SIGKILL)
     if os.getppid() != parent:
         sys.exit(1)  # it ended before this was said
-
-
-if __name__ == "__main__":
-    main()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import functools
+import importlib
 import itertools
 import os
 import re
@@ -12,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -898,3 +900,9 @@ def test_max_belongs_to_until_decided(
     asked = ["ablate", "--corpus", "embedded", "--device", "cpu", "--results", str(tmp_path), *words]
     assert command.main(asked) == 2
     assert said in capsys.readouterr().err
+
+
+def test_the_installed_command_is_the_one_that_is_run_here() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    module, _, name = project["scripts"]["gru-bench"].partition(":")
+    assert getattr(importlib.import_module(module), name) is command.command

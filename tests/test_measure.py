@@ -8,6 +8,7 @@ import itertools
 import math
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,8 +25,12 @@ RUN = Run("rnn", 0, Protocol(hidden=8, batch_size=4, num_steps=5), "sha", "cpu")
 
 
 @pytest.fixture(scope="module")
-def answer() -> measure.Answer:
-    return measure.sample(RUN, vocabulary=28, threads=1)
+def answer() -> Iterator[measure.Answer]:
+    """In a folder that is not this one, of a Python that was told to look in no folder but its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir("/")
+        patch.setenv("PYTHONSAFEPATH", "1")
+        yield measure.sample(RUN, vocabulary=28, threads=1)
 
 
 def test_a_sample_is_a_fresh_process_with_blocks(answer: measure.Answer) -> None:
