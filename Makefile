@@ -9,6 +9,7 @@
 # make sweep      tokens/sec by engine, hidden size and number of seeds; FULL=1: all of it, for hours
 # make speed      time forward, backward and whole step of each variant; speed-compare: and beside the time before
 # make faults     processes killed, disks full, memory out, for real: what is lost; for 40 minutes
+# make docs       every figure of README.md and docs/ again from results/reference
 # make licenses   what is installed and under which licence: docs/licenses.md, and docs/sbom.json (CycloneDX)
 # make clean      remove results (not results/reference), saved timings and caches
 #
@@ -23,7 +24,7 @@
 #   PYTHON     use this interpreter as it is and install nothing; else make fills .venv, once
 
 NAMES := PROTOCOL CORPUS DEVICE ENGINE SEEDS VARIANTS RESULTS INIT SET FULL TASKS LENGTHS MAX MATCH PYTHON
-TARGETS := help bench ablate reproduce probe sweep report list test lint speed speed-compare faults licenses clean
+TARGETS := help bench ablate reproduce probe sweep report list test lint speed speed-compare faults docs licenses clean
 # Of the tests and of make itself; no verb takes them.
 OTHERS := CC CHECKPOINT_S DELAYS_MS KILLS STARTS STOPS SHELL
 
@@ -86,6 +87,9 @@ speed-compare: $(ready)
 
 faults: $(ready)
 	@$(python); exec "$$python" -m tests.faults
+
+docs: $(ready)
+	@$(python); exec "$$python" -m docs.splice
 
 # The tools have a folder of their own: .venv stays what is described.
 licenses: $(ready)

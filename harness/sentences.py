@@ -110,18 +110,21 @@ def gate_answers(data: record.Results) -> list[Answer]:
         name = gate_name(grid.BASELINE, gate)
         rows = [r for _, r in table.iterrows() if evidence.fixed(r.variant)[0] == grid.BASELINE
                 and [g for g, _ in evidence.fixed(r.variant)[1]] == [gate]]  # fmt: skip
-        tasks = needed_for(data, gate) or (
-            " No task of memory here shows a need for it." if hardest(data, gate) else ""
-        )
-        if not rows and not tasks:
+        tried, lost = bool(hardest(data, gate)), needed_for(data, gate)
+        if not rows and not tried:
             continue
         here = needed(rows) if rows else "Not measured on text: make ablate does."
+        claim = purpose(data, rows, gate, name)
+        if not tried:
+            here += " Whether memory needs it is told by make probe."
+        elif not lost and not claim:
+            here += " No task of memory here shows a need for it."
         answers.append(
             Answer(
                 question=f"What is {name} for?",
-                claim=purpose(data, rows, gate, name),
+                claim=claim,
                 role=GATES[gate].role if gate in GATES else "",
-                finding=here + (tasks or " Whether memory needs it is told by make probe."),
+                finding=here + lost,
                 points=[
                     *(s for r in rows if (s := effect(r, evidence.family(table)))),
                     *lesion(data, gate),

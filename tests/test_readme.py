@@ -1,28 +1,34 @@
-"""What the README says can be typed works when it is typed."""
+"""What the README and docs/ say can be typed works when it is typed, and every figure in them is its file's."""
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import Any
 
 import made_up
+import pandas as pd
 import pytest
 import torch
 
 import harness
+from docs import splice
 from harness import __main__ as command
 from harness import record
 from variants.cell import fix
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in splice.documents()}
+README = DOCUMENTS["README.md"]
+WRITTEN = {name: text for name, text in DOCUMENTS.items() if name != "docs/licenses.md"}
 
 
 def test_the_cell_it_adds_is_a_cell() -> None:
     """Against a second writing: its equations, its gate, its parameters, its ablation."""
-    (code,) = re.findall(r"```python\n(\"\"\"Minimal gated unit.*?)```", README, re.DOTALL)
+    (code,) = re.findall(r"```python\n(\"\"\"Minimal gated unit.*?)```", DOCUMENTS["docs/cells.md"], re.DOTALL)
     module: dict[str, Any] = {"__name__": "variants.mgu", "__package__": "variants"}
-    exec(compile(code, "README.md", "exec"), module)  # the README's own text, in the repository
+    exec(compile(code, "cells.md", "exec"), module)  # the document's own text, in the repository
     mgu = module["MGU"]
     cell = mgu(28, 256)
     assert mgu.gates() == ["F"]
@@ -38,34 +44,74 @@ def test_the_cell_it_adds_is_a_cell() -> None:
     assert code == (Path(__file__).parent.parent / "variants" / "mgu.py").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("line", re.findall(r"python -m harness (.*)", README))
+@pytest.mark.parametrize("line", re.findall(r"^    python -m harness (.*)", "\n".join(WRITTEN.values()), re.MULTILINE))
 def test_command_lines_are_understood(line: str) -> None:
     options = command.parser().parse_args(line.split("#")[0].split())
     assert options.verb in command.VERBS
 
 
 def test_files_it_names_are_the_files_there_are() -> None:
-    named = set(re.findall(r"`(\w+)\.csv`", README))
+    named = set(re.findall(r"`(\w+)\.csv`", DOCUMENTS["docs/files.md"].split("## Columns")[0]))
     assert named == set(record.COLUMNS)
 
 
-@pytest.mark.parametrize("link", re.findall(r"\]\((?!http)([^)#]+)\)", README))
-def test_links_lead_somewhere(link: str) -> None:
-    assert (Path(__file__).parent.parent / link).exists()
+@pytest.mark.parametrize(
+    ("name", "link"),
+    [(name, link) for name, text in WRITTEN.items() for link in re.findall(r"\]\((?!http)([^)#]+)", text)],
+)
+def test_links_lead_somewhere(name: str, link: str) -> None:
+    assert ((ROOT / name).parent / link).exists()
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 110
+    assert len(README.split()) <= 900
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_no_figure_is_stale(name: str) -> None:
+    assert splice.spliced(WRITTEN[name]) == WRITTEN[name], "make docs writes it anew"
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/results.md"])
+def test_no_measured_figure_stands_outside_what_is_spliced(name: str) -> None:
+    prose = re.sub(r"```.*?```", "", splice.BLOCK.sub("", WRITTEN[name]), flags=re.DOTALL)
+    assert re.findall(r"\d[\d,]*\.\d+|\d+ ?%|\[\d|n = \d+", prose.replace("Python 3.11", "")) == []
+
+
+def test_a_figure_that_changes_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = splice.results("evidence")
+    moved = data.ablate.assign(heldout_perplexity=data.ablate.heldout_perplexity * 1.01)
+    monkeypatch.setattr(splice, "results", lambda folder: dataclasses.replace(data, ablate=moved))
+    assert splice.spliced(README) != README
+    with pytest.raises(ValueError, match=r"no block 'mian'\. Did you mean 'main'"):
+        splice.spliced("<!-- splice mian -->\n<!-- end -->")
+
+
+def test_every_folder_of_results_is_described() -> None:
+    there = {path.name for path in splice.REFERENCE.iterdir() if (path / "runs.csv").exists()}
+    assert there <= set(re.findall(r"\[([\w-]+)\]\(\.\./results/reference/", DOCUMENTS["docs/results.md"]))
 
 
 def test_the_files_are_read_as_it_reads_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    code, figures = re.findall(r"```python\n(import harness\n.*?)```", README, re.DOTALL)
+    table, figures = re.findall(r"```python\n(import harness\n.*?)```", README, re.DOTALL)
+    (means,) = re.findall(r"```python\n(import harness\n.*?)```", DOCUMENTS["docs/files.md"], re.DOTALL)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match="no results folder results: make bench"):
         harness.read()
-    made = made_up.write(tmp_path / "results")
-    *before, last = code.strip().splitlines()
-    names: dict[str, Any] = {}
-    exec("\n".join(before), names)  # the README's own text, in the repository
-    table = eval(last, names)
-    finished = harness.read(made).runs.dropna(subset=["heldout_perplexity"])
-    assert table["count"].sum() == len(finished) > 100
+    made = made_up.write(tmp_path / "results", seeds=3, bench=("gru", "rnn"), ablate=("gru", "gru:R=1"))
+    runs = pd.read_csv(made / "runs.csv")
+    other = runs.assign(protocol="book,lr=16", heldout_perplexity=2.7e17, run="x" + runs.run)  # no mean is over both
+    pd.concat([runs, other]).to_csv(made / "runs.csv", index=False)
+    answers = []
+    for code in (table, means):
+        *before, last = code.strip().splitlines()
+        names: dict[str, Any] = {}
+        exec("\n".join(before), names)  # the document's own text, in the repository
+        answers.append(eval(last, names))
+    assert list(answers[0].variant) == ["gru", "gru:R=1"]
+    finished = runs.dropna(subset=["heldout_perplexity"])
+    assert answers[1]["count"].sum() == len(finished)
+    assert answers[1]["max"].max() < 1e3
     exec(figures, {})
     assert (tmp_path / "probes.pdf").read_bytes().startswith(b"%PDF")
-    assert table["mean"]["gru"] == pytest.approx(finished[finished.variant == "gru"].heldout_perplexity.mean())

@@ -1,0 +1,399 @@
+"""Writes every figure of README.md and docs/*.md from the files of results/reference: `make docs`.
+
+Rule: between `<!-- splice NAME -->` and `<!-- end -->` stands what the function of that name returns, and nothing else
+does. `python -m docs.splice --check` changes nothing; exit status 1 where a figure is stale. No torch.
+"""
+
+from __future__ import annotations
+
+import functools
+import html
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from harness import evidence, files, grid, record, sections, sentences, stats
+from harness.spell import bracket, count, pct, percent, plain, ppl, score, sd, span, times, unique
+
+ROOT = Path(__file__).parent.parent
+REFERENCE = ROOT / "results" / "reference"
+BLOCK = re.compile(r"(<!-- splice ([\w-]+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+Block = Callable[[], str]
+BLOCKS: dict[str, Block] = {}
+
+
+def block(name: str) -> Callable[[Block], Block]:
+    def add(make: Block) -> Block:
+        BLOCKS[name] = make
+        return make
+
+    return add
+
+
+def spliced(text: str) -> str:
+    """The text with every block written anew. ValueError names one that is not known."""
+
+    def one(found: re.Match[str]) -> str:
+        if found[2] not in BLOCKS:
+            raise ValueError(grid.unknown("block", found[2], BLOCKS))
+        return f"{found[1]}{BLOCKS[found[2]]().strip()}\n{found[4]}"
+
+    return BLOCK.sub(one, text)
+
+
+def documents() -> Iterator[Path]:
+    yield ROOT / "README.md"
+    yield from sorted((ROOT / "docs").glob("*.md"))
+
+
+def main(words: Sequence[str]) -> int:
+    stale = []
+    for path in documents():
+        text = path.read_text(encoding="utf-8")
+        if (new := spliced(text)) != text:
+            stale.append(path.relative_to(ROOT))
+            if "--check" not in words:
+                files.write(path, new)
+    for path in stale:
+        print(f"{path}: {'a figure is stale, make docs writes it anew' if '--check' in words else 'written'}")
+    return int(bool(stale) and "--check" in words)
+
+
+# ---- what is on file ------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def results(folder: str) -> record.Results:
+    """A folder of results/reference, every table typed; a table that is not there has no rows.
+
+    Read as anyone would: a folder may be of an earlier version, whose tables lack a column.
+    """
+    files = {name: REFERENCE / folder / f"{name}.csv" for name in record.COLUMNS}
+    return evidence.typed(
+        record.Results(**{name: pd.read_csv(f) if f.exists() else pd.DataFrame() for name, f in files.items()})
+    )
+
+
+def absent(folder: str, command: str) -> str:
+    return f"*Not on file: `{command} RESULTS=results/reference/{folder}` makes it.*"
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in lines)
+
+
+def markdown(text: object) -> str:
+    """A sentence of the report: its <code> and <strong> as Markdown, every other tag gone."""
+    said = re.sub(r"</?code>", "`", re.sub(r"</?(strong|b)>", "**", str(text)))
+    return html.unescape(re.sub(r"<[^>]+>", "", said)).replace("\u00a0", " ")
+
+
+def bullets(lines: Sequence[object]) -> str:
+    return "\n".join(f"- {markdown(line)}" for line in lines)
+
+
+def ranged(value: float, low: float, high: float, spell: Callable[[float], str]) -> str:
+    return f"{spell(value)} {bracket(low, high, spell)}".strip()
+
+
+def signed(delta: float, low: float, high: float) -> str:
+    """A difference in nats a character as percent of perplexity."""
+    return ranged(percent(delta), percent(low), percent(high), lambda x: pct(x, True)) if np.isfinite(delta) else ""
+
+
+def paragraph(*lines: object) -> str:
+    return " ".join(markdown(line) for line in lines if line)
+
+
+GIVEN = {"gru:R=1": "reset gate off, ", "gru:Z=0": "update gate off, ", "gru:Z=0,R=1": "both gates off, ",
+         "gru:R=0": "candidate blind to the past, ", "gru:Z=1": "state never replaced, "}  # fmt: skip
+
+
+def comparison(data: record.Results, own: pd.DataFrame, ascending: bool = False) -> str:
+    """A row a variant: its perplexity, its difference to the baseline, p after Holm, verdict."""
+    own = own.sort_values("heldout_perplexity", kind="stable") if ascending else own
+    base = own.variant == grid.BASELINE
+    own = pd.concat([own[base], own[~base]])
+    edges = rate_edges(data)
+    rows = []
+    for _, r in own.iterrows():
+        p, word = r.p_holm, evidence.verdict(r)
+        rows.append([
+            f"{GIVEN.get(r.variant, '')}`{r.variant}`", count(r.hidden), count(r.parameters),
+            plain(r.lr) + (" (end of the grid)" if r.variant in edges else ""),
+            ranged(r.heldout_perplexity, r.heldout_low, r.heldout_high, ppl),
+            signed(r.delta_nats, r.delta_low, r.delta_high),
+            ("< .001" if p < 0.001 else f"{p:.3f}".lstrip("0")) if np.isfinite(p) and p < 1 else "1" * (p == 1), word,
+        ])  # fmt: skip
+    level = evidence.level(own)
+    heads = ["variant", "hidden", "parameters", "rate", "held-out perplexity", f"difference from `{grid.BASELINE}`",
+             f"p, Holm over {evidence.family(own)}", "verdict"]  # fmt: skip
+    kept = [
+        k
+        for k, name in enumerate(heads)
+        if name not in ("hidden", "rate") or own[{"rate": "lr"}.get(name, name)].nunique() > 1
+    ]
+    n = span(own.seeds[own.seeds > 0])
+    note = f"n = {n} seeds a variant; intervals 95 %, of differences {level} %, paired by seed."
+    return (
+        table([heads[k] for k in kept], [[row[k] for k in kept] for row in rows]) + "\n\n" + note.replace("\u00a0", " ")
+    )
+
+
+def rate_edges(data: record.Results) -> set[str]:
+    """Variants whose learning rate was chosen at an end of the grid that was tried for them."""
+    rows = data.learning_rates
+    ends = rows.groupby("variant").lr.agg(["min", "max"])
+    chosen = rows[rows.chosen]
+    return {r.variant for r in chosen.itertuples() if r.lr in ends.loc[r.variant].tolist()}
+
+
+# ---- README ---------------------------------------------------------------------------------------------------------
+
+
+@block("main")
+def main_table() -> str:
+    data = results("evidence")
+    said = [f"**{a.claim or a.question}.** {a.points[0]}" for a in sentences.gate_answers(data) if a.points]
+    anchor = sentences.anchor_sentence(data, data.ablate)
+    return comparison(data, data.ablate) + "\n\n" + bullets([*said, anchor])
+
+
+# ---- docs/results.md ------------------------------------------------------------------------------------------------
+
+
+@block("folders")
+def folders() -> str:
+    """What each folder holds, and of which machine and state of the code."""
+    rows = []
+    for path in sorted(p for p in REFERENCE.iterdir() if (p / "runs.csv").exists()):
+        data = results(path.name)
+        done = data.runs[data.runs.error == ""]
+        holds = [
+            f"{verb} of {' and '.join(f'`{p}`' for p in unique(own.protocol))} (n = {span(own.seeds[own.seeds > 0])})"
+            for verb, own in (("bench", data.bench), ("ablation", data.ablate)) if len(own)
+        ]  # fmt: skip
+        holds += [f"reproduction (n = {span(data.reproduce.seeds)})"] if len(data.reproduce) else []
+        scores = evidence.probe_scores(data.probes)
+        holds += [f"tasks of memory (n = {span(scores.n)})"] if len(scores) else []
+        holds += ["speed by size"] if data.speed.session.str.startswith("sweep").any() else []
+        machines = data.environments
+        dirty = set(machines.environment[machines.dirty.str.lower() == "true"])
+        changed = int(done.environment.isin(dirty).sum())
+        rows.append([
+            f"[{path.name}](../results/reference/{path.name})", "; ".join(holds), count(len(done)),
+            f"{', '.join(unique(machines.cpu))} ({', '.join(f'{c} cores' for c in unique(machines.cores.map(str)))})",
+            ", ".join(f"`{c[:7]}`" for c in unique(machines.commit)),
+            f"{changed} of {len(done)}" if changed else "none",
+        ])  # fmt: skip
+    heads = ["folder", "holds", "trainings", "machine", "commits", "trained on uncommitted code"]
+    return table(heads, rows)
+
+
+@block("book")
+def book() -> str:
+    return comparison(results("evidence"), results("evidence").ablate)
+
+
+@block("book-caveats")
+def book_caveats() -> str:
+    """What the page says before it is believed, and what counting reaches."""
+    data = results("evidence")
+    said = [*sentences._caveats(data, "ablate", data.ablate), sentences.anchor_sentence(data, data.ablate)]
+    if rates := sections.rates(data):
+        said += rates.said
+    return bullets([line for line in said if line])
+
+
+@block("book-curve")
+def book_curve() -> str:
+    """The validation curve of each variant: the lowest mean over seeds, and the last."""
+    data = results("evidence")
+    own = evidence.finished(data, data.ablate)
+    curves = data.curves[["run", "epoch", "heldout_perplexity"]].merge(own[["run", "label"]], on="run")
+    rows = []
+    for name, each in curves.groupby("label", sort=False):
+        mean = np.exp(np.log(each.heldout_perplexity).groupby(each.epoch).mean())
+        rows.append([f"`{name}`", ppl(mean.min()), f"{mean.idxmin():g}", ppl(mean.iloc[-1]), f"{mean.index[-1]:g}"])
+    return table(["variant", "lowest mean over seeds", "at epoch", "at the end", "epoch"], rows)
+
+
+@block("memory")
+def memory() -> str:
+    """Every task at its greatest length."""
+    data = results("evidence")
+    scores = evidence.probe_scores(data.probes)
+    names = [name for name in grid.PROBED if name in set(scores.variant)]
+    rows = []
+    for task, own in scores.groupby("task", sort=False):
+        last = own[own.length == own.length.max()].set_index("variant")
+        first = last.iloc[0]
+        rows.append([
+            f"{str(task).replace('_', ' ')} ({first.length}), {first.score_is}",
+            score(first.trivial), plain(first.optimal),
+            *(ranged(last.score[n], last.low[n], last.high[n], score) if n in last.index else "" for n in names),
+        ])  # fmt: skip
+    note = (
+        f"n = {span(scores.n)} seeds, mean and 95 % t interval, which ends where a score does (at 0, a share at 1 "
+        "too); no test."
+    )
+    return table(["task (length)", "trivial", "perfect", *(f"`{n}`" for n in names)], rows) + "\n\n" + note
+
+
+@block("memory-said")
+def memory_said() -> str:
+    data = results("evidence")
+    return bullets([*(f"{a.claim}." for a in sentences.gate_answers(data) if a.claim), *_said(sections.probes(data))])
+
+
+@block("inside")
+def inside() -> str:
+    data = results("evidence")
+    return bullets(_said(sections.gates(data)))
+
+
+def _said(section: sections.Section | None) -> Sequence[object]:
+    return section.said if section else []
+
+
+def held_after(folder: str) -> str:
+    data = results(folder)
+    return bullets([f"`{g}`: {line}" for g in sentences.GATES for line in sentences.lesion(data, g)])
+
+
+@block("book-held")
+def book_held() -> str:
+    return held_after("evidence")
+
+
+@block("quick")
+def quick() -> str:
+    data = results("quick")
+    if data.ablate.empty and data.bench.empty:
+        return absent("quick", "make bench ablate")
+    both = (("Ablation", data.ablate), ("Bench", data.bench))
+    parts = [f"**{word}.**\n\n{comparison(data, own)}" for word, own in both if len(own)]
+    anchor = sentences.anchor_sentence(data, data.ablate if len(data.ablate) else data.bench)
+    return "\n\n".join([*parts, paragraph(anchor), held_after("quick")])
+
+
+@block("matched")
+def matched() -> str:
+    return comparison(results("matched"), results("matched").ablate)
+
+
+@block("update-bias")
+def update_bias() -> str:
+    """The GRU with its update gate's bias starting elsewhere, beside the baseline of the same folder."""
+    runs = results("matched").runs
+    runs = runs[(runs.error == "") & (runs.variant == grid.BASELINE)]
+    logs = {label: np.log(own.set_index("seed").heldout_perplexity) for label, own in runs.groupby("protocol")}
+    base = logs.get("quick,match=parameters")  # of gru alone the same trainings: it is what the others are matched to
+    rows = []
+    for label, own in logs.items():
+        change = (own - base).dropna()
+        low, high, n, _ = stats.interval(change)
+        bounds = stats.interval(own)
+        mine = ranged(np.exp(own.mean()), np.exp(max(bounds.low, 0)), np.exp(bounds.high), ppl)
+        gap = signed(change.mean(), low, high)
+        rows.append([f"`{label}`", mine, "" if own is base else gap, count(n)])
+    return (
+        table([f"`{grid.BASELINE}` under protocol", "held-out perplexity", "difference", "pairs"], rows)
+        + "\n\nNo test."
+    )
+
+
+@block("literature")
+def literature() -> str:
+    return comparison(results("literature"), results("literature").bench, ascending=True)
+
+
+@block("reproduce")
+def reproduce() -> str:
+    rows, within, total = [], 0, 0
+    for folder, protocol in (("cpu", "classic"), ("evidence", "v1")):
+        data = results(folder).reproduce
+        for r in data[data.protocol.str.split(",").str[0] == protocol].itertuples():
+            total, within = total + 1, within + (r.within_2sd == "yes")
+            builds = count(r.builds_least) + (f" to {count(r.builds_most)}" if r.builds_most != r.builds_least else "")
+            rows.append([f"`{r.variant}`, `{r.protocol}`", f"{ppl(r.published)} ± {sd(r.published_sd)}", builds,
+                         f"{ppl(r.perplexity)} ± {sd(r.sd)}", count(r.seeds), r.within_2sd])  # fmt: skip
+    heads = ["variant, protocol", "published", "builds", "here", "seeds", "within 2 sd"]
+    return table(heads, rows) + f"\n\n{within} of {total} are within two published standard deviations."
+
+
+@block("classic")
+def classic() -> str:
+    data = results("cpu")
+    heart = [line for line in sentences._caveats(data, "bench", data.bench) if "Learned by heart" in line]
+    rows = [
+        [f"`{r.variant}`", r.engine, ppl(r.train_perplexity),
+         ranged(r.heldout_perplexity, r.heldout_low, r.heldout_high, ppl), count(r.seeds)]
+        for r in data.bench.dropna(subset=["heldout_perplexity"]).itertuples()
+    ]  # fmt: skip
+    shown = table(["variant", "engine", "training perplexity", "held-out perplexity [95 %]", "seeds"], rows)
+    return shown + "\n\n" + paragraph(*heart)
+
+
+@block("engines")
+def engines() -> str:
+    """Ratio to the speed baseline by variant and engine."""
+    own = results("cpu-engines").bench
+    names = [name for name in dict.fromkeys(own.engine) if name != "library"]
+    rows = []
+    for variant, each in own[own.engine != "library"].groupby("variant", sort=False):
+        by = each.set_index("engine")
+        rows.append([f"`{variant}`", *(
+            f"{ranged(by.speed_ratio[e], by.speed_ratio_low[e], by.speed_ratio_high[e], times)}, "
+            f"{by.percent_of_peak[e]:.0f} %" if e in by.index else "" for e in names
+        )])  # fmt: skip
+    base = own[own.variant == grid.SPEED_BASELINE].iloc[0]
+    note = (
+        f"Speed as a ratio to `{base.variant}` ({base.percent_of_peak:.0f} %), of {span(own.speed_samples)} fresh "
+        "processes paired by round, with its 95 % interval; then the share of the machine's rate for large products. "
+        f"Protocol `{base.protocol}`, one seed."
+    )
+    return table(["variant", *(f"engine `{e}`" for e in names)], rows) + "\n\n" + note
+
+
+# ---- the other documents --------------------------------------------------------------------------------------------
+
+
+@block("protocols")
+def protocols() -> str:
+    """A row a field that any protocol has otherwise than another."""
+    names = list(grid.PROTOCOLS)
+    fields = [f for f in vars(grid.PROTOCOLS[names[0]]) if f not in ("name", "task")]
+    shown = [[f"`{f}`", *(_setting(grid.PROTOCOLS[n], f) for n in names)] for f in fields]
+    return table(["field", *(f"`{n}`" for n in names)], [row for row in shown if len(set(row[1:])) > 1])
+
+
+def _setting(protocol: grid.Protocol, field: str) -> str:
+    value = getattr(protocol, field)
+    if field == "lr" and protocol.rate == "chosen":
+        return "chosen from " + ", ".join(plain(r) for r in grid.RATES)
+    return count(value) if isinstance(value, int) else plain(value) if isinstance(value, float) else str(value)
+
+
+@block("columns")
+def columns() -> str:
+    return "\n".join(f"- `{name}.csv`: {', '.join(record.COLUMNS[name])}" for name in record.COLUMNS)
+
+
+@block("faults")
+def faults() -> str:
+    """What `make faults` printed when it was last run whole."""
+    path = REFERENCE / "faults" / "faults.csv"
+    if not path.exists():
+        return "*Not on file: `make faults` tries each and prints the table.*"
+    own = pd.read_csv(path)
+    return table(list(own.columns), [[str(v) for v in row] for row in own.itertuples(index=False)])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
