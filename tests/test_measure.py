@@ -192,7 +192,7 @@ class Machine:
             self.now += self.first_s
             self.began = self.now
             return
-        self.now += windows * (0.1 if self.now - self.began < self.warm_s else 0.001)
+        self.now += windows * (0.002 if self.now - self.began < self.warm_s else 0.001)
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
