@@ -420,13 +420,29 @@ def _time(contenders: Sequence[Contender], vocabulary: int, folder: Path, sessio
 
     labels = [contender.label for contender in contenders]
     rounds = [n for n in range(measure.ROUNDS) if not record.round_done(folder, session, n, labels)]
+    if rounds:
+        total = len(rounds) * len(labels)
+        print(f"timing: {total} samples, for at most {measure.limit_s(total) / 60:.0f} minutes")
+    busy: dict[str, set[int]] = {}
     with screen.Bar(len(rounds) * len(labels), "timing", "sample") as bar:
         for number, contender, answer in measure.compare(contenders, vocabulary, cores(), rounds):
             record.write_sample(folder, session, number, contender.label, contender.run, answer)
-            rates = sorted(b["tokens_per_sec"] for b in answer.get("blocks", []))
+            blocks = answer.get("blocks", [])
+            clean = [b for b in blocks if not b["disturbed"]]
+            rates = sorted(b["tokens_per_sec"] for b in clean or blocks)
             error = answer.get("error", "")
             said = error or f"{rates[len(rates) // 2]:,.0f} tokens/sec"
+            if measure.disturbed(answer):
+                busy.setdefault(contender.label, set()).add(number)
+                said += ", disturbed by other processes"
+            elif number in busy.get(contender.label, ()):
+                busy[contender.label].remove(number)
+                said += ", the second time"
+                bar.more()
             bar.finished(f"round {number + 1} {contender.label}: {said}", error)
+    left = [f"{label} ({len(numbers)} of {measure.ROUNDS} rounds)" for label, numbers in busy.items() if numbers]
+    if left:
+        print(f"warning: never left alone by other processes while it was timed: {', '.join(left)}", file=sys.stderr)
 
 
 def tabulate(folder: Path) -> Results:

@@ -151,19 +151,32 @@ def speed_samples(data: record.Results, table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(found, ignore_index=True)[columns] if found else pd.DataFrame(columns=columns, dtype=float)
 
 
-def speed_ratio(data: record.Results, table: pd.DataFrame, one: str, other: str) -> rates.SpeedRatio | None:
+def speed_verdict(row: pd.Series) -> str:
+    """faster, slower or cannot be told, '' without a ratio. Of a table made before it was said: by the interval."""
+    if not math.isfinite(row.speed_ratio):
+        return ""
+    if row.speed_verdict:
+        return str(row.speed_verdict)
+    told = row.speed_ratio_low > 1 or row.speed_ratio_high < 1
+    return rates.UNTOLD if not told else "faster" if row.speed_ratio > 1 else "slower"
+
+
+def speed_ratio(
+    data: record.Results, table: pd.DataFrame, one: str, other: str, engine: str = ""
+) -> rates.SpeedRatio | None:
     """Of two variants of a table, in one precision, in a session that holds both: each as it was trained,
 
-    the first of its rows, where it was timed in several engines.
+    the first of its rows, where it was timed in several engines; the other in `engine`, if given.
     """
     rows = table[table.variant.isin([one, other])].dropna(subset=["tokens_per_sec"])
     rows = rows.drop_duplicates("variant")
     if sorted(rows.variant) != sorted([one, other]) or rows.precision.nunique() > 1:
         return None
     speed = data.speed[data.speed.protocol.isin(rows.protocol) & data.speed.device.isin(rows.device)]
-    if not {one, other} <= set(speed.label):
+    label = f"{other} ({engine})" if engine else other
+    if not {one, label} <= set(speed.label):
         return None
-    ratio = rates.speed_ratio(speed[~(speed.seeds > 1)], one, other)
+    ratio = rates.speed_ratio(speed[~(speed.seeds > 1)], one, label)
     return ratio if ratio.rounds else None
 
 

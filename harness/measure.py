@@ -20,6 +20,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -41,6 +42,8 @@ WARM_S, BLOCK_S = 0.3, 0.25  # before the clock; and the least a block lasts
 SWITCHES_PER_S = 300.0  # involuntary context switches: quiet blocks have tens a second, disturbed ones hundreds
 LONGEST_S = 10.0  # of all blocks together, where neighbours disturb every one
 PATIENCE_S = 600.0  # a sample that takes longer is an error row
+SAMPLE_S = 30.0  # a comparison ends within as much for each of its samples: where it is quiet one takes a few seconds
+REPEATS = 2  # of a sample all of whose blocks were disturbed, after the others
 OTHERS = 0.3  # processors' worth of work by others, beyond what our threads leave free
 AGREE = 1e-10  # the most an engine may differ from the loop, in float64, before it counts
 # The most an engine for float32 alone may, of the norm: what rounding every product to 11 or 8 bits gives, and some.
@@ -130,12 +133,46 @@ def _keep_pages() -> None:
 def compare(
     contenders: Sequence[Contender], vocabulary: int, threads: int, rounds: Sequence[int] = range(ROUNDS)
 ) -> Iterator[tuple[int, Contender, Answer]]:
-    """Every contender once a round, in random order, each in a fresh process: (round, contender, answer)."""
+    """Every contender once a round, in random order, each in a fresh process: (round, contender, answer).
+
+    Then, up to REPEATS times, those again all of whose blocks were disturbed: given again where that went better. It
+    ends within `limit_s`: what is not timed by then is an error, and what is disturbed stays so.
+    """
+    todo = []
     for number in rounds:
         order = list(contenders)
         random.Random(number).shuffle(order)
-        for contender in order:
-            yield number, contender, sample(contender.run, vocabulary, threads, contender.seeds)
+        todo += [(number, contender) for contender in order]
+    end = time.monotonic() + limit_s(len(todo))
+    busy = []
+    for number, contender in todo:
+        left_s = end - time.monotonic()
+        answer: Answer = {"error": f"timeout: the {limit_s(len(todo)) / 60:.0f} minutes for timing were over"}
+        if left_s > 0:
+            answer = sample(contender.run, vocabulary, threads, contender.seeds, min(left_s, PATIENCE_S))
+        yield number, contender, answer
+        if disturbed(answer):
+            busy.append((number, contender))
+    for _ in range(REPEATS):
+        for number, contender in list(busy):
+            left_s = end - time.monotonic()
+            if left_s <= 0:
+                return
+            answer = sample(contender.run, vocabulary, threads, contender.seeds, min(left_s, PATIENCE_S))
+            if "error" not in answer and not disturbed(answer):
+                busy.remove((number, contender))
+                yield number, contender, answer
+
+
+def limit_s(samples: int) -> float:
+    """The most a comparison of so many samples takes, repeats included."""
+    return max(PATIENCE_S, SAMPLE_S * samples)
+
+
+def disturbed(answer: Answer) -> bool:
+    """Whether other processes disturbed every block of a sample."""
+    blocks = answer.get("blocks", [])
+    return bool(blocks) and all(block["disturbed"] for block in blocks)
 
 
 def sample(run: Run, vocabulary: int, threads: int, seeds: int = 1, patience_s: float = PATIENCE_S) -> Answer:

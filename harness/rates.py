@@ -14,20 +14,30 @@ import numpy as np
 import pandas as pd
 
 from harness.record import COLUMNS
-from harness.stats import interval
+from harness.stats import median_interval
+
+UNTOLD = "cannot be told"
 
 
 class SpeedRatio(NamedTuple):
-    """How many times the tokens/sec of the baseline, with the interval over `rounds` pairs."""
+    """How many times the tokens/sec of the baseline: median and 94 % interval over `rounds` pairs, and what that says.
+
+    `verdict`: faster, slower, or UNTOLD; '' without a pair. `disturbed`: pairs with a sample disturbed in every block.
+    """
 
     ratio: float
     low: float
     high: float
     rounds: int
+    verdict: str = ""
+    disturbed: int = 0
 
 
 class SpeedSummary(NamedTuple):
-    """Tokens/sec over fresh processes, and the medians of what else a process measured."""
+    """Tokens/sec over fresh processes, and the medians of what else a process measured.
+
+    `disturbed`: how many of the samples have no block that other processes left alone.
+    """
 
     median: float
     q1: float
@@ -37,16 +47,35 @@ class SpeedSummary(NamedTuple):
     peak_memory_mib: float
     peak_reserved_mib: float
     samples: int
+    disturbed: int
 
 
 def speed_ratio(speed: pd.DataFrame, label: str, baseline_label: str) -> SpeedRatio:
-    """Tokens/sec of one label over another's: geometric mean of the ratios within each round, t interval.
+    """Tokens/sec of one label over another's: median of the ratios within each round, and its interval.
 
     From the latest session (by `started`) that holds both; only samples of the same round, protocol,
-    device, precision and number of seeds are paired. NaN bounds under 2 rounds, NaN ratio under 1.
+    device, precision and number of seeds are paired. NaN bounds under 5 rounds, NaN ratio under 1.
     """
     speed = latest(blocks(speed), (label, baseline_label))
-    return ratio(speed[speed["label"] == label], speed[speed["label"] == baseline_label])
+    return ratio(speed[speed["label"] == label], speed[speed["label"] == baseline_label], noise(speed))
+
+
+def noise(speed: pd.DataFrame) -> float:
+    """What a contender that was timed under two names (`x` and `x#2`) differs by from itself, at most: log of a ratio.
+
+    The end of the interval that is farther from 1; of several the largest. NaN where nothing was timed twice, or in
+    fewer than 5 rounds. `speed` is of one session.
+    """
+    found = [math.nan]
+    for twin in twins(speed):
+        again = ratio(speed[speed["label"] == twin], speed[speed["label"] == twin.rpartition("#")[0]])
+        found += [abs(math.log(end)) for end in (again.low, again.high) if math.isfinite(end)]
+    return max(found[1:], default=math.nan)
+
+
+def twins(speed: pd.DataFrame) -> list[str]:
+    """Labels of what was timed a second time."""
+    return [label for label in dict.fromkeys(speed["label"]) if "#" in label]
 
 
 def speed_summary(speed: pd.DataFrame, label: str) -> SpeedSummary:
@@ -86,7 +115,10 @@ def _samples(speed: pd.DataFrame) -> pd.DataFrame:
     clean = (~good["disturbed"]).groupby([good[c] for c in process], dropna=False).transform("any")
     good = good[~good["disturbed"] | ~clean.astype(bool)]
     kinds = dict.fromkeys(("tokens_per_sec", "step_ms", "percent_of_peak"), "median")
-    kinds |= dict.fromkeys(("peak_memory_mib", "peak_reserved_mib"), "max")
+    kinds |= dict.fromkeys(("peak_memory_mib", "peak_reserved_mib", "disturbed"), "max")
+    good = good.assign(
+        disturbed=good["disturbed"].astype(float)
+    )  # of what is left here: all blocks of a sample or none
     return good.groupby(process, dropna=False, as_index=False).agg(kinds)
 
 
@@ -98,17 +130,26 @@ def summary(speed: pd.DataFrame) -> SpeedSummary:
     q1, median, q3 = np.percentile(rates, [25, 50, 75]).tolist() if len(rates) else [math.nan] * 3
     if len(rates) < 2:
         q1 = q3 = math.nan  # one sample has no spread, which is not a spread of 0
-    return SpeedSummary(median, q1, q3, **middle, samples=len(rates))
+    return SpeedSummary(median, q1, q3, **middle, samples=len(rates), disturbed=int(each["disturbed"].sum()))
 
 
-def ratio(mine: pd.DataFrame, other: pd.DataFrame) -> SpeedRatio:
+def ratio(mine: pd.DataFrame, other: pd.DataFrame, noise: float = math.nan) -> SpeedRatio:
+    """Of two contenders of one session. A difference is told where the interval excludes 1, the median lies beyond what
+
+    a contender differs by from itself (`noise`), and the medians of both, which stand beside it, do not contradict it.
+    """
     same = ["round", "protocol", "device", "precision", "seeds"]
-    one, two = (_samples(f).groupby(same, dropna=False)["tokens_per_sec"].median() for f in (mine, other))
+    samples = [_samples(f).groupby(same, dropna=False)[["tokens_per_sec", "disturbed"]].median() for f in (mine, other)]
+    one, two = (each["tokens_per_sec"] for each in samples)
     logs = np.log((one / two).dropna().to_numpy(dtype=np.float64))  # aligned on `same`: an unpaired round is NaN
     if not len(logs):
         return SpeedRatio(math.nan, math.nan, math.nan, 0)
-    low, high, rounds, _ = interval(logs)
-    return SpeedRatio(math.exp(logs.mean()), math.exp(low), math.exp(high), rounds)
+    middle, (low, high) = float(np.median(logs)), median_interval(logs)
+    shown = math.log(one.median() / two.median())
+    told = low * high > 0 and not abs(middle) <= noise and low - 1e-9 <= shown <= high + 1e-9
+    verdict = UNTOLD if not told else "faster" if middle > 0 else "slower"
+    disturbed = int(((samples[0]["disturbed"] + samples[1]["disturbed"]).dropna() > 0).sum())
+    return SpeedRatio(math.exp(middle), math.exp(low), math.exp(high), len(logs), verdict, disturbed)
 
 
 def typed(frame: pd.DataFrame, name: str, numbers: Sequence[str], keys: Sequence[str]) -> pd.DataFrame:

@@ -108,7 +108,8 @@ TABLE = (
     "heldout_low", "heldout_high", "heldout_iqm", "baseline", "pairs", "delta_nats", "delta_low", "delta_high",
     "looks", "p_signflip", "p_holm", "p_better", "p_better_low", "p_better_high", "verdict",
     "tokens_per_sec", "tokens_per_sec_q1", "tokens_per_sec_q3", "speed_samples", "speed_baseline",
-    "speed_ratio", "speed_ratio_low", "speed_ratio_high", "tokens_per_sec_all_seeds", "step_ms", "percent_of_peak",
+    "speed_ratio", "speed_ratio_low", "speed_ratio_high", "speed_verdict", "speed_noise", "speed_disturbed",
+    "tokens_per_sec_all_seeds", "step_ms", "percent_of_peak",
     "peak_memory_mib", "peak_reserved_mib", "error",
 )  # fmt: skip
 COLUMNS["bench"] = COLUMNS["ablate"] = TABLE
@@ -125,6 +126,7 @@ TEXTS = {
     "baseline",
     "verdict",
     "speed_baseline",
+    "speed_verdict",
     "error",
     "unseen",
     "sample",

@@ -41,6 +41,11 @@ class Bar:
         self.now.close()
         self.whole.close()
 
+    def more(self) -> None:
+        """One more to do than was known: something is done again."""
+        self.total += 1
+        self.whole.total = self.total
+
     def underway(self, sign: Underway) -> None:
         """A sign of life of runs that have not ended: their share of the whole, and their perplexity."""
         self.shares |= dict.fromkeys(sign.runs, sign.share)
@@ -69,7 +74,9 @@ class Bar:
 
 def print_table(table: pd.DataFrame) -> None:
     """The answer on the screen; the files and the report have more columns."""
-    from harness.spell import bracket, count, mib, nats, ppl, rate  # here: it is slow to import, and last to be needed
+    # here: they are slow to import, and last to be needed
+    from harness.rates import UNTOLD
+    from harness.spell import bracket, count, mib, nats, ppl, rate
 
     heads = ("variant", "parameters", "seeds", "held-out perplexity [95%]", "nats/char vs gru [95%]", "p (Holm)",
              "verdict", "tokens/sec", "ratio", "MiB")  # fmt: skip
@@ -81,7 +88,8 @@ def print_table(table: pd.DataFrame) -> None:
             f"{ppl(r['heldout_perplexity'])} {bracket(r['heldout_low'], r['heldout_high'], ppl)}".strip(),
             f"{nats(r['delta_nats'], sign=True)} {bracket(r['delta_low'], r['delta_high'], nats)}".strip(),
             _some(r["p_holm"], lambda p: f"{p:.3f}"), str(r["verdict"]), rate(r["tokens_per_sec"]),
-            _some(r["speed_ratio"], lambda x: f"{x:.2f}x"), mib(r["peak_memory_mib"]),
+            UNTOLD if r["speed_verdict"] == UNTOLD else _some(r["speed_ratio"], lambda x: f"{x:.2f}x"),
+            mib(r["peak_memory_mib"]),
         ))  # fmt: skip
     _print(rows, {"variant", "verdict"})
     timed = sorted({str(b) for b in table["speed_baseline"] if b and b == b})
@@ -92,7 +100,16 @@ def print_table(table: pd.DataFrame) -> None:
         print(f"no verdict: {why}.")
     if timed:
         samples, base = _span(table["speed_samples"].dropna()), ", ".join(timed)
-        print(f"tokens/sec: one seed, median of {samples} fresh processes. ratio: to {base}, paired by round.")
+        print(f"tokens/sec: one seed, median of {samples} fresh processes. ratio: to {base}, median of the rounds'.")
+        noise = table["speed_noise"].max()
+        told = f", or is below the {100 * (noise - 1):.1f} % by which one of them differs from itself" * (noise > 1)
+        if (table["speed_verdict"] == UNTOLD).any():
+            print(f"{UNTOLD}: the 94% interval of the ratio holds 1{told}.")
+        busy = table[table["speed_disturbed"].fillna(0) > 0]
+        if len(busy):
+            each = (f"{r['variant']} ({r['engine']}) {r['speed_disturbed']} of {r['speed_samples']}"
+                    for r in busy.to_dict("records"))  # fmt: skip
+            print(f"disturbed by other processes in every block, so slower than it is: {', '.join(each)} samples.")
 
 
 def _some(value: float, spell: Callable[[float], str]) -> str:

@@ -254,11 +254,8 @@ def gate_cost(data: record.Results, rows: Sequence[pd.Series], gate: str, name: 
         )
     ratio = evidence.speed_ratio(data, data.ablate, str(row.variant), grid.BASELINE)
     if ratio:
-        said.append(
-            Markup("Speed: <code>{}</code> trains at <strong>{}</strong> the rate of <code>{}</code>{}.").format(
-                row.variant, _times(ratio), grid.BASELINE, _rounds(ratio)
-            )
-        )
+        one, other = (Markup("<code>{}</code>{}").format(r.variant, _engine(r)) for r in (row, base))
+        said.append(Markup("Speed: {}.").format(_faster(one, other, ratio)))
     if base.peak_memory_mib > 0 and row.peak_memory_mib > 0:
         n = f" (n = {span(pd.Series([base.speed_samples, row.speed_samples]).dropna())} samples each)"
         said.append(
@@ -279,33 +276,36 @@ def loop_answer(data: record.Results) -> list[Answer]:
     whole = evidence.speed_ratio(data, table, fast, slow)
     if not whole:
         return []
-    engine = str(rows[slow].engine) or "loop"
-    speed = f"{rate(rows[fast].tokens_per_sec)} tokens/s, " if rows[fast].tokens_per_sec > 0 else ""
+    speed = f" ({rate(rows[fast].tokens_per_sec)} tokens/s)" if rows[fast].tokens_per_sec > 0 else ""
+    named = {name: Markup("<code>{}</code>{}").format(name, _engine(rows[name])) for name in rows}
     points = [
-        Markup(
-            "<code>{}</code> reaches {}<strong>{}</strong> the scratch <code>{}</code>{}. It is another GRU: it resets "
-            "after the product and has a second bias."
-        ).format(fast, speed, _times(whole), slow, _rounds(whole))
+        Markup("{}. <code>{}</code>{} is another GRU: it resets after the product and has a second bias.").format(
+            _faster(named[fast], named[slow], whole), fast, speed
+        )
     ]
+    own = f"{slow}{_engine(rows[slow])}"  # a scratch network is as fast as what runs it
+    finding = f"Whether it or {own} trains faster cannot be told from these rounds."
+    if whole.verdict != rates.UNTOLD:
+        finding = f"It trains at {times(whole.ratio)} the speed of {own}."
     cell, loop = evidence.speed_ratio(data, table, twin, slow), evidence.speed_ratio(data, table, fast, twin)
-    finding = f"It trains at {times(whole.ratio)} the speed of the scratch {slow}."
     if cell and loop:
-        shares = f"{times(cell.ratio)} for its equations, {times(loop.ratio)} for the way they are run"
-        finding = f"It trains at {times(whole.ratio)} the speed of the scratch {slow}: {shares}."
+        if rates.UNTOLD not in (whole.verdict, cell.verdict, loop.verdict):
+            shares = f"{times(cell.ratio)} for its equations, {times(loop.ratio)} for the way they are run"
+            finding = f"It trains at {times(whole.ratio)} the speed of {own}: {shares}."
         points += [
-            Markup(
-                "The cell: <code>{}</code>, the same equations as <code>{}</code> run like <code>{}</code> "
-                "(engine {}), reaches {} the rate of <code>{}</code>{}."
-            ).format(twin, fast, slow, engine, _times(cell), slow, _rounds(cell)),
-            Markup("The way it is run: <code>{}</code> reaches {} the rate of <code>{}</code>{}.").format(
-                fast, _times(loop), twin, _rounds(loop)
+            Markup("The cell: <code>{}</code> has the equations of <code>{}</code>. {}.").format(
+                twin, fast, _faster(named[twin], named[slow], cell)
             ),
+            Markup("The way it is run: {}.").format(_faster(named[fast], named[twin], loop)),
         ]
+    if book := evidence.speed_ratio(data, table, fast, slow, "book"):
+        theirs = Markup("the book\u2019s own code of <code>{}</code>").format(slow)
+        points.append(Markup("{}.").format(_faster(named[fast], theirs, book)))
     quality = effect(rows[fast], evidence.family(table)) if str(rows[fast].baseline) == slow else Markup("")
     return [
         Answer(
             claim="",
-            question=f"Why is {fast} faster?" if whole.low > 1 else f"How fast is {fast}?",
+            question=f"Why is {fast} faster?" if whole.verdict == "faster" else f"How fast is {fast}?",
             role="Torch\u2019s own GRU beside the one written from its equations.",
             finding=finding, points=[*points, *([quality] if quality else [])], cost=[],
         )
@@ -466,10 +466,17 @@ def caveats(data: record.Results) -> list[Markup]:
     if blocks.disturbed.any():
         said.append(
             Markup(
-                "{} of {} timed blocks were disturbed by other processes; left out where a clean one exists."
-            ).format(int(blocks.disturbed.sum()), len(blocks))
+                "{} of {} timed blocks were disturbed by other processes; left out where a clean one exists.{}"
+            ).format(int(blocks.disturbed.sum()), len(blocks), _disturbed(blocks))
         )
     return said
+
+
+def _disturbed(blocks: pd.DataFrame) -> str:
+    """Which contenders have samples without an undisturbed block: their speeds are too low, and uncertain."""
+    samples = blocks.groupby(["session", "label", "round"], sort=False).disturbed.all().groupby("label", sort=False)
+    found = [f"{label} ({int(all_of.sum())} of {len(all_of)})" for label, all_of in samples if all_of.any()]
+    return f" Samples with none, whose speed is of a busy machine: {', '.join(found)}." if found else ""
 
 
 def _caveats(data: record.Results, verb: str, table: pd.DataFrame) -> list[Markup]:
@@ -654,8 +661,10 @@ def methods(data: record.Results) -> list[str]:
         if len(rounds):
             text += (
                 f" Speed is of one seed alone, whole training steps, {span(rounds)} samples a variant, each a fresh "
-                "process, every contender once a round in random order; median and quartiles, ratios paired by round "
-                "(geometric mean, 95 % t interval)."
+                "process, every contender once a round in random order; median and quartiles. A ratio is the median of "
+                "the rounds\u2019 ratios, with the exact interval of a median between order statistics (at least 94 %: "
+                "the range of 5 to 8 rounds). Which of two is faster cannot be told where that interval holds 1, or "
+                "where the median is no farther from 1 than one contender timed twice differs by from itself."
             )
         said.append(text)
     return said
@@ -705,9 +714,24 @@ def gate_name(cell: str, gate: str) -> str:
     return GATES[gate].name if cell == grid.BASELINE and gate in GATES else f"gate {gate}"
 
 
+def _faster(one: Markup, other: Markup, ratio: rates.SpeedRatio) -> Markup:
+    """At how many times the rate of `other` `one` trains; where that cannot be told, no figure stands out."""
+    if ratio.verdict == rates.UNTOLD:
+        return Markup("{} against {}: which trains faster cannot be told, {}{}").format(
+            one, other, _times(ratio), _rounds(ratio)
+        )
+    return Markup("{} trains at <strong>{}</strong> the rate of {}{}").format(one, _times(ratio), other, _rounds(ratio))
+
+
+def _engine(row: pd.Series) -> str:
+    """` (engine native)` of what was written here; torch's own has no other."""
+    return f" (engine {row.engine})" if row.engine and row.engine != "library" else ""
+
+
 def _times(ratio: rates.SpeedRatio) -> str:
     return f"{times(ratio.ratio)} {bracket(ratio.low, ratio.high, lambda x: f'{x:.2f}')}".strip()
 
 
 def _rounds(ratio: rates.SpeedRatio) -> str:
-    return f" (n = {several(ratio.rounds, 'round')})"
+    disturbed = f", {several(ratio.disturbed, 'round')} of them disturbed throughout" if ratio.disturbed else ""
+    return f" (n = {several(ratio.rounds, 'round')}{disturbed})"

@@ -19,10 +19,10 @@ from harness.record import TABLE
 from harness.stats import ALPHA, holm, interval, iqm, p_better, sign_flip, verdict
 
 _ROW = ("variant", "engine", "capture", "precision")
-_COUNTS = ("hidden", "parameters", "pairs", "looks", "speed_samples")
+_COUNTS = ("hidden", "parameters", "pairs", "looks", "speed_samples", "speed_disturbed")
 _TEXTS = (
     "variant", "engine", "precision", "device", "protocol", "corpus", "corpus_sha256", "baseline",
-    "verdict", "speed_baseline", "error",
+    "verdict", "speed_baseline", "speed_verdict", "error",
 )  # fmt: skip
 
 
@@ -171,7 +171,7 @@ def _speeds(speed: pd.DataFrame, mine: pd.DataFrame, baselines: Sequence[str]) -
     each = rates.summary(mine)
     row: dict[str, object] = {
         "tokens_per_sec": each.median, "tokens_per_sec_q1": each.q1, "tokens_per_sec_q3": each.q3,
-        "speed_samples": each.samples, "step_ms": each.step_ms,
+        "speed_samples": each.samples, "speed_disturbed": each.disturbed, "step_ms": each.step_ms,
         "percent_of_peak": each.percent_of_peak, "peak_memory_mib": each.peak_memory_mib,
         "peak_reserved_mib": each.peak_reserved_mib,
     }  # fmt: skip
@@ -182,8 +182,10 @@ def _speeds(speed: pd.DataFrame, mine: pd.DataFrame, baselines: Sequence[str]) -
         other = _plain(here[here["variant"] == present[0]])
         row["speed_baseline"] = other["label"].iloc[0]
         if not other.index.equals(mine.index):  # its own ratio is 1 by definition, not by measurement
-            ratio = rates.ratio(mine, other)
-            row |= {"speed_ratio": ratio.ratio, "speed_ratio_low": ratio.low, "speed_ratio_high": ratio.high}
+            noise = rates.noise(here)
+            ratio = rates.ratio(mine, other, noise)
+            row |= {"speed_ratio": ratio.ratio, "speed_ratio_low": ratio.low, "speed_ratio_high": ratio.high,
+                    "speed_verdict": ratio.verdict, "speed_noise": math.exp(noise)}  # fmt: skip
     return row
 
 

@@ -57,7 +57,7 @@ def main_table(data: record.Results, verb: str, table: pd.DataFrame) -> Table:
          lambda r: _plain(r.hidden, count) if table.hidden.nunique() > 1 else Cell()),
         ("learning rate", "chosen", True, False, lambda r: _plain(r.lr, plain) if table.lr.nunique() > 1 else Cell()),
         ("tokens/s", "median [quartiles]", True, True, _rate),
-        (f"speed vs {fast}", "ratio [95 %]", True, False, _ratio),
+        (f"speed vs {fast}", "median ratio [94 %]", True, False, _ratio),
         ("step (ms)", "median", True, True, lambda r: _plain(r.step_ms, lambda x: f"{x:.2f}" if x < 10 else mib(x))),
         ("of peak (%)", "see the chart", True, False, lambda r: _plain(r.percent_of_peak, lambda x: f"{x:.0f}")),
         ("peak memory (MiB)", "one seed", True, True, _memory),
@@ -121,14 +121,25 @@ def _rate(r: pd.Series) -> Cell:
         return Cell()
     bounds = bracket(r.tokens_per_sec_q1, r.tokens_per_sec_q3, rate) or "no quartiles"
     n = f"\nn = {count(r.speed_samples)}" if math.isfinite(r.speed_samples) else ""
+    n += f", {count(r.speed_disturbed)} disturbed" if r.speed_disturbed > 0 else ""
     return Cell(rate(r.tokens_per_sec), bounds + n, plain(r.tokens_per_sec))
 
 
 def _ratio(r: pd.Series) -> Cell:
-    if not math.isfinite(r.speed_ratio):
+    ratio = rates.SpeedRatio(
+        r.speed_ratio, r.speed_ratio_low, r.speed_ratio_high, r.speed_samples, evidence.speed_verdict(r)
+    )
+    return _speed_cell(ratio)
+
+
+def _speed_cell(ratio: rates.SpeedRatio, n: str = "") -> Cell:
+    """A ratio with its interval; where it cannot be told, that, and the figures small."""
+    if not math.isfinite(ratio.ratio):
         return Cell()
-    bounds = bracket(r.speed_ratio_low, r.speed_ratio_high, lambda x: f"{x:.2f}") or "no interval"
-    return Cell(times(r.speed_ratio), bounds, plain(r.speed_ratio))
+    bounds = bracket(ratio.low, ratio.high, lambda x: f"{x:.2f}") or "no interval"
+    if ratio.verdict == rates.UNTOLD:
+        return Cell(rates.UNTOLD, f"{times(ratio.ratio)} {bounds}{n}", plain(ratio.ratio))
+    return Cell(times(ratio.ratio), bounds + n, plain(ratio.ratio))
 
 
 def _memory(r: pd.Series) -> Cell:
@@ -174,6 +185,7 @@ def _mean(differences: pd.Series) -> Cell:
 def sweep(data: record.Results) -> Table | None:
     """Speed by hidden size and number of seeds side by side, of the session asked for last."""
     speed = rates.blocks(data.speed[data.speed.session.str.startswith("sweep-")])
+    noise = rates.noise(speed)
     speed = speed[~speed.label.str.contains("#")]
     rows = []
     for _, own in speed.groupby("label", sort=False):
@@ -181,23 +193,22 @@ def sweep(data: record.Results) -> Table | None:
         if not each.samples:
             continue
         base = speed[(speed.variant == grid.SPEED_BASELINE) & (speed.hidden == first.hidden) & ~speed.capture]
-        ratio = rates.ratio(own, base.assign(seeds=first.seeds))  # of all its seeds together to one of the baseline
-        against = Cell()
-        if math.isfinite(ratio.ratio) and first.variant != grid.SPEED_BASELINE:
-            bounds = bracket(ratio.low, ratio.high, lambda x: f"{x:.2f}") or "no interval"
-            against = Cell(times(ratio.ratio), f"{bounds}\nn = {ratio.rounds}", plain(ratio.ratio))
+        # of all its seeds together to one of the baseline
+        ratio = rates.ratio(own, base.assign(seeds=first.seeds), noise)
+        against = Cell() if first.variant == grid.SPEED_BASELINE else _speed_cell(ratio, f"\nn = {ratio.rounds}")
         quartiles = bracket(each.q1, each.q3, rate) or "no quartiles"
+        disturbed = f", {each.disturbed} disturbed" if each.disturbed else ""
         rows.append([
             Cell(first.variant, evidence.how(first), first.label),
             _plain(first.hidden, count), _plain(first.seeds, count),
-            Cell(rate(each.median), f"{quartiles}\nn = {each.samples}", plain(each.median)), against,
+            Cell(rate(each.median), f"{quartiles}\nn = {each.samples}{disturbed}", plain(each.median)), against,
             _plain(each.step_ms, lambda x: f"{x:.2f}" if x < 10 else mib(x)),
             _plain(each.percent_of_peak, lambda x: f"{x:.0f}"), _plain(each.peak_memory_mib, mib),
         ])  # fmt: skip
     heads = [
         ("variant", "engine", False), ("hidden units", "", True), ("seeds together", "", True),
         ("tokens/s", "all seeds, median [quartiles]", True),
-        (f"speed vs {grid.SPEED_BASELINE}", "one seed of it, same size, ratio [95 %]", True),
+        (f"speed vs {grid.SPEED_BASELINE}", "one seed of it, same size, median ratio [94 %]", True),
         ("step (ms)", "median", True), ("of peak (%)", "", True), ("peak memory (MiB)", "", True),
     ]  # fmt: skip
     rows.sort(key=lambda row: (float(row[1].key), float(row[2].key)))

@@ -85,7 +85,7 @@ def test_what_goes_wrong_is_an_answer(run: Run, patience: float, said: str) -> N
 
 
 def test_every_contender_once_a_round_in_changing_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "sample", lambda run, vocabulary, threads, seeds: {"seed": run.seed})
+    monkeypatch.setattr(measure, "sample", lambda run, vocabulary, threads, seeds, patience_s: {"seed": run.seed})
     contenders = [measure.Contender(f"c{k}", Run("rnn", k, Protocol(), "sha", "cpu")) for k in range(5)]
     seen = [(number, c.label, a["seed"]) for number, c, a in measure.compare(contenders, 28, 1, [0, 1, 4])]
     assert collections.Counter(number for number, _, _ in seen) == {0: 5, 1: 5, 4: 5}
@@ -93,6 +93,48 @@ def test_every_contender_once_a_round_in_changing_order(monkeypatch: pytest.Monk
     assert all(sorted(order) == ["c0", "c1", "c2", "c3", "c4"] for order in orders)
     assert orders[0] != orders[1] != orders[2]
     assert all(label == f"c{seed}" for _, label, seed in seen)
+
+
+def quiet(*disturbed: bool) -> measure.Answer:
+    return {"blocks": [{"disturbed": d} for d in disturbed]}
+
+
+def timed(monkeypatch: pytest.MonkeyPatch, answers: dict[str, list[measure.Answer]], each_s: float = 1.0) -> list[str]:
+    """What `compare` gives of contenders in one round, each answering in turn, `each_s` a sample by the clock."""
+    begun: list[Run] = []
+    monkeypatch.setattr("harness.measure.time.monotonic", lambda: each_s * len(begun))
+
+    def sample(run: Run, vocabulary: int, threads: int, seeds: int, patience_s: float) -> measure.Answer:
+        begun.append(run)
+        return answers[run.variant].pop(0)
+
+    monkeypatch.setattr(measure, "sample", sample)
+    contenders = [measure.Contender(v, Run(v, 0, Protocol(), "sha", "cpu")) for v in answers]
+    given = list(measure.compare(contenders, 28, 1, [0]))
+    return [f"{c.label} {a.get('error', measure.disturbed(a))}" for _, c, a in given]
+
+
+def test_a_sample_disturbed_throughout_is_repeated_after_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = {
+        "rnn": [quiet(True, True), quiet(True, False)],
+        "gru": [quiet(True, False)],
+        "lstm": [quiet(True), quiet(True), quiet(True), quiet(False)],  # as often as REPEATS says, and no oftener
+        "mgu": [quiet(True), {"error": "crashed: x"}, quiet(False)],
+    }
+    given = timed(monkeypatch, answers)
+    assert sorted(given[:4]) == ["gru False", "lstm True", "mgu True", "rnn True"]
+    assert given[4:] == ["rnn False", "mgu False"]
+    assert [len(left) for left in answers.values()] == [0, 0, 1, 0]
+
+
+def test_on_a_machine_that_stays_busy_timing_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within what was said, with a row for what was not timed."""
+    assert measure.limit_s(3) == 600
+    assert measure.limit_s(100) == 3000
+    given = timed(monkeypatch, {v: [quiet(True)] * 9 for v in ("rnn", "gru", "lstm")}, each_s=301.0)
+    assert [line.partition(" ")[2] for line in given] == [
+        "True", "True", "timeout: the 10 minutes for timing were over",
+    ]  # fmt: skip
 
 
 def test_errors_are_typed() -> None:

@@ -309,3 +309,14 @@ def test_looking_four_times_keeps_the_error_rate() -> None:
                 break
     assert wrong / 600 <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 600)
     assert wrong > 0
+
+
+@pytest.mark.parametrize(
+    ("n", "low", "high"),
+    [(0, math.nan, math.nan), (4, math.nan, math.nan), (5, 0, 4), (8, 0, 7), (9, 1, 7), (20, 5, 14)],
+)
+def test_median_interval_by_the_binomial(n: int, low: float, high: float) -> None:
+    """Of 20 the 6th and 15th: 1 - 2 P(Bin(20, 1/2) <= 5) = 95.9 %; the 7th and 14th have 88.5 %."""
+    values = np.random.default_rng(n).permutation(n)
+    assert stats.median_interval(values) == pytest.approx((low, high), nan_ok=True)
+    assert stats.median_interval([2.0] * 5) == (2.0, 2.0)
