@@ -102,7 +102,9 @@ def print_table(table: pd.DataFrame) -> None:
         samples, base = _span(table["speed_samples"].dropna()), ", ".join(timed)
         print(f"tokens/sec: one seed, median of {samples} fresh processes. ratio: to {base}, median of the rounds'.")
         noise = table["speed_noise"].max()
-        told = f", or is below the {100 * (noise - 1):.1f} % by which one of them differs from itself" * (noise > 1)
+        told = (
+            f", or is below the {100 * (noise - 1):.1f} % by which one of them differs from itself" if noise > 1 else ""
+        )
         if (table["speed_verdict"] == UNTOLD).any():
             print(f"{UNTOLD}: the 94% interval of the ratio holds 1{told}.")
         busy = table[table["speed_disturbed"].fillna(0) > 0]

@@ -69,7 +69,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
             outcome = Outcome(1.5, ppl, 10, 100, 1.0, "time traveller", "", (Point(1, 100, 1.5, ppl),))
             yield execute.Finished(run, outcome, 1.0, 1, 0.1, measure.now(), {"torch": "fake", "device": "cpu"})
 
-    def sample(run: Run, vocabulary: int, threads: int, seeds: int) -> measure.Answer:
+    def sample(run: Run, vocabulary: int, threads: int, seeds: int, patience_s: float) -> measure.Answer:
         block = {
             "block": 0,
             "steps": 1,
@@ -116,6 +116,35 @@ def test_on_cuda_an_epoch_is_a_graph_and_a_bench_also_times_it_step_by_step() ->
     assert {run.key for run in ablated.runs}.isdisjoint(run.key for run in there.runs)
     probe = dataclasses.replace(there, protocol=grid.PROBES["adding"])
     assert not any(run.capture for run in probe.runs)
+
+
+def test_what_was_never_left_alone_while_it_was_timed_is_said(
+    tmp_path: Path, fake: list[Run], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Repeated after the others, the better answer on file; what stays so is said, beside its figure too."""
+    asked: list[str] = []
+    quiet = measure.sample
+
+    def sample(run: Run, *rest: Any) -> measure.Answer:
+        asked.append(run.variant)
+        answer = quiet(run, *rest)
+        busy = run.variant == "rnn" or (run.variant == "gru" and asked.count("gru") == 1)
+        return {**answer, "blocks": [block | {"disturbed": busy} for block in answer["blocks"]]}
+
+    monkeypatch.setattr(measure, "sample", sample)
+    words = ["bench", *ONE_RNN[1:], "--results", str(tmp_path)]
+    words[words.index("rnn") : words.index("rnn") + 1] = ["rnn", "gru", "lstm"]
+    assert command.main(words) == 0
+    said = capsys.readouterr()
+    assert "timing: 20 samples, for at most 10 minutes" in said.out
+    assert "tokens/sec, the second time" in said.out
+    assert "never left alone by other processes while it was timed: rnn (5 of 5 rounds)" in said.err
+    assert "disturbed by other processes in every block, so slower than it is: rnn (" in said.out
+    speed = pd.read_csv(tmp_path / "speed.csv")
+    assert set(speed.label[speed.disturbed]) == {"rnn"}
+    assert len(asked) == 20 + 1 + 2 * 5
+    table = pd.read_csv(tmp_path / "bench.csv").set_index("variant")
+    assert table.speed_disturbed.to_dict() == {"rnn": 5, "gru": 0, "lstm": 0}
 
 
 # ---- the whole of it, for real -----------------------------------------------------------------
