@@ -247,3 +247,68 @@ def test_a_training_stopped_inside_an_epoch_is_the_one_that_never_stopped(
     gone_on = training.train([run], corpus.embedded(), keep=Kept(arrays=kept.arrays))[0]
     same = {"train_s": 0.0, "uncaptured": ""}
     assert dataclasses.replace(gone_on, **same) == dataclasses.replace(straight, **same)  # type: ignore[arg-type]
+
+
+# ---- a training step, as asked of a device -------------------------------------------------------------------------
+
+VIEWS = {
+    "view", "transpose", "slice", "select", "unsqueeze", "expand", "_unsafe_view", "detach", "alias", "as_strided", "t",
+    "permute", "unbind", "split_with_sizes", "squeeze", "split", "empty", "new_empty", "empty_like", "empty_strided",
+    "new_empty_strided",
+}  # fmt: skip
+# Operations of a step, each a kernel or more, resident's own kernels included: of 35 characters, `loop` 5. None more.
+OPERATIONS = {
+    ("gru", "resident"): 67, ("gru_after", "resident"): 70, ("rnn", "resident"): 55, ("gru:R=1", "resident"): 61,
+    ("gru:Z=0,R=0", "resident"): 53, ("gru", "fused"): 531, ("gru_after", "fused"): 430, ("rnn", "fused"): 268,
+    ("min_gru", "scan"): 188, ("min_lstm", "scan"): 211, ("gru", "loop"): 305, ("lstm", "loop"): 365,
+    ("ligru", "loop"): 523, ("rnn", "loop"): 107, ("nn.gru", "library"): 1364,
+}  # fmt: skip
+
+
+class Silent:
+    """A kernel that is launched and does nothing; how often it was."""
+
+    def __init__(self) -> None:
+        self.launched = 0
+
+    def __getitem__(self, grid: object) -> Callable[..., None]:
+        self.launched += 1
+        return lambda *args, **how: None
+
+
+@pytest.mark.usefixtures("posing")
+@pytest.mark.parametrize(
+    ("variant", "engine", "sampling"),
+    [(*both, "sequential") for both in OPERATIONS] + [("gru", "resident", "windows"), ("min_gru", "scan", "windows")],
+)
+def test_nothing_of_a_step_crosses_to_the_host_and_its_operations_are_no_more(
+    variant: str, engine: str, sampling: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a value that is read back nor a tensor of the host's: a step can be captured, and waits for nobody."""
+    kernel = Silent()
+    for name in ("_forward", "_backward"):
+        monkeypatch.setattr(resident, name, kernel, raising=False)
+    monkeypatch.setattr(resident, "triton", SimpleNamespace(next_power_of_2=lambda n: n))
+    monkeypatch.setattr(resident, "processors", lambda device: 132)
+    protocol = dataclasses.replace(grid.protocol("classic"), num_steps=5 if engine == "loop" else 35, sampling=sampling)
+    S, T, n = 1 if engine == "library" else 3, protocol.num_steps, protocol.batch_size
+    shape = (2 * T + 1, S, n) if sampling == "sequential" else (T + 1, S, 2 * n)
+    model = Model(variant, 28, 256, list(range(S)), device="meta", engine=engine)
+    streams = torch.zeros(shape, dtype=torch.long, device="meta")
+    torch.set_float32_matmul_precision("high")
+    try:
+        with Calls() as calls:
+            nats = training.epoch_of(model, streams, windows=2, protocol=protocol)
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert nats.is_meta
+    assert calls.mixed == []
+    asked = sum(name not in VIEWS for name in calls.names) + kernel.launched
+    assert asked / 2 <= OPERATIONS[variant, engine] + (sampling == "windows")
+
+
+@pytest.mark.usefixtures("posing")
+def test_what_crosses_to_the_host_is_seen() -> None:
+    with Calls() as calls:
+        torch.zeros(3, device="meta") + torch.ones(())
+    assert calls.mixed == ["ones", "add"]
