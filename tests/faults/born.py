@@ -81,7 +81,11 @@ def at(delay_ms: int, count: int, folder: Path) -> Tally:
     time.sleep(random.Random(delay_ms).uniform(2, 5))
     begun = time.monotonic()
     driver.send_signal(signal.SIGTERM)
-    _, said = driver.communicate(timeout=PATIENCE_S)
+    try:
+        _, said = driver.communicate(timeout=30)
+    except subprocess.TimeoutExpired:
+        driver.kill()
+        _, said = driver.communicate()
     took = time.monotonic() - begun
     hunt.join()
     tally.check(
