@@ -401,15 +401,17 @@ def sweep(plans: Sequence[Plan], full: bool, folder: Path) -> int:
 
 
 def _session(verb: str, contenders: Sequence[Contender], device: str) -> str:
-    """The name of this speed comparison: the same contenders on the same machine."""
+    """The name of this speed comparison: the same contenders, timed by the same code on the same machine."""
     import hashlib
     import json
 
     from harness.measure import SETTLED, environment
+    from harness.plan import NO_NUMBERS, TIMED
+    from variants.fingerprint import code
 
     keys = [(contender.label, contender.run.key) for contender in contenders]
     machine = {fact: value for fact, value in environment(device).items() if fact not in SETTLED}
-    whole = json.dumps([keys, machine], sort_keys=True)
+    whole = json.dumps([keys, machine, code(TIMED, NO_NUMBERS)], sort_keys=True)
     return f"{verb}-{hashlib.sha256(whole.encode()).hexdigest()[:12]}"
 
 

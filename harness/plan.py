@@ -32,10 +32,13 @@ NUMBERS = {
     True: ("harness.train.train", "harness.corpus.Corpus.unknown_nats", *_BOTH),
     False: ("harness.probes.train", *_BOTH),
 }
+TIMED = ("harness.measure.time_steps",)  # the same of speeds, beside the key of what is timed
 CAPTURE = "harness.capture.captured"  # only where it is asked for
-# What that refers to and no number follows from: how often something is said or saved, and what results are put into.
-NO_NUMBERS = (CAPTURE, "harness.watch.CHECKPOINT_S", "harness.watch.SIGN_S", "harness.measure._keep_pages",
-              "harness.probes.PROBES", "harness.train.Outcome", "harness.train.Point")  # fmt: skip
+# What that refers to and no number follows from: how packages and cells are found, how often something is said or
+# saved, what results are put into, how an error is told.
+NO_NUMBERS = ("harness", "variants.registry", CAPTURE, "harness.watch.CHECKPOINT_S", "harness.watch.SIGN_S",
+              "harness.measure._keep_pages", "harness.measure.describe", "harness.probes.PROBES",
+              "harness.train.Outcome", "harness.train.Point")  # fmt: skip
 GRIDS = {"bench": grid.BENCH, "ablate": grid.ABLATE}
 
 

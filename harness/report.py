@@ -59,7 +59,8 @@ def made_from(folder: Path) -> str:
     sums = record.sums(folder)
     if not sums:
         return ""
-    own = [file.read_bytes().hex() for file in sorted(Path(__file__).parent.glob("*.*")) if file.is_file()]
+    code = (file for file in sorted(Path(__file__).parent.rglob("*.*")) if "__pycache__" not in file.parts)
+    own = [file.read_bytes().hex() for file in code if file.is_file()]
     libraries = [f"{name} {metadata.version(name)}" for name in ("matplotlib", "pandas", "seaborn", "jinja2")]
     return files.digest("\n".join([sums, *own, *libraries]))
 

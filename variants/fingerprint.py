@@ -28,8 +28,7 @@ from .registry import found, parse, plainest
 HOME = Path(__file__).parent.parent  # where the packages lie that qualified names begin with
 DEEPEST = 20  # imports that hand one name on: they may go in a circle
 PACKAGES = {"numpy", "platformdirs", "torch", "triton"}  # installed, also where somebody works on one of them
-NAMES = "variants.registry"  # it finds a cell by its name: followed where it decides what is computed
-COMPUTED = ("get", "parse")
+COMPUTED = ("variants.registry.get", "variants.registry.parse")  # of finding a cell by its name, what is computed
 SKIPPED = {"ctx", "kind", "type_comment", "type_ignores", "type_params", "annotation", "returns", "simple"}
 
 
@@ -47,8 +46,8 @@ def fingerprint(
     # An engine names the cells it is written for; what they compute is theirs.
     cells = [f"variants.{other.file}.{other.cls}" for other in entries.values()]
     own = [f"variants.engines.{engine or plainest(variant)}.unroll", "variants.model.Model"]
-    own += [f"{NAMES}.{name}" for name in COMPUTED]
-    return hashlib.sha256((cell + code([*own, *roots], [NAMES, *cells, *stops], home)).encode()).hexdigest()[:16]
+    rest = code([*own, *COMPUTED, *roots], [*cells, *stops], home)
+    return hashlib.sha256((cell + rest).encode()).hexdigest()[:16]
 
 
 def code(roots: Sequence[str], stops: Collection[str] = (), home: Path = HOME) -> str:
@@ -176,7 +175,8 @@ class _Walk:
             yield from _beside(path, found.strings)
             queue += list(self.numbers)[met:]
             if not queue:  # what modules do besides, once all that is defined is there: it is seldom anything
-                doing = [(p, "") for p in self.reached if self._module(p).effects and (p, "") not in self.numbers]
+                doing = [(p, "") for p in self.reached if self._module(p).effects and (p, WHOLE) not in self.stops]
+                doing = [key for key in doing if key not in self.numbers]
                 queue = [key for key in doing if self._number(*key)]
 
     def _module(self, path: Path) -> Module:
@@ -211,9 +211,7 @@ class _Walk:
                 if name == WHOLE or self._module(path).definition(name):
                     return path, name
                 break
-        raise ValueError(
-            f"no {qualified!r} in {self.home}: it was moved or renamed, where it is named by hand it was not"
-        )
+        raise ValueError(f"no {qualified!r} in {self.home}: moved or renamed? harness/plan.py names it still")
 
     def _said(self, path: Path, base: Base, attrs: tuple[str, ...]) -> str:
         """What stands in the hash for a name in a file: the number of what it refers to, which is then followed."""
