@@ -371,6 +371,7 @@ class Mine(Cell):
         ("from . import mathx\ntable = {'act': mathx.act}", "table['act']", ""),
         ("import functools\nfrom . import mathx\nact = functools.partial(mathx.act)", "act", ""),
         ("from . import mathx\nhere = mathx", "here.act", ""),
+        ("from .mathx import act\nMARKS = ('.', '..', '...', '.c', 'a.b', '.git')", "act", "MARKS"),
     ],
 )
 def test_what_a_cell_imports_is_in_its_key(imports: str, act: str, local: str, home: Path) -> None:

@@ -289,7 +289,7 @@ def _search() -> list[Path]:
 def _beside(path: Path, strings: Iterable[str]) -> Iterator[str]:
     """Digests of the files that a definition names: by their name, or by what they have instead of .py."""
     for word in strings:
-        file = path.with_suffix(word) if word.startswith(".") else path.with_name(word)
+        file = path.parent / (path.stem + word if word.startswith(".") else word)
         if file.is_file():
             yield hashlib.sha256(file.read_bytes()).hexdigest()
 
