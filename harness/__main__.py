@@ -517,15 +517,25 @@ def _list(options: argparse.Namespace, folder: Path) -> int:
     plans = [planned(verb, options) for verb in GRIDS][: 1 if options.variants else None]  # the same for both then
     print("variants, with the gates that can be fixed (like gru:R=1 or gru:Z=0,R=1):")
     for name, entry in variants.found().items():
+        try:
+            why = variants.refusals(name)["native"]
+        except ValueError as error:
+            print(f"  {name:<10} {error}")
+            continue
         print(f"  {name:<10} {' '.join(entry.gates):<6} {entry.about}")
-        if (why := variants.refusals(name)["native"]).startswith("step of"):
+        if why.startswith("step of"):
             print(f"{'':<20}in the loop: {why}")
+    for name, why in variants.unusable().items():
+        print(f"  {name:<10} variants/{why}")
     known = record.grids(folder)
     for asked in plans:
         rows = [row for one in known.values() for row in one.get("learning_rates", ())]
         tried = [row for row in rows if row["protocol"] == asked.protocol.label]
         asked = dataclasses.replace(asked, rates={row["variant"]: row["lr"] for row in tried if row["chosen"]})
         print(f"\n{asked.verb}: protocol {asked.protocol.label}, text {asked.corpus.name}, device {asked.device}")
+        for cell, name in [(variants.get(name), name) for name in asked.variants if ":" in name]:
+            gone = [weight for weight in cell.weights.split() if weight in cell.absent]
+            print(f"  {name} is without {' '.join(gone) or 'nothing'}{f': {cell.whole}' * bool(cell.whole)}")
         for run in asked.runs:
             state = "done" if record.done(folder, run) else "failed" if record.failed(folder, run) else "to do"
             print(f"  {state:<7} {run.key}")

@@ -156,6 +156,30 @@ def test_torchs_modules_start_where_their_cells_start(init: str) -> None:
             assert torch.equal(parts[name], weights[name]), (theirs, name)
 
 
+@pytest.mark.parametrize("init", ["book", "torch"])
+@pytest.mark.parametrize("variant", found())
+def test_every_tensor_starts_from_its_seed_and_its_name(variant: str, init: str) -> None:
+    """Of every cell, and of the output layer: none ignores its seed, none repeats another's numbers."""
+    seeds = [3, 7]
+    if found()[variant].library:
+        models = [Model(variant, 5, 6, [seed], init=init) for seed in seeds]
+        cells = [dict(model.cell.named_parts()) for model in models if isinstance(model.cell, Library)]
+        starts = {name: torch.cat([cell[name] for cell in cells]) for name in cells[0]}
+        starts |= {name: torch.cat([getattr(model, name) for model in models]) for name in ("W_hq", "b_q")}
+    else:
+        model = Model(variant, 5, 6, seeds, init=init)
+        starts = {**dict(model.cell.named_parameters()), "W_hq": model.W_hq, "b_q": model.b_q}
+    drawn: list[tuple[float, ...]] = []
+    for name, values in starts.items():
+        for k, seed in enumerate(seeds):
+            assert torch.equal(values[k], initial(name, values.shape[1:], seed, init, 6)), name
+        if name.startswith("g_") or (init == "book" and name.startswith("b_")):
+            assert torch.equal(values, torch.full_like(values, float(name.startswith("g_")))), name
+        else:
+            drawn += [tuple(part.flatten()[:5].tolist()) for part in values.detach()]
+    assert len(set(drawn)) == len(drawn)
+
+
 def test_own_is_the_books_for_cells_and_torchs_for_modules() -> None:
     for variant, init in (("gru", "book"), ("nn.gru", "torch")):
         own, named = (Model(variant, 5, 6, [0], init=i).state_dict() for i in ("own", init))

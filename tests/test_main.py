@@ -842,6 +842,27 @@ def test_a_results_folder_that_cannot_be_written(tmp_path: Path, capsys: pytest.
     assert str(tmp_path / "file") in said
 
 
+def test_list_says_what_a_fixed_gate_took_and_which_files_cannot_be_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = variants.refusals
+
+    def refusals(name: str, *size: Any) -> dict[str, str]:
+        if name == "mgu":
+            raise ValueError("variants/mgu.py cannot be used: it has no method `step`")
+        return whole(name, *size)
+
+    monkeypatch.setattr(variants, "refusals", refusals)
+    monkeypatch.setattr(variants, "unusable", lambda: {"draft": "draft.py cannot be used: invalid syntax (line 1)"})
+    words = ["--corpus", "embedded", "--device", "cpu", "--seeds", "1", "--results", str(tmp_path / "none")]
+    assert command.main(["list", "--variants", "gru:R=0", "gru:Z=0.5", *words]) == 0
+    shown = capsys.readouterr().out
+    assert "\n  gru:R=0 is without W_xr W_hr b_r W_hh\n" in shown
+    assert "\n  gru:Z=0.5 is without W_xz W_hz b_z\n" in shown
+    assert "\n  mgu        variants/mgu.py cannot be used: it has no method `step`\n" in shown
+    assert "\n  draft      variants/draft.py cannot be used: invalid syntax (line 1)\n" in shown
+
+
 def test_options_serve_ablate_too(fake: list[Run], tmp_path: Path) -> None:
     common = ["--corpus", "embedded", "--device", "cpu", "--seeds", "1", "--results", str(tmp_path)]
     assert (
