@@ -75,15 +75,18 @@ class Bar:
 def print_table(table: pd.DataFrame) -> None:
     """The answer on the screen; the files and the report have more columns."""
     # here: they are slow to import, and last to be needed
+    import pandas as pd
+
+    from harness import evidence
     from harness.rates import UNTOLD
     from harness.spell import bracket, count, mib, nats, ppl, rate
 
-    heads = ("variant", "parameters", "seeds", "held-out perplexity [95%]", "nats/char vs gru [95%]", "p (Holm)",
-             "verdict", "tokens/sec", "ratio", "MiB")  # fmt: skip
+    heads = ("variant", "engine", "parameters", "seeds", "held-out perplexity [95%]", "nats/char vs gru [95%]",
+             "p (Holm)", "verdict", "tokens/sec", "ratio", "MiB")  # fmt: skip
     rows = [heads]
     for r in table.to_dict("records"):
         rows.append((
-            str(r["variant"]), _some(r["parameters"], count),
+            str(r["variant"]), evidence.how(pd.Series(r)), _some(r["parameters"], count),
             f"{r['seeds']} of {r['seeds'] + r['failed']}" if r["failed"] else str(r["seeds"]),
             f"{ppl(r['heldout_perplexity'])} {bracket(r['heldout_low'], r['heldout_high'], ppl)}".strip(),
             f"{nats(r['delta_nats'], sign=True)} {bracket(r['delta_low'], r['delta_high'], nats)}".strip(),
@@ -91,7 +94,7 @@ def print_table(table: pd.DataFrame) -> None:
             UNTOLD if r["speed_verdict"] == UNTOLD else _some(r["speed_ratio"], lambda x: f"{x:.2f}x"),
             mib(r["peak_memory_mib"]),
         ))  # fmt: skip
-    _print(rows, {"variant", "verdict"})
+    _print(rows, {"variant", "engine", "verdict"})
     timed = sorted({str(b) for b in table["speed_baseline"] if b and b == b})
     print(
         "\nperplexity: geometric mean over seeds, on text never trained on. nats/char: paired by seed, less is better."
@@ -106,7 +109,7 @@ def print_table(table: pd.DataFrame) -> None:
             f", or is below the {100 * (noise - 1):.1f} % by which one of them differs from itself" if noise > 1 else ""
         )
         if (table["speed_verdict"] == UNTOLD).any():
-            print(f"{UNTOLD}: the 94% interval of the ratio holds 1{told}.")
+            print(f"{UNTOLD}: the 94% interval of the ratio holds 1 (under 5 rounds there is none){told}.")
         busy = table[table["speed_disturbed"].fillna(0) > 0]
         if len(busy):
             each = (f"{r['variant']} ({r['engine']}) {r['speed_disturbed']} of {r['speed_samples']}"

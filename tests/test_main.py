@@ -140,6 +140,8 @@ def test_what_was_never_left_alone_while_it_was_timed_is_said(
     assert "tokens/sec, the second time" in said.out
     assert "never left alone by other processes while it was timed: rnn (5 of 5 rounds)" in said.err
     assert "disturbed by other processes in every block, so slower than it is: rnn (" in said.out
+    engines = {row[0]: row[1] for line in said.out.splitlines() if len(row := line.split()) > 6}
+    assert {engines[name] for name in ("rnn", "gru", "lstm")} <= set(variants.ENGINES)  # a speed names what runs it
     speed = pd.read_csv(tmp_path / "speed.csv")
     assert set(speed.label[speed.disturbed]) == {"rnn"}
     assert len(asked) == 20 + 1 + 2 * 5
