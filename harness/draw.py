@@ -658,9 +658,10 @@ def _name_lines(ax: Axes, ends: Sequence[tuple[float, str, str]], height: float)
     """
     low, high = ax.get_ylim()
     at = ax.transAxes.inverted().transform(ax.transData.transform([(0, y) for y, _, _ in ends]))[:, 1]
+    at = np.clip(at, 0, 1)  # one that ends beyond the axis is named at its edge
     gap = 9.0 / height
     order = sorted(range(len(ends)), key=lambda k: (float(at[k]), ends[k][1]))
-    places = np.array([float(np.clip(at[k], 0, 1)) for k in order])
+    places = np.array([float(at[k]) for k in order])
     for _ in range(1000):  # push neighbours apart, half each, until none overlap
         short = gap - np.diff(places)
         if (short < 1e-6).all():

@@ -238,7 +238,7 @@ def test_a_failed_run_is_a_row_out_of_every_mean_and_tried_again(
     assert row["error"].startswith("1 of 3 runs: diverged")
     shown = capsys.readouterr()
     assert "failed: rnn seed 0: diverged" in shown.err
-    assert re.search(r"^rnn +10 +2 of 3 ", shown.out, re.MULTILINE)
+    assert re.search(r"^rnn +\w+ +10 +2 of 3 ", shown.out, re.MULTILINE)
     fake.clear()
     monkeypatch.setattr(execute, "execute", well)
     assert command.main(words) == 0

@@ -759,6 +759,18 @@ def test_every_gate_has_a_colour_a_dash_and_a_marker_of_its_own(results: record.
         assert sorted(note.get_text() for note in panel.texts) == sorted(set(own.variant))
 
 
+def test_a_line_that_ends_below_the_axis_is_named_at_its_edge() -> None:
+    """As a gradient that vanishes within a few characters does: else its name would leave the chart no room."""
+    back = range(1, 6)
+    shares = pd.DataFrame({"label": "rnn native", "seed": 0, "characters_back": back,
+                           "gradient_share": [1e-3**k for k in range(3, 28, 5)]})  # fmt: skip
+    figure = draw.reach(shares)
+    assert figure
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        draw.svg(figure)
+
+
 def test_names_at_lines_do_not_overlap() -> None:
     figure = draw.Figure(figsize=(4, 3))
     ax = figure.subplots()
