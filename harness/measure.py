@@ -53,6 +53,7 @@ SETTLED = ("threads", "matmul_precision", "cudnn_rnn_tf32", "flush_denormal", "k
            "cublas_workspace")  # fmt: skip
 _keeps_pages = False
 FLOAT32 = ("resident",)  # engines that know no float64
+FED = ("loop", "fused")  # engines that a GPU is fed kernel by kernel: one waits for another at each character
 AGAIN = "#2"  # the label of the baseline's second self (A/A)
 
 Fact = str | int | float | bool | None
@@ -108,6 +109,8 @@ def settle(threads: int, precision: str, deterministic: bool = False) -> None:
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
+        # a kernel for each new tensor, all of which is written anyway
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)  # denormals slow a CPU step 32 times, for some variants and not for others
@@ -214,8 +217,14 @@ def time_steps(run: Run, vocabulary: int, seeds: int = 1) -> Answer:
     protocol, device = run.setting, run.device
     base = _status_mib("VmRSS")
     resettable = _reset_high_water()
+    apart, workspace = None, 0
     if device == "cuda":
-        torch.cuda.init()
+        apart = disagreement(run, vocabulary)  # compiles all that will run: the first step is none of a compiler
+        if reason := disagrees(run, apart):
+            return {"error": reason}
+        torch.mm(*torch.ones(2, 64, 64, device=device))
+        torch.cuda.empty_cache()
+        workspace = torch.cuda.memory_allocated()  # cuBLAS', kept for good, one for each stream it is used on
         torch.cuda.reset_peak_memory_stats()
     many = list(range(run.seed, run.seed + seeds))
     model = Model(run.variant, vocabulary, protocol.hidden, many, protocol.init, device=device, engine=run.engine)
@@ -231,9 +240,11 @@ def time_steps(run: Run, vocabulary: int, seeds: int = 1) -> Answer:
             epoch(streams)
         return clock(device) - begun
 
-    begun = clock(device)
+    begun, graph_mib = clock(device), None
     if run.capture:
+        taken = _outside_mib()
         epoch = captured(epoch, streams, [*model.parameters(), *model.buffers()])
+        graph_mib = _outside_mib() - taken
     else:
         epoch_of(model, streams[: steps + 1], windows=1, protocol=protocol)
     first_s = clock(device) - begun
@@ -271,7 +282,9 @@ def time_steps(run: Run, vocabulary: int, seeds: int = 1) -> Answer:
             break
     allocated = device == "cuda"
     high = _status_mib("VmHWM") if resettable else None
-    peak = torch.cuda.max_memory_allocated() / 2**20 if allocated else high - base if high and base else None
+    peak = high - base if high and base else None
+    if allocated:
+        peak = (torch.cuda.max_memory_allocated() - workspace * (1 + run.capture)) / 2**20
     reserved = torch.cuda.max_memory_reserved() / 2**20 if allocated else None
     kernels = _kernels(lambda: timed(1), device)
     work = gflop(model, n * steps)
@@ -282,14 +295,16 @@ def time_steps(run: Run, vocabulary: int, seeds: int = 1) -> Answer:
     for block in blocks:
         block["percent_of_peak"] = 100 * work / (float(block["step_ms"]) / 1000) / peak_gflops  # type: ignore[arg-type]
     again = repeat_difference(run, vocabulary, streams)
-    apart = disagreement(run, vocabulary)
-    if reason := disagrees(run, apart):
-        return {"error": reason}
+    if apart is None:
+        apart = disagreement(run, vocabulary)
+        if reason := disagrees(run, apart):
+            return {"error": reason}
     return {
         "blocks": blocks,
         "first_step_ms": 1000 * first_s,
         "peak_memory_mib": peak,
         "peak_reserved_mib": reserved,
+        "graph_mib": graph_mib,
         "seeds": seeds,
         "kernels": kernels,
         "disagreement": apart,
@@ -298,7 +313,7 @@ def time_steps(run: Run, vocabulary: int, seeds: int = 1) -> Answer:
         "peak_gflops": peak_gflops,
         "copy_gib_per_s": copied,
         "node_gap_us": gap_us,
-        "floor_ms": floor_ms(work, peak_gflops, steps, gap_us),
+        "floor_ms": floor_ms(work, peak_gflops, steps if run.engine in FED else 1, gap_us),
         "load": os.getloadavg()[0],
         "environment": environment(device),
     }
@@ -391,8 +406,10 @@ def ceiling(device: str) -> tuple[float, float]:
         return min(taken)
 
     rates = []
+    bf16 = device == "cuda" and torch.get_float32_matmul_precision() == "medium"
+    kind = torch.bfloat16 if bf16 else torch.float32  # of float32 it would be tf32's
     for n in (1024, 2048) if device == "cpu" else (4096, 8192):
-        A, B, C = (torch.ones(n, n, device=device).normal_() for _ in range(3))
+        A, B, C = (torch.ones(n, n, device=device, dtype=kind).normal_() for _ in range(3))
         rates.append(2 * n**3 / best_s(functools.partial(torch.mm, A, B, out=C), 3) / 1e9)
     times = 10_000  # a few ms
     if device == "cpu" and (operations := native.arithmetic(times)):
@@ -467,6 +484,14 @@ def _short(kernel: str) -> str:
     if name.startswith("cutlass::Kernel"):
         name = name.partition("<")[2]
     return re.split(r"[(<>]", name)[0].strip().replace(" ", "_")
+
+
+def _outside_mib() -> float:
+    """Memory of the GPU that is taken and not torch's to give: contexts, modules, graphs."""
+    import torch
+
+    free, total = torch.cuda.mem_get_info()
+    return (total - free - torch.cuda.memory_reserved()) / 2**20
 
 
 def _status_mib(key: str) -> float | None:

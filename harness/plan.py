@@ -90,7 +90,13 @@ class Plan:
 
     def engines(self, variant: str) -> list[str]:
         """Those that can run it: the one it is trained with, then the others, the fastest first."""
-        can = [engine for engine, refusal in self.refusals(variant).items() if not refusal]
+        refusals = self.refusals(variant)
+        can = [engine for engine, refusal in refusals.items() if not refusal]
+        if not can:
+            raise ValueError(
+                f"no engine runs {variant} in {self.precision}: resident: {refusals['resident']}; leave it out of "
+                "--variants, or give --precision tf32"
+            )
         return sorted(can, key=lambda engine: engine != self.engine)
 
     def refusals(self, variant: str) -> dict[str, str]:
@@ -126,6 +132,10 @@ class Plan:
             for capture in (self.captures, False)[: 1 + (every and self.captures)]
             for how in [[engine] * bool(k) + ["step by step"] * (capture != self.captures)]
         ]
+        if every and self.captures and self.precision == "ieee":  # resident knows no ieee: in tf32, beside torch's own
+            rounded = dataclasses.replace(self, precision="tf32")
+            first = {variant: rounded.engines(variant)[0] for variant in self.variants}
+            timed += [Contender(f"{v} (tf32)", rounded.run(v, 0)) for v in first if first[v] in ("resident", "library")]
         base = next(c for c in timed if c.label == self.speed_baseline)
         return [*timed, Contender(base.label + AGAIN, base.run)]
 

@@ -65,7 +65,8 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "speed": (
         "session", "round", "label", "variant", "engine", "capture", "precision", "device", "protocol",
         "hidden", "seeds", "block", "steps", "tokens_per_sec", "step_ms", "first_step_ms",
-        "peak_memory_mib", "peak_reserved_mib", "context_switches", "cpu_per_wall", "others_cpu", "load", "disturbed",
+        "peak_memory_mib", "peak_reserved_mib", "graph_mib", "context_switches", "cpu_per_wall", "others_cpu", "load",
+        "disturbed",
         "kernels", "disagreement", "repeat_difference", "gflop", "peak_gflops", "copy_gib_per_s",
         "node_gap_us", "floor_ms", "percent_of_peak",
         "environment", "started", "error",

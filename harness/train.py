@@ -121,12 +121,12 @@ def train(
             uncaptured = " ".join(str(error).split())[:200] or "it cannot be captured"
     for epoch in range(begin, protocol.epochs + 1):
         model.train()
+        states = [order.getstate() for order in orders]
         watch.start()
-        words = words_of(orders)
 
-        def between(done: Position, epoch: int = epoch, words: npt.NDArray[Any] = words) -> None:
+        def between(done: Position, epoch: int = epoch, states: list[tuple[Any, ...]] = states) -> None:
             share = (epoch - 1 + done.window / windows) / protocol.epochs
-            watch.between(share, lambda: standing(model, epoch, words, done, lost, looked))
+            watch.between(share, lambda: standing(model, epoch, words_of(states), done, lost, looked))
 
         data = drawn(characters, protocol, orders)
         if epoch_on is None or at.window:  # a checkpoint inside an epoch is gone on from step by step
@@ -290,14 +290,12 @@ def sequential(characters: Tensor, protocol: Protocol, offsets: Sequence[int]) -
     From a seed's random offset the text is cut into `batch_size` streams of equal length, read side by side.
     """
     n = protocol.batch_size
-    rows = []
-    for offset in offsets:
-        length = (len(characters) - offset - 1) // n
-        starts = offset + length * torch.arange(n, device=characters.device)
-        rows.append(starts)
+    each = [(len(characters) - offset - 1) // n for offset in offsets]
+    first, apart = torch.tensor([offsets, each], device=characters.device)[..., None]
+    starts = first + apart * torch.arange(n, device=characters.device)
     length = (len(characters) - protocol.num_steps - 1) // n + 1  # the same for every offset, targets included
     steps = torch.arange(length, device=characters.device)
-    return characters[steps[:, None, None] + torch.stack(rows)]
+    return characters[steps[:, None, None] + starts]
 
 
 def start_of(model: Model, protocol: Protocol, seeds: int) -> Position:

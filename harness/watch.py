@@ -89,9 +89,9 @@ def clock(device: str) -> float:
     return time.perf_counter()
 
 
-def words_of(orders: Sequence[random.Random]) -> npt.NDArray[Any]:
-    """Where generators of whole numbers stand: (S, 625)."""
-    return np.array([order.getstate()[1] for order in orders], dtype=np.uint32)
+def words_of(states: Sequence[tuple[Any, ...]]) -> npt.NDArray[Any]:
+    """Where generators of whole numbers stood, by their `getstate`: (S, 625)."""
+    return np.array([state[1] for state in states], dtype=np.uint32)
 
 
 def set_words(orders: Sequence[random.Random], words: npt.NDArray[Any]) -> None:

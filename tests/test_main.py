@@ -110,7 +110,7 @@ def test_on_cuda_an_epoch_is_a_graph_and_a_bench_also_times_it_step_by_step() ->
     there = dataclasses.replace(here, device="cuda")
     assert all(run.capture and run.deterministic for run in there.runs)
     timed = {c.label: c.run.capture for c in there.contenders}
-    assert timed == {"nn.gru": True, "nn.gru (step by step)": False, "nn.gru#2": True}
+    assert timed == {"nn.gru": True, "nn.gru (step by step)": False, "nn.gru (tf32)": True, "nn.gru#2": True}
     ablated = dataclasses.replace(there, verb="ablate", deterministic=False)
     assert {c.label: c.run.capture for c in ablated.contenders} == {"nn.gru": True, "nn.gru#2": True}
     assert {run.key for run in ablated.runs}.isdisjoint(run.key for run in there.runs)
@@ -147,6 +147,34 @@ def test_what_was_never_left_alone_while_it_was_timed_is_said(
     assert len(asked) == 20 + 1 + 2 * 5
     table = pd.read_csv(tmp_path / "bench.csv").set_index("variant")
     assert table.speed_disturbed.to_dict() == {"rnn": 5, "gru": 0, "lstm": 0}
+
+
+def test_a_bench_on_cuda_shows_the_fast_engine_to_one_who_does_not_know_of_precision(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """resident computes in tf32 alone: it is timed so beside what trains in ieee, and torch's own beside it."""
+    monkeypatch.setattr("variants.engines.resident.triton", object())
+    plan = planning.Plan(
+        "bench", ("gru", "lstm", "nn.gru"), grid.protocol("classic"), 1, corpus.load("embedded"), "cuda"
+    )
+    rounded = {c.label: (c.run.engine, c.run.capture) for c in plan.contenders if c.run.precision == "tf32"}
+    assert rounded == {"gru (tf32)": ("resident", True), "nn.gru (tf32)": ("library", True)}
+    assert {run.precision for run in plan.runs} == {"ieee"}
+    asked = dataclasses.replace(plan, precision="tf32")
+    assert not any(c.label.endswith("(tf32)") for c in asked.contenders)
+
+
+def test_bf16_is_what_computes_in_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's products of float32 do not: of other engines it would be tf32 under another name."""
+    monkeypatch.setattr("variants.engines.resident.triton", object())
+    plan = planning.Plan(
+        "bench", ("gru", "nn.gru"), grid.protocol("classic"), 1, corpus.load("embedded"), "cuda", precision="bf16"
+    )
+    assert plan.engines("gru") == ["resident"]
+    with pytest.raises(
+        ValueError, match=r"no engine runs nn.gru in bf16: resident: it is written for .*--precision tf32"
+    ):
+        list(plan.runs)
 
 
 # ---- the whole of it, for real -----------------------------------------------------------------

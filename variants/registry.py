@@ -304,6 +304,8 @@ def refusals(
         said[name_of] = engine.refuses(get(name), device)
         if not said[name_of] and hasattr(engine, "fits"):
             said[name_of] = engine.fits(hidden, batch, precision)
+        elif not said[name_of] and precision == "bf16":
+            said[name_of] = "it takes torch's products of float32, of which none is bf16"
     return said
 
 
