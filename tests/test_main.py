@@ -678,7 +678,7 @@ def test_what_cannot_be_drawn_undoes_nothing(
     shown = capsys.readouterr()
     said = "failed: no report, RuntimeError: Failed to process string with tex because latex could not be found; "
     assert shown.err.splitlines()[-1] == said + "the tables are whole, and `report` draws them"
-    assert re.search(r"^rnn +10 +1 ", shown.out, re.MULTILINE)
+    assert re.search(r"^rnn +\w+ +10 +1 ", shown.out, re.MULTILINE)
     assert len(pd.read_csv(tmp_path / "bench.csv"))
     assert command.main(["report", "--results", str(tmp_path)]) == 1
     monkeypatch.delattr(harness, "report")
