@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from harness import grid
-from harness.grid import Run
-from harness.plan import GRIDS, PRECISIONS, SIZES, Plan, described, planned, probes, reproductions, sizes
+from harness.grid import Protocol, Run
+from harness.plan import GRIDS, PRECISIONS, SIZES, Plan, described, on_tasks, planned, reproductions, sizes, task_names
 from harness.process import keep_streams
 from variants import registry
 
@@ -34,7 +34,7 @@ VERBS = {
     "ablate": "train and time the GRU with its gates fixed: ablate.csv and the report",
     "sweep": "time every engine by hidden size and number of seeds: speed.csv and the report; --full for all of it",
     "reproduce": "train the models whose perplexities the book publishes, on its two protocols: reproduce.csv",
-    "probe": "train on tasks that ask for memory (adding, copy, selective_copy, counting), by length: probes.csv",
+    "probe": "train on tasks that ask what a gate is for, until they are solved: tasks.csv, probes.csv",
     "report": "build the tables and the report again from what is on file, training nothing",
     "list": "what there is, what would run, its keys, and which runs are done",
 }
@@ -138,13 +138,13 @@ def parser() -> Parser:
     )
     top.add_argument(
         "--seeds", metavar="N",
-        help=f"how many trainings a variant, {grid.SEEDS} if not given (probe: {grid.PROBE_SEEDS}); or until-decided",
+        help=f"how many trainings a variant, {grid.SEEDS} if not given; or until-decided",
     )  # fmt: skip
     top.add_argument("--max", metavar="N", help="the most seeds of --seeds until-decided, 30 if not given")
     top.add_argument("--variants", nargs="+", metavar="V", help="like rnn gru:R=1 nn.gru (`list` names them all)")
     top.add_argument("--set", nargs="+", action="extend", default=[], dest="settings", metavar="FIELD=VALUE",
                      help=f"fields of the protocol: {', '.join(grid.FIELDS)}")  # fmt: skip
-    top.add_argument("--tasks", nargs="+", metavar="T", help=f"of probe: {', '.join(grid.PROBES)}")
+    top.add_argument("--tasks", nargs="+", metavar="T", help=f"of probe: {', '.join(task_names())}")
     top.add_argument("--lengths", nargs="+", metavar="N", help="of probe, of every task")
     top.add_argument(
         "--deterministic", action="store_true", help="on CUDA the same bits twice, slower; a CPU gives them"
@@ -155,46 +155,73 @@ def parser() -> Parser:
     return top
 
 
-def choose(plan: Plan, folder: Path) -> tuple[Plan, list[dict[str, object]]]:
-    """The plan with a learning rate for each variant, and how each was chosen: by as many trainings for every one.
+def choose(plans: Sequence[Plan], folder: Path) -> tuple[list[Plan], list[dict[str, object]]]:
+    """The plans with a learning rate for each variant, and how each was chosen: by as many trainings for every one.
 
-    Of seeds that are not scored, on the validation part, which is where their held-out part lies: behind the training.
+    Of seeds that are not scored: of a text on the validation part, which is where their held-out part lies, behind the
+    training; of a task by how many solve it, then how soon, then by the score.
     """
     import math
+    import statistics
 
     from harness import record
+    from harness.tasks import TASKS
 
-    protocol = dataclasses.replace(
-        plan.protocol, heldout_characters=plan.protocol.validation_characters, validation_characters=0, rate="given",
-        evaluations=min(plan.protocol.evaluations, 4),
-    )  # fmt: skip
     at = {
-        (variant, lr): [
-            dataclasses.replace(plan, protocol=dataclasses.replace(protocol, lr=lr)).run(variant, seed)
+        (k, variant, lr): [
+            dataclasses.replace(plan, protocol=choosing(plan.protocol, lr)).run(variant, seed)
             for seed in grid.RATE_SEEDS
         ]
-        for lr in grid.RATES
+        for k, plan in enumerate(plans)
+        for lr in grid.rates(plan.protocol)
         for variant in plan.variants
     }
     todo = [run for runs in at.values() for run in runs if not record.done(folder, run)]
-    print(f"{plan.verb}: {len(at)} learning rates x {len(grid.RATE_SEEDS)} seeds = {len(at) * len(grid.RATE_SEEDS)} "
-          f"trainings choose a rate for each of {len(plan.variants)} variants, {len(todo)} to do")  # fmt: skip
-    train(todo, plan.corpus, plan.corpus.name, folder, "choosing")
+    print(f"{plans[0].verb}: {sum(map(len, at.values()))} trainings of seeds that are not scored "
+          f"choose a learning rate for each variant, {len(todo)} to do")  # fmt: skip
+    train(todo, plans[0].corpus, plans[0].corpus.name, folder, "choosing")
     rows: list[dict[str, object]] = []
-    rates = {}
-    for variant in plan.variants:
-        nats = {}
-        for lr in grid.RATES:
-            found = [record.heldout(folder, run) for run in at[variant, lr]]
-            done = [math.log(p) for p in found if p]
-            nats[lr] = sum(done) / len(done) if len(done) == len(found) else math.inf  # one that diverged is no choice
-            rows.append({"protocol": plan.protocol.label, "variant": variant, "lr": lr, "seeds": len(done),
-                         "failed": len(found) - len(done),
-                         "validation_perplexity": math.exp(nats[lr]) if nats[lr] < math.inf else None})  # fmt: skip
-        rates[variant] = min(nats, key=lambda lr: (nats[lr], lr))
-        for row in rows[-len(grid.RATES) :]:
-            row["chosen"] = row["lr"] == rates[variant]
-    return dataclasses.replace(plan, rates=rates), rows
+    chosen = []
+    for k, plan in enumerate(plans):
+        rates = {}
+        task = TASKS.get(plan.protocol.task)
+        for variant in plan.variants:
+            merits = {}
+            for lr in grid.rates(plan.protocol):
+                found = [record.outcome(folder, run) for run in at[k, variant, lr]]
+                good = [one for one in found if one]
+                row: dict[str, object] = {
+                    "protocol": plan.protocol.label, "corpus_sha256": plan.corpus.sha256, "variant": variant, "lr": lr,
+                    "seeds": len(good), "failed": len(found) - len(good),
+                }  # fmt: skip
+                if task is None:
+                    nats = [math.log(one["heldout_perplexity"]) for one in good]
+                    mean = sum(nats) / len(nats) if len(good) == len(found) else math.inf  # one diverged: no choice
+                    row["validation_perplexity"] = math.exp(mean) if mean < math.inf else None
+                    merits[lr] = (mean, 0.0, 0.0)
+                else:
+                    updates = [one["solved_after"] for one in good if one["solved_after"]]
+                    score = statistics.fmean(one["score"] for one in good) if good else None
+                    middle = statistics.median(updates) if updates else None
+                    row |= {"solved": len(updates), "updates_median": middle, "score": score}
+                    worst = math.inf if score is None else score if task.lower_is_better else -score
+                    merits[lr] = (float(-len(updates)), middle or math.inf, worst)
+                rows.append(row)
+            rates[variant] = min(merits, key=lambda lr: (merits[lr], lr))
+            for row in rows[-len(merits) :]:
+                row["chosen"] = row["lr"] == rates[variant]
+        chosen.append(dataclasses.replace(plan, rates=rates))
+    return chosen, rows
+
+
+def choosing(protocol: Protocol, lr: float) -> Protocol:
+    """How a learning rate is tried: as it will be trained, a text's validation part as what is held out."""
+    if protocol.task != "text":
+        return dataclasses.replace(protocol, rate="given", lr=lr)
+    return dataclasses.replace(
+        protocol, heldout_characters=protocol.validation_characters, validation_characters=0, rate="given", lr=lr,
+        evaluations=min(protocol.evaluations, 4),
+    )  # fmt: skip
 
 
 def train(todo: Sequence[Run], corpus: Corpus, name: str, folder: Path, word: str = "training") -> None:
@@ -215,7 +242,11 @@ def train(todo: Sequence[Run], corpus: Corpus, name: str, folder: Path, word: st
             })  # fmt: skip
             good = outcome.heldout_perplexity
             said = outcome.error or (
-                f"score {outcome.score:.4f}" if good is None else f"held-out perplexity {good:.2f}"
+                f"held-out perplexity {good:.2f}"
+                if good is not None
+                else f"solved after {outcome.solved_after:,} updates"
+                if outcome.solved_after
+                else f"not solved, score {outcome.score:.4f}"
             )
             task = finished.run.protocol
             what = "" if task.task == "text" else f" {task.task} {task.num_steps}"
@@ -232,7 +263,7 @@ def go(plan: Plan, folder: Path, timing: bool = True) -> int:
     with record.writing(folder):
         choices: list[dict[str, object]] = []
         if plan.protocol.rate == "chosen":
-            plan, choices = choose(plan, folder)
+            [plan], choices = choose([plan], folder)
         runs = list(plan.runs)
         todo = [run for run in runs if not record.done(folder, run)]
         announce(plan, len(todo), min(cores(), len(todo)) if plan.device == "cpu" else 1)
@@ -321,26 +352,40 @@ def reproduce(plans: Sequence[Plan], settings: Sequence[tuple[str, Sequence[str]
         return _ended(runs, folder, [])
 
 
-def probe(options: argparse.Namespace, folder: Path) -> int:
-    """Train on every task, length and variant, and set the scores side by side. The exit status."""
+def probe(plans: Sequence[Plan], folder: Path) -> int:
+    """Train on every task, length and variant, and set what solves them side by side. The exit status."""
     from harness import record, screen
-    from harness.corpus import NOTHING
 
-    plans = probes(options)
     with record.writing(folder):
-        seeds = range(plans[0].seeds)
-        runs = [plan.run(variant, seed) for seed in seeds for plan in plans for variant in plan.variants]
-        todo = [run for run in runs if not record.done(folder, run)]
-        print(f"probe: {len(runs)} trainings{f', {len(runs) - len(todo)} done already' * (len(todo) < len(runs))}; "
-              f"{', '.join(dict.fromkeys(plan.protocol.task for plan in plans))}; {plans[0].device}")  # fmt: skip
-        record.write_grid(folder, "probe", {"runs": [run.key for run in runs], "session": "", "anchors": {}})
+        runs: list[Run] = []
         try:
-            train(todo, NOTHING, "", folder)
+            runs = train_tasks(plans, folder, "probe")
         except KeyboardInterrupt:
             return _stopped(runs, folder)
         results = tabulate(folder)
-        screen.print_probes(results.probes)
+        screen.print_tasks(results.tasks)
         return _ended(runs, folder, [])
+
+
+def train_tasks(plans: Sequence[Plan], folder: Path, name: str) -> list[Run]:
+    """Choose the learning rates, train what is not done, and put on file what was asked. The scored runs."""
+    from harness import record
+
+    choices: list[dict[str, object]] = []
+    chosen = list(plans)
+    if to_choose := [plan for plan in plans if plan.protocol.rate == "chosen"]:
+        with_rates, choices = choose(to_choose, folder)
+        chosen = [*with_rates, *(plan for plan in plans if plan.protocol.rate != "chosen")]
+    seeds = range(plans[0].seeds)
+    runs = [plan.run(variant, seed) for seed in seeds for plan in chosen for variant in plan.variants]
+    todo = [run for run in runs if not record.done(folder, run)]
+    print(f"{name}: {len(runs)} trainings{f', {len(runs) - len(todo)} done already' * (len(todo) < len(runs))}; "
+          f"tasks {', '.join(dict.fromkeys(plan.protocol.task for plan in plans))}; {plans[0].device}")  # fmt: skip
+    record.write_grid(folder, name, {
+        "runs": [run.key for run in runs], "session": "", "anchors": {}, "learning_rates": choices, "tasks": True,
+    })  # fmt: skip
+    train(todo, plans[0].corpus, "", folder)
+    return runs
 
 
 def announce(plan: Plan, todo: int, workers: int) -> None:
@@ -449,7 +494,7 @@ def _time(contenders: Sequence[Contender], vocabulary: int, folder: Path, sessio
 
 def tabulate(folder: Path) -> Results:
     """Every table again, from the files of single runs and samples. It imports nothing to draw with."""
-    from harness import record, table
+    from harness import record, solved, table
 
     results = record.gather(folder)
     answers = {}
@@ -467,6 +512,10 @@ def tabulate(folder: Path) -> Results:
         from harness import published
 
         answers["reproduce"] = published.compare(results.runs, grids["reproduce"])
+    keys = [key for asked in grids.values() if asked.get("tasks") for key in asked["runs"]]
+    answers["tasks"] = record.frame("tasks", []) if not keys else solved.build(
+        results.probes[results.probes["run"].isin(keys)], results.learning_rates
+    )  # fmt: skip
     results = dataclasses.replace(results, **answers)
     record.write_tables(results, folder)
     return results
@@ -554,7 +603,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.verb == "reproduce":
             return reproduce(*reproductions(options), folder)
         if options.verb == "probe":
-            return probe(options, folder)
+            return probe(on_tasks(options), folder)
         if options.verb == "sweep":
             options.protocol = "classic" if options.protocol is None else options.protocol
             settings = [[*options.settings, f"hidden={h}"] for h in ((256, 128, 192, 512) if options.full else SIZES)]

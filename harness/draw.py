@@ -329,59 +329,62 @@ def perplexity_speed_alt(table: pd.DataFrame, anchors: pd.DataFrame) -> str:
     return text + "".join(f" Reference line: {name} at {ppl(value)}." for name, value in _references(anchors))
 
 
-def probe_curves(scores: pd.DataFrame, width: float = WIDE) -> Figure | None:
-    """Score against length, one panel a task: mean over seeds with its 95 % interval. Dotted: what a network without
-    memory reaches, and what a perfect one does. Of an error lower is better; of a share higher is. Each line has its
-    name at its end. Dashed: without the reset gate; dash-dotted: without the update gate; finely dotted: without
-    both; squares are torch's own."""
-    data = scores.dropna(subset=["score"])
-    if data.empty:
+def updates(tasks: pd.DataFrame, trained: pd.DataFrame, width: float = WIDE) -> Figure | None:
+    """After how many updates each variant has solved a task, one panel a task, logarithmic; left is sooner. Small
+    points: every seed that solved it. Bar: their median. At the right, past the end of the budget: how many seeds did
+    not solve it. Colours and names as everywhere: a variant without a gate has that gate's colour."""
+    if tasks.empty:
         return None
-    tasks = list(dict.fromkeys(data.task))
-    columns = min(len(tasks), 2 if width > 5 else 1)
-    rows = math.ceil(len(tasks) / columns)
+    panels = list(dict.fromkeys(zip(tasks.task, tasks.length, strict=True)))
+    columns = min(len(panels), 2 if width > 5 else 1)
+    rows = math.ceil(len(panels) / columns)
     with _style() as ink:
-        import seaborn as sns  # imported here: with it comes scipy.stats, half a second that other figures need not pay
-
-        tall = max(2.3, 0.7 + 0.13 * data.variant.nunique())
+        tall = 0.55 + 0.24 * tasks.variant.nunique()
         figure = Figure(figsize=(width, 0.3 + tall * rows), layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False)
-        for panel, task in zip(grid.flat, tasks, strict=False):
-            own = data[data.task == task]
-            names = list(dict.fromkeys(own.variant))
-            lengths, ends = sorted(set(own.length)), []
-            for k, name in enumerate(names):
-                mine = own[own.variant == name].sort_values("length")
-                x = np.array([lengths.index(length) for length in mine.length]) + (k - len(names) / 2) * 0.04
-                colour, dash, marker = _look(name)
-                panel.vlines(x, mine.low, mine.high, color=ink[colour], lw=1.2)
-                sns.lineplot(x=x, y=mine.score.to_numpy(), ax=panel, color=ink[colour], marker=marker, ms=4.5,
-                             mec=ink[colour], lw=1.2, linestyle=dash, legend=False, errorbar=None)  # fmt: skip
-                ends.append((float(mine.score.iloc[-1]), _short(name), ink[colour]))
-            for value in (own.trivial.iloc[0], own.optimal.iloc[0]):
-                panel.axhline(value, color=ink["ink"], lw=0.9, ls=":")
-            panel.set_xticks(range(len(lengths)), [str(length) for length in lengths])
-            title = f"{_short(str(task).replace('_', ' '))}: {_short(own.score_is.iloc[0], 32)}"
-            panel.set_title(title, loc="left", color=ink["ink"])
-            _name_lines(panel, ends, 72 * (tall - 0.6))
-        for panel in grid.flat[len(tasks) :]:
+        for panel, (task, length) in zip(grid.flat, panels, strict=False):
+            own = tasks[(tasks.task == task) & (tasks.length == length)]
+            budget = float(own.budget.max())
+            for y, r in enumerate(own.itertuples()):
+                colour, _, marker = _look(r.variant)
+                seeds = trained[(trained.task == task) & (trained.length == length) & (trained.variant == r.variant)
+                                & (trained.protocol == r.protocol)].solved_after.dropna()  # fmt: skip
+                panel.scatter(seeds, [y] * len(seeds), s=9, alpha=0.5, color=ink[colour], marker=marker, lw=0)
+                if r.solved:
+                    panel.vlines(r.updates_median, y - 0.3, y + 0.3, color=ink[colour], lw=2)
+                missing = int(r.seeds + r.failed - r.solved)
+                if missing:
+                    panel.annotate(f"{missing} of {int(r.seeds + r.failed)} not", (budget * 1.12, y), va="center",
+                                   fontsize=7.5, color=ink[colour])  # fmt: skip
+            panel.axvline(budget, color=ink["muted"], lw=0.8, ls=":")
+            panel.set_yticks(range(len(own)), [_short(name) for name in own.variant])
+            panel.set_ylim(len(own) - 0.5, -0.5)
+            panel.set_xscale("log")
+            panel.set_xlim(80, budget * 2.6)
+            ticks = [t for t in (100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000) if t <= budget]
+            panel.set_xticks(ticks, [compact(t) for t in ticks])
+            panel.xaxis.set_minor_locator(NullLocator())
+            panel.set_title(
+                f"{_short(str(task).replace('_', ' '))}, length {count(length)}", loc="left", color=ink["ink"]
+            )
+        for panel in grid.flat[len(panels) :]:
             panel.set_visible(False)
-        for panel in grid.flat[max(0, len(tasks) - columns) : len(tasks)]:
-            panel.set_xlabel("length")
+        figure.supxlabel("updates until solved (\u2190 sooner; dotted: the budget)", fontsize=9)
         return figure
 
 
-def probe_curves_alt(scores: pd.DataFrame) -> str:
-    data = scores.dropna(subset=["score"])
-    if data.empty:
+def updates_alt(tasks: pd.DataFrame, trained: pd.DataFrame) -> str:
+    if tasks.empty:
         return ""
     said = []
-    for (task, length), own in data.groupby(["task", "length"], sort=False):
-        each = ", ".join(f"{r.variant} {r.score:.3g} (n = {r.n})" for r in own.itertuples())
-        first = own.iloc[0]
-        ends = f"trivial {first.trivial:.3g}, optimal {first.optimal:g}"
-        said.append(f"{task}, length {length} ({first.score_is}, {ends}): {each}")
-    return f"Line charts of score against length, {data.task.nunique()} tasks. {'; '.join(said)}."
+    for (task, length), own in tasks.groupby(["task", "length"], sort=False):
+        each = ", ".join(
+            f"{r.variant} {int(r.solved)} of {int(r.seeds + r.failed)}"
+            + (f" after {count(r.updates_median)}" if r.solved else "")
+            for r in own.itertuples()
+        )
+        said.append(f"{task}, length {count(length)}: {each}")
+    return f"Dot charts of the updates until each seed solved a task, {len(said)} tasks. {'; '.join(said)}."
 
 
 def reach(shares: pd.DataFrame, width: float = WIDE) -> Figure | None:

@@ -102,36 +102,6 @@ def inside(data: record.Results, name: str) -> pd.DataFrame:
     return rows.iloc[:0].assign(label="")
 
 
-def probe_scores(probes: pd.DataFrame) -> pd.DataFrame:
-    """Of each task, length and variant, over seeds: the mean score, its 95 % t interval, n, how many failed.
-
-    No score is below 0 and no share above 1: an interval ends there.
-    """
-    rows = []
-    known = probes.assign(error=probes.error.astype(object).where(probes.error.notna(), "")).groupby(
-        ["protocol", "task", "length", "variant"], sort=False
-    )
-    for (label, task, length, variant), own in known:
-        scores = pd.to_numeric(own.score[own.error == ""]).dropna().to_numpy(dtype=float)
-        bounds = stats.interval(scores)
-        most = 1.0 if own.optimal.iloc[0] == 1 else math.inf  # a share; an error has no end
-        rows.append({
-            "protocol": label, "task": task, "length": int(length), "variant": variant,
-            "engine": own.engine.iloc[0], "score_is": own.score_is.iloc[0], "trivial": float(own.trivial.iloc[0]),
-            "optimal": float(own.optimal.iloc[0]), "score": scores.mean() if len(scores) else math.nan,
-            "low": max(bounds.low, 0.0), "high": min(bounds.high, most), "n": len(scores),
-            "failed": len(own) - len(scores),
-        })  # fmt: skip
-    columns = ("protocol", "task", "length", "variant", "engine", "score_is", "trivial", "optimal", "score", "low",
-               "high", "n", "failed")  # fmt: skip
-    frame = pd.DataFrame(rows, columns=list(columns))
-    order = {name: k for k, name in enumerate([*grid.PROBED, *sorted(set(frame.variant))][::-1])}
-    tasks = {name: k for k, name in enumerate(grid.PROBES)}
-    keys = {"task": frame.task.map(tasks), "variant": -frame.variant.map(order).astype(float)}
-    frame = frame.assign(_task=keys["task"], _variant=keys["variant"])
-    return frame.sort_values(["_task", "length", "_variant"], kind="stable").drop(columns=["_task", "_variant"])
-
-
 def speed_samples(data: record.Results, table: pd.DataFrame) -> pd.DataFrame:
     """A row a fresh process, of the session the table was made from: label, round, and what it measured."""
     speed = data.speed[(data.speed.error == "") & ~data.speed.label.str.contains("#") & ~(data.speed.seeds > 1)]

@@ -36,10 +36,10 @@ from harness.measure import (
     now,
     settle,
 )
-from harness.probes import PROBES
-from harness.probes import train as probe
 from harness.process import command, keep_streams
+from harness.tasks import TASKS
 from harness.train import Outcome, packs, train
+from harness.train_task import train as train_task
 from harness.watch import Keep
 
 
@@ -110,11 +110,11 @@ def _one(pack: Sequence[Run], corpus: Corpus, workers: int, tell: Tell, keeper: 
     keep = keeper(pack, facts) if keeper else None
     try:
         text = pack[0].protocol.task == "text"
-        inputs = len(corpus.vocabulary) if text else PROBES[pack[0].protocol.task].inputs
+        inputs = len(corpus.vocabulary) if text else TASKS[pack[0].protocol.task].inputs
         if reason := _disagrees(replace(pack[0], seed=0), inputs):
             outcomes = [Outcome(error=f"{reason}: --engine names another")] * len(pack)
         else:
-            outcomes = train(pack, corpus, progress, keep) if text else probe(pack, progress, keep)
+            outcomes = train(pack, corpus, progress, keep) if text else train_task(pack, progress, keep)
     except Exception as error:
         outcomes = [Outcome(error=describe(error))] * len(pack)
     wall_s, load = time.perf_counter() - begun, os.getloadavg()[0]

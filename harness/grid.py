@@ -14,7 +14,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from variants.registry import foreign
 from variants.registry import unknown as unknown
@@ -41,7 +41,7 @@ CHOICES = {
     "rate": ("given", "chosen"),
     "match": ("hidden", "parameters"),
     "update_bias": ("own", "0", "1", "chrono"),
-    "task": ("text", "adding", "copy", "selective_copy", "counting"),
+    "stop": ("end", "solved"),
 }
 PROMPT = "time traveller"  # of a sample, the book's
 SHUT, OPEN = 0.1, 0.9  # a gate's value below and above which it counts as saturated
@@ -52,8 +52,9 @@ MISSING = frozenset((
     "NULL", "NaN", "None", "n/a", "nan", "null",
 ))  # fmt: skip
 RATES = (0.25, 0.5, 1.0, 2.0, 4.0)  # what rate=chosen chooses from, for every variant the same
+TASK_RATES = (0.001, 0.003, 0.01, 0.03)  # the same of a task, where Adam optimises
 RATE_SEEDS = (1000, 1001)  # that choose it: none of them is scored
-SEEDS, PROBE_SEEDS = 10, 5  # trainings a variant, if not asked for otherwise
+SEEDS = 10  # trainings a variant, if not asked for otherwise
 LARGEST = 10**9  # of any count: a typing slip becomes an error, not a week of work
 
 
@@ -81,7 +82,9 @@ class Protocol:
     `update_bias`: initial bias of a GRU's update gate, where Z = 1 keeps: as `init` has it, 0, 1, or log U(1,
     num_steps - 1) (chrono, Tallec and Ollivier 2018).
 
-    `task`: the text, or a probe (harness/probes.py): then `num_steps` is its length, and an epoch 100 updates by Adam.
+    `task`: the text, or a task of harness/tasks.py: then `num_steps` is its length, an epoch 100 updates by Adam, and
+    `rate` chosen is what solves it for most of RATE_SEEDS, then soonest, of TASK_RATES. `stop` solved ends a training
+    on a task once it is solved; the end is `epochs`.
     """
 
     name: str = "classic"
@@ -103,6 +106,7 @@ class Protocol:
     update_bias: str = "own"
     task: str = "text"
     max_vocabulary: int = 0
+    stop: str = "end"
 
     @property
     def label(self) -> str:
@@ -175,31 +179,9 @@ PROTOCOLS = {
 }
 
 
-PROBES = {
-    name: Protocol(name=name, task=name, num_steps=10, hidden=32, lr=0.005, epochs=20, init="torch")
-    for name in ("adding", "copy", "selective_copy", "counting")
-}
-
-
-SCORED = 1_000  # sequences that a probe is scored on
-
-
-class Score(NamedTuple):
-    """What a probe's score is, what a network without memory reaches, and what a perfect one does."""
-
-    score_is: str
-    trivial: float
-    optimal: float
-
-
-SCORES = {
-    "adding": Score("mean squared error", 1 / 6, 0.0),
-    "copy": Score("share recalled", 1 / 8, 1.0),
-    "selective_copy": Score("share recalled", 1 / 8, 1.0),
-    "counting": Score("share of longer strings right", 0.0, 1.0),
-}
-PROBED = ("gru", "gru:R=1", "gru:Z=0", "rnn", "nn.gru", "nn.lstm")
-PROBE_FIELDS = ("batch_size", "hidden", "lr", "clip", "epochs", "init", "update_bias")
+ANSWERING = ("s3", "delayed_recall", "table3", "registers")  # tasks that tell the gates apart: of `ablate`
+TASK_VARIANTS = ("gru", "gru:R=1", "gru:Z=0", "rnn", "nn.lstm")
+TASK_FIELDS = ("batch_size", "hidden", "lr", "clip", "epochs", "init", "update_bias", "rate", "stop", "match")
 
 
 @dataclass(frozen=True)
@@ -251,7 +233,7 @@ PROTOCOL_UNSAID: dict[str, object] = {
     "name": "classic", "train_characters": 10_000, "heldout_characters": 10_000, "batch_size": 32, "num_steps": 35,
     "hidden": 256, "lr": 1.0, "clip": 1.0, "epochs": 500, "init": "own", "evaluations": 20, "text": "lines",
     "sampling": "sequential", "validation_characters": 0, "rate": "given", "match": "hidden", "update_bias": "own",
-    "task": "text", "max_vocabulary": 0,
+    "task": "text", "max_vocabulary": 0, "stop": "end",
 }  # fmt: skip
 
 
@@ -260,6 +242,20 @@ def _said(part: Run | Protocol, unsaid: Mapping[str, object]) -> dict[str, objec
     own = [field for field in dataclasses.fields(part) if field.name != "protocol"]
     values = {field.name: getattr(part, field.name) for field in own}
     return {f.name: values[f.name] for f in own if values[f.name] != unsaid.get(f.name, f.default)}
+
+
+def rates(protocol: Protocol) -> tuple[float, ...]:
+    """What the learning rate is chosen from."""
+    return RATES if protocol.task == "text" else TASK_RATES
+
+
+@functools.cache
+def task_protocol(name: str) -> Protocol:
+    """How a network is trained on the task of that name."""
+    from harness.tasks import TASKS  # here: it imports NumPy, which --help does without
+
+    return Protocol(name=name, task=name, num_steps=TASKS[name].length, hidden=32, lr=0.01, epochs=20, init="torch",
+                    rate="chosen", stop="solved")  # fmt: skip
 
 
 def protocol(name: str) -> Protocol:
@@ -303,7 +299,7 @@ def no_verdict(variants: Iterable[str], baseline: str = BASELINE) -> str:
 
 @functools.lru_cache
 def _label(protocol: Protocol) -> str:
-    base = (PROTOCOLS | PROBES).get(protocol.name)
+    base = PROTOCOLS.get(protocol.name) if protocol.task == "text" else task_protocol(protocol.task)
     changed = [
         f"{f.name}={_spell(getattr(protocol, f.name))}"
         for f in dataclasses.fields(protocol)

@@ -7,10 +7,12 @@ next step.
 from __future__ import annotations
 
 import argparse
+import ast
 import dataclasses
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness import grid
@@ -30,14 +32,14 @@ UNTIL = "until-decided"
 _BOTH = ("harness.grid.Run.setting", "harness.measure.settle")
 NUMBERS = {
     True: ("harness.train.train", "harness.corpus.Corpus.unknown_nats", *_BOTH),
-    False: ("harness.probes.train", *_BOTH),
+    False: ("harness.train_task.train", *_BOTH),
 }
 TIMED = ("harness.measure.time_steps",)  # the same of speeds, beside the key of what is timed
 CAPTURE = "harness.capture.captured"  # only where it is asked for
 # What that refers to and no number follows from: how packages and cells are found, how often something is said or
 # saved, what results are put into, how an error is told.
 NO_NUMBERS = ("harness", "variants.registry", CAPTURE, "harness.watch.CHECKPOINT_S", "harness.watch.SIGN_S",
-              "harness.measure._keep_pages", "harness.measure.describe", "harness.probes.PROBES",
+              "harness.measure._keep_pages", "harness.measure.describe", "harness.tasks.TASKS",
               "harness.train.Outcome", "harness.train.Point")  # fmt: skip
 GRIDS = {"bench": grid.BENCH, "ablate": grid.ABLATE}
 
@@ -80,7 +82,7 @@ class Plan:
         engine = engine or self.engines(variant)[0]
         capture = self.captures if capture is None else capture
         roots = [*NUMBERS[self.protocol.task == "text"], *[CAPTURE] * capture]
-        roots += [] if self.protocol.task == "text" else [f"harness.probes.PROBES.{self.protocol.task}"]
+        roots += [] if self.protocol.task == "text" else [f"harness.tasks.{self.protocol.task}"]
         source = fingerprint(variant, engine, tuple(roots), NO_NUMBERS)
         how = {"engine": engine, "capture": capture, "tokens": self.corpus.tokens_sha256,
                "precision": self.precision, "source": source,
@@ -113,8 +115,18 @@ class Plan:
 
         if self.protocol.match != "parameters":
             return {}
-        vocabulary, hidden = len(self.corpus.vocabulary), self.protocol.hidden
-        return {v: matched(v, grid.BASELINE, vocabulary, hidden) for v in self.variants}
+        inputs, outputs = self.ends
+        return {v: matched(v, grid.BASELINE, inputs, self.protocol.hidden, outputs) for v in self.variants}
+
+    @property
+    def ends(self) -> tuple[int, int]:
+        """How many inputs and outputs a network has: of a text its symbols, both."""
+        from harness.tasks import TASKS
+
+        if self.protocol.task == "text":
+            return len(self.corpus.vocabulary), len(self.corpus.vocabulary)
+        task = TASKS[self.protocol.task]
+        return task.inputs, task.outputs
 
     @property
     def contenders(self) -> list[Contender]:
@@ -171,22 +183,10 @@ def planned(verb: str, options: argparse.Namespace) -> Plan:
             protocol, train_characters=len(text.tokens) - 2 * rest, validation_characters=rest, heldout_characters=rest
         )
     check(text, protocol)
-    if protocol.rate == "chosen" and seeds > min(grid.RATE_SEEDS):
-        raise ValueError(
-            f"seeds from {min(grid.RATE_SEEDS):,} on choose the learning rate: at most as many can be scored"
-        )
-    return Plan(
-        verb,
-        names,
-        protocol,
-        seeds,
-        text,
-        device,
-        options.engine,
-        options.precision,
-        options.deterministic,
-        looks=looks,
-    )
+    how = (options.engine, options.precision, options.deterministic)
+    plan = Plan(verb, names, protocol, seeds, text, device, *how, looks=looks)
+    _scored_apart(plan)
+    return plan
 
 
 def reproductions(options: argparse.Namespace) -> tuple[list[Plan], list[tuple[str, Sequence[str]]]]:
@@ -207,32 +207,50 @@ def reproductions(options: argparse.Namespace) -> tuple[list[Plan], list[tuple[s
     return plans, settings
 
 
-def probes(options: argparse.Namespace) -> list[Plan]:
-    """A plan a task and length. ValueError, in one line, for what cannot be asked of a probe."""
+def on_tasks(options: argparse.Namespace) -> list[Plan]:
+    """A plan a task and length. ValueError, in one line, for what cannot be asked of a task."""
     import variants
     from harness.corpus import NOTHING
-    from harness.probes import PROBES
+    from harness.tasks import TASKS
 
     for setting in options.settings:
-        if setting.partition("=")[0] not in grid.PROBE_FIELDS:
-            raise ValueError(grid.unknown("field of a probe", setting.partition("=")[0], grid.PROBE_FIELDS))
-    names = tuple(dict.fromkeys(variants.canonical(v) for v in options.variants or grid.PROBED))
-    tasks = tuple(dict.fromkeys(options.tasks or grid.PROBES))
-    for task in tasks:
-        if task not in grid.PROBES:
-            raise ValueError(grid.unknown("task", task, grid.PROBES))
-    seeds = grid.PROBE_SEEDS if options.seeds is None else _count("seeds", options.seeds)
+        if setting.partition("=")[0] not in grid.TASK_FIELDS:
+            raise ValueError(grid.unknown("field of a task", setting.partition("=")[0], grid.TASK_FIELDS))
+    names = tuple(dict.fromkeys(variants.canonical(v) for v in options.variants or grid.TASK_VARIANTS))
+    for name in options.tasks or ():
+        if name not in TASKS:
+            raise ValueError(grid.unknown("task", name, TASKS))
+    seeds = grid.SEEDS if options.seeds is None else _count("seeds", options.seeds)
     device = _how(options)
     asked = [_count("length", length) for length in options.lengths or ()]
-    if asked and min(asked) < 2:
-        raise ValueError("length is at least 2: the adding task marks two numbers")
     plans = []
-    for task in tasks:
-        for length in dict.fromkeys(asked or PROBES[task].lengths[device == "cuda"]):
-            protocol = dataclasses.replace(grid.PROBES[task].override(options.settings), num_steps=length)
+    for task in (TASKS[name] for name in dict.fromkeys(options.tasks or TASKS)):
+        for length in dict.fromkeys(asked or [task.published if device == "cuda" else task.length]):
+            if not task.least <= length <= task.most // task.longer:
+                raise ValueError(
+                    f"task {task.name} has lengths from {task.least} to {task.most // task.longer}, not {length}"
+                )
+            protocol = grid.task_protocol(task.name).override(options.settings)
+            protocol = dataclasses.replace(protocol, num_steps=length)
             how = (options.engine, options.precision, options.deterministic)
             plans.append(Plan("probe", names, protocol, seeds, NOTHING, device, *how))
+            _scored_apart(plans[-1])
     return plans
+
+
+def task_names() -> list[str]:
+    """The tasks by name, read from their file as text: --help needs no NumPy."""
+    module = ast.parse(Path(__file__).with_name("tasks.py").read_text(encoding="utf-8"))
+    declared = [f for f in module.body if isinstance(f, ast.FunctionDef) and f.decorator_list]
+    return [f.name for f in declared if ast.unparse(f.decorator_list[0]).startswith("task(")]
+
+
+def _scored_apart(plan: Plan) -> None:
+    """ValueError where the seeds that choose a learning rate would be scored as well."""
+    if plan.protocol.rate == "chosen" and plan.seeds > min(grid.RATE_SEEDS):
+        raise ValueError(
+            f"seeds from {min(grid.RATE_SEEDS):,} on choose the learning rate: at most as many can be scored"
+        )
 
 
 def sizes(plans: Sequence[Plan], full: bool) -> list[Contender]:

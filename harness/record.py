@@ -35,8 +35,9 @@ import pandas as pd
 
 from harness.files import digest, sealed, unsealed, write
 from harness.files import writing as writing
-from harness.grid import MISSING, SCORES, Protocol, Run
+from harness.grid import MISSING, Protocol, Run
 from harness.measure import now
+from harness.tasks import TASKS
 
 VERSION = 1  # of the JSON files
 COLUMNS: dict[str, tuple[str, ...]] = {
@@ -78,22 +79,33 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "protocols": (
         "protocol", "name", "train_characters", "heldout_characters", "batch_size", "num_steps",
         "hidden", "lr", "clip", "epochs", "init", "evaluations", "text", "sampling", "validation_characters", "rate",
-        "match", "update_bias", "max_vocabulary",
+        "match", "update_bias", "max_vocabulary", "task", "stop",
     ),
     # one row a published perplexity, with ours beside it
     "reproduce": (
         "protocol", "variant", "engine", "quantity", "published", "published_sd", "builds_least", "builds_most",
         "perplexity", "sd", "seeds", "failed", "within_2sd", "exp_of_mean", "corpus",
     ),
-    # one row a training on a probe: a task that asks for memory
+    # one row a training on a task; `solved_after`: updates, empty where it was not solved within `budget`
     "probes": (
         "run", "variant", "engine", "capture", "precision", "device", "seed", "protocol", "task", "length", "hidden",
-        "parameters", "score", "score_is", "trivial", "optimal", "tokens", "train_s", "wall_s", "together",
+        "lr", "parameters", "score", "score_is", "trivial", "optimal", "threshold", "budget", "solved_after",
+        "length_longer", "score_longer", "trivial_longer", "tokens", "train_s", "wall_s", "together",
         "environment", "started", "load", "error",
     ),
-    # one row a variant and a learning rate that was tried for it
+    # one row a task and variant: the answer. Shares with exact intervals, updates of those that solved it
+    "tasks": (
+        "task", "length", "variant", "engine", "precision", "device", "protocol", "hidden", "parameters", "lr",
+        "rates_tried", "rates_that_solve", "rate_at_edge", "seeds", "failed", "solved", "solved_share", "solved_low",
+        "solved_high", "updates_median", "updates_least", "updates_most", "budget", "threshold", "score_is", "score",
+        "score_low", "score_high", "trivial", "optimal", "length_longer", "score_longer", "score_longer_low",
+        "score_longer_high", "trivial_longer", "baseline", "updates_ratio", "updates_ratio_low", "updates_ratio_high",
+        "p_holm", "verdict", "error",
+    ),
+    # one row a variant and a learning rate that was tried for it: of a text by perplexity, of a task by what solves it
     "learning_rates": (
-        "protocol", "corpus_sha256", "variant", "lr", "seeds", "failed", "validation_perplexity", "chosen",
+        "protocol", "corpus_sha256", "variant", "lr", "seeds", "failed", "validation_perplexity", "solved",
+        "updates_median", "score", "chosen",
     ),
     # one row a machine and software state
     "environments": (
@@ -114,7 +126,7 @@ TABLE = (
     "peak_memory_mib", "peak_reserved_mib", "error",
 )  # fmt: skip
 COLUMNS["bench"] = COLUMNS["ablate"] = TABLE
-LOGICAL = {"capture", "disturbed", "chosen"}
+LOGICAL = {"capture", "disturbed", "chosen", "rate_at_edge"}
 TEXTS = {
     "run",
     "variant",
@@ -151,6 +163,7 @@ TEXTS = {
     "rate",
     "match",
     "update_bias",
+    "stop",
 }  # all other columns are numbers
 HEAD = f'{{\n "version": {VERSION},\n'  # how a file of this version begins
 WELL = '\n  "error": "",\n'  # the line in it, at the depth of an outcome's fields alone, of a training that ended well
@@ -172,6 +185,7 @@ class Results:
     speed: pd.DataFrame
     reproduce: pd.DataFrame
     probes: pd.DataFrame
+    tasks: pd.DataFrame
     learning_rates: pd.DataFrame
     anchors: pd.DataFrame
     protocols: pd.DataFrame
@@ -231,12 +245,9 @@ def failed(folder: Path, run: Run) -> str:
     return _ended(_run_path(folder, run.key)) or ""
 
 
-def heldout(folder: Path, run: Run) -> float | None:
-    """The held-out perplexity of a run that ended well; None where there is none."""
-    if not done(folder, run):
-        return None
-    value = _load(_run_path(folder, run.key))["outcome"]["heldout_perplexity"]
-    return None if value is None else float(value)
+def outcome(folder: Path, run: Run) -> Loaded | None:
+    """What a run gave that ended well; None where there is none."""
+    return dict(_load(_run_path(folder, run.key))["outcome"]) if done(folder, run) else None
 
 
 def _ended(path: Path) -> str | None:
@@ -346,13 +357,14 @@ def gather(folder: Path) -> Results:
     order = sorted(rows, key=lambda k: tuple(rows[k][c] for c in ("protocol", "variant", "engine", "seed", "run")))
     trained, outcomes = [rows[k] for k in order], [held[k] for k in order]
     return Results(
-        **{name: frame(name, []) for name in ("bench", "ablate", "reproduce")},
+        **{name: frame(name, []) for name in ("bench", "ablate", "reproduce", "tasks")},
         runs=frame("runs", [row for row in trained if "task" not in row]),
         probes=frame("probes", [row for row in trained if "task" in row]),
         **{name: _of_each(name, trained, [facts(o) for o in outcomes]) for name, facts in WITHIN.items()},
         speed=frame("speed", blocks),
         learning_rates=frame("learning_rates", [
-            {**row, "corpus_sha256": g["corpus_sha256"]} for g in asked.values() for row in g.get("learning_rates", [])
+            {"corpus_sha256": g.get("corpus_sha256", ""), **row}
+            for g in asked.values() for row in g.get("learning_rates", [])
         ]),
         anchors=frame("anchors", [
             dict(zip(COLUMNS["anchors"], (*key, perplexity), strict=True)) for key, perplexity in anchors.items()
@@ -506,11 +518,18 @@ def _common(run: Run) -> Loaded:
 
 
 def _probe(run: Run, outcome: Loaded) -> Loaded:
-    """What a training on a probe has besides."""
-    if run.protocol.task == "text":
+    """What a training on a task has besides."""
+    protocol = run.protocol
+    if protocol.task == "text":
         return {}
-    probe = SCORES[run.protocol.task]
-    return {"task": run.protocol.task, "length": run.protocol.num_steps, "score": outcome["score"], **probe._asdict()}
+    task, length = TASKS[protocol.task], protocol.num_steps
+    longer = task.longer * length
+    return {
+        "task": task.name, "length": length, "score": outcome["score"], "score_is": task.score_is,
+        "trivial": task.chance(length), "optimal": task.optimum, "threshold": task.solved,
+        "budget": 100 * protocol.epochs, "solved_after": outcome.get("solved_after"), "length_longer": longer,
+        "score_longer": outcome.get("score_longer"), "trivial_longer": task.chance(longer),
+    }  # fmt: skip
 
 
 def _environment(known: dict[str, Loaded], facts: Loaded) -> str:

@@ -139,23 +139,21 @@ def print_reproduce(table: pd.DataFrame) -> None:
     print("\nperplexity, mean +- sd over builds and over seeds; classic: training, v1: held out, mean of exp(loss).")
 
 
-def print_probes(table: pd.DataFrame) -> None:
-    """Every task's scores, a line a length, a column a variant."""
-    from harness.evidence import probe_scores
-    from harness.spell import bracket
-
-    scores = probe_scores(table)
-    names = list(dict.fromkeys(scores.variant))
-    rows = [("task", "length", *names)]
-    for (task, length), own in scores.groupby(["task", "length"], sort=False):
-        said = {r.variant: f"{r.score:.3f} {bracket(r.low, r.high, lambda x: f'{x:.2f}')}" for r in own.itertuples()}
-        rows.append((str(task), str(length), *[said.get(name, "") for name in names]))
-    _print(rows, {"task"})
-    for task, own in scores.groupby("task", sort=False):
-        first = own.iloc[0]
-        print(
-            f"{task}: {first.score_is}, trivial {first.trivial:.3f}, optimal {first.optimal:g}, n up to {own.n.max()}"
-        )
+def print_tasks(table: pd.DataFrame) -> None:
+    """How many seeds of each variant solve each task, and after how many updates."""
+    heads = ("task", "length", "variant", "solved", "updates [least, most]", "score", "longer", "against gru")
+    rows = [heads]
+    for r in table.to_dict("records"):
+        updates = f"{r['updates_median']:,.0f} [{r['updates_least']:,.0f}, {r['updates_most']:,.0f}]"
+        rows.append((
+            str(r["task"]), str(r["length"]), str(r["variant"]), f"{r['solved']}/{r['seeds'] + r['failed']}",
+            updates if r["solved"] else "", _some(r["score"], lambda x: f"{x:.3f}"),
+            _some(r["score_longer"], lambda x: f"{x:.3f}"), str(r["verdict"] or ""),
+        ))  # fmt: skip
+    _print(rows, {"task", "variant", "against gru"})
+    for budget in sorted(set(table["budget"])):
+        print(f"\nsolved: the threshold reached at two checks in a row, within {budget:,.0f} updates (median). "
+              "longer: the score on longer sequences")  # fmt: skip
 
 
 def _print(rows: Sequence[Sequence[str]], texts: set[str]) -> None:

@@ -9,13 +9,15 @@ import math
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pandas as pd
 from markupsafe import Markup
 
 from harness import draw, evidence, grid, record, stats
-from harness.spell import bracket, compact, count, plain, ppl, score, several, span
+from harness.spell import both, bracket, compact, count, plain, ppl, score, several, span
 from harness.tables import Cell, Numbers, Table
+from harness.tasks import SCORED, TASKS
 
 BACK = 16  # characters, of the sentence on gradients
 
@@ -39,7 +41,7 @@ class Section:
 
 def sections(data: record.Results) -> list[Section]:
     """Those that have something to show."""
-    return [s for s in (published(data), rates(data), probes(data), gates(data)) if s]
+    return [s for s in (published(data), rates(data), tasks(data), gates(data)) if s]
 
 
 def published(data: record.Results) -> Section | None:
@@ -142,74 +144,73 @@ def rates(data: record.Results) -> Section | None:
     return Section("rates", "Learning rates", "Which learning rate suits each?", setting, said, table)
 
 
-def probes(data: record.Results) -> Section | None:
-    """Scores of the memory tasks."""
-    scores = evidence.probe_scores(data.probes)
-    if scores.empty:
+def tasks(data: record.Results) -> Section | None:
+    """Which variants solve each task, and after how many updates."""
+    table = data.tasks
+    if table.empty:
         return None
-    names = list(dict.fromkeys(scores.variant))
-    cells: list[list[Cell]] = []
-    said = []
-    for (task, length), own in scores.groupby(["task", "length"], sort=False):
-        first = own.iloc[0]
-        row: list[Cell] = []
+    names = list(dict.fromkeys(table.variant))
+    cells = []
+    for (task, length), own in table.groupby(["task", "length"], sort=False):
         by = {r.variant: r for r in own.itertuples()}
-        for name in names:
-            r = by.get(name)
-            if r is None or not math.isfinite(r.score):
-                row.append(Cell("failed" if r is not None and r.failed else ""))
-                continue
-            bounds = bracket(r.low, r.high, score) or "no interval"
-            row.append(Cell(score(r.score), f"{bounds}\nn = {r.n}", plain(r.score)))
-        ends = Cell(f"{score(first.trivial)} / {score(first.optimal)}", str(first.score_is), plain(first.trivial))
-        cells.append([Cell(str(task).replace("_", " "), f"length {length}", f"{task} {length:06d}"), ends, *row])
-    for task, own in scores.groupby("task", sort=False):
-        hardest = own[own.length == own.length.max()]
-        solved, lost = [], []
-        for r in hardest.itertuples():
-            near = abs(r.score - r.optimal) <= 0.1 * abs(r.optimal - r.trivial)
-            if (
-                near
-                and r.n > 1
-                and max(abs(r.low - r.optimal), abs(r.high - r.optimal)) <= 0.2 * abs(r.optimal - r.trivial)
-            ):
-                solved.append(r.variant)
-            elif r.n > 1 and r.low <= r.trivial <= r.high:
-                lost.append(r.variant)
-        parts = []
-        if solved:
-            parts.append(f"{', '.join(solved)} within a tenth of the way to perfect")
-        if lost:
-            parts.append(f"{', '.join(lost)} cannot be told from having no memory")
-        if parts:
-            said.append(
-                Markup("<b>{}</b>, length {}: {}.").format(
-                    str(task).replace("_", " ").capitalize(), int(hardest.length.iloc[0]), "; ".join(parts)
-                )
-            )
-    one = data.probes.iloc[0]
+        about = TASKS[task].asks if task in TASKS else ""
+        name = Cell(str(task).replace("_", " "), f"length {count(length)}\n{about}".strip(), f"{task} {length:06.0f}")
+        cells.append([name, *(_solved(by.get(variant)) for variant in names)])
+    one = table.iloc[0]
+    trained = several(table.seeds.iloc[0], "seed") if table.seeds.nunique() == 1 else f"{span(table.seeds)} seeds"
     setting = (
-        f"Tasks that ask for memory and nothing else; difficulty is the length. {count(one.hidden)} hidden units, "
-        f"{span(scores.n[scores.n > 0])} seeds, Adam; the score is of {count(grid.SCORED)} sequences never trained "
-        "on, the same for every network. Means over seeds with 95 % t intervals, which end where a score does (at 0, "
-        "a share at 1 too); no test is made, and no learning rate was searched."
+        f"Solved: {plain(one.threshold)} of the answers right (an error at most as small as its own threshold) on "
+        f"{count(SCORED)} sequences never trained on, at two checks in a row, within {span(table.budget)} updates. "
+        f"{span(table.hidden)} hidden units, Adam, {trained} a cell; each learning rate was chosen by "
+        f"{len(grid.RATE_SEEDS)} other seeds from {count(table.rates_tried.max()) or 'one'}. Shares have exact 95 % "
+        f"intervals; a variant fails where its interval and that of {grid.BASELINE} are apart. What "
+        "is not solved within the budget may be solved after it."
     )
-    heads = [
-        ("task", "length", False),
-        ("trivial / optimal", "", True),
-        *((name, "mean [95 %]", True) for name in names),
-    ]
-    table = Table("probes", "Scores on tasks of memory", heads, cells, cards=True)
-    picture = ("probes", "How far does each remember?", draw.probe_curves, draw.probe_curves_alt, (scores,), None)
-    lengths = {tuple(sorted(set(own.length))) for _, own in scores.groupby("task")}
-    words = ["python", "-m", "harness", "probe", "--device", str(one.device), "--seeds", count(scores.n.max()),
-             "--tasks", *dict.fromkeys(scores.task), "--variants", *names]  # fmt: skip
-    if len(lengths) == 1:
-        words += ["--lengths", *(str(length) for length in next(iter(lengths)))]
+    heads = [("task", "length, what it asks for", False), *((name, "solved, updates", True) for name in names)]
+    grid_table = Table("tasks", "Seeds that solve each task", heads, cells, cards=True)
+    picture = ("tasks", "How soon is each task solved?", draw.updates, draw.updates_alt, (table, data.probes), None)
+    said = [Markup("<b>{}</b>: {}.").format(str(task).replace("_", " ").capitalize(), _told(own))
+            for task, own in table.groupby("task", sort=False)]  # fmt: skip
+    lengths = {task: tuple(dict.fromkeys(own.length)) for task, own in table.groupby("task", sort=False)}
+    words = ["python", "-m", "harness", "probe", "--device", str(one.device), "--seeds", count(table.seeds.max()),
+             "--tasks", *lengths, "--variants", *names]  # fmt: skip
+    if len(set(lengths.values())) == 1:
+        words += ["--lengths", *(str(int(length)) for length in next(iter(lengths.values())))]
     changed = [part for part in str(one.protocol).split(",")[1:] if not part.startswith("num_steps=")]
     words += ["--set", *changed] if changed else []
-    title = "Probes: memory and nothing else"
-    return Section("probes", "Probes", title, setting, said, table, [picture], shlex.join(words))
+    title = "Tasks: what each gate is for"
+    return Section("tasks", "Tasks", title, setting, said, grid_table, [picture], shlex.join(words))
+
+
+def _solved(r: Any) -> Cell:
+    """One variant on one task: seeds that solve it, after how many updates, else its score."""
+    if r is None:
+        return Cell()
+    n = int(r.seeds + r.failed)
+    bounds = bracket(r.solved_low, r.solved_high, lambda x: f"{x:.2f}")
+    if r.solved:
+        after = f"after {count(r.updates_median)} [{count(r.updates_least)} to {count(r.updates_most)}]"
+    else:
+        after = f"score {score(r.score)}, guessing {score(r.trivial)}"
+    edge = "\nrate at the grid\u2019s edge" if r.rate_at_edge else ""
+    verdict = f"{r.verdict}\n" if r.verdict else ""
+    return Cell(f"{count(r.solved)}/{n}", f"{verdict}{after}\nshare {bounds}{edge}", f"{r.solved / n:.4f}")
+
+
+def _told(own: pd.DataFrame) -> str:
+    """Who solves a task and who does not, in words."""
+    shares = {str(r.variant): (int(r.solved), int(r.seeds + r.failed)) for r in own.itertuples()}
+    every = [name for name, (k, n) in shares.items() if k == n]
+    never = [name for name, (k, _) in shares.items() if k == 0]
+    parts = [f"{both(every)} solve{'s' * (len(every) == 1)} it with every seed"] if every else []
+    parts += [f"{name} with {k} of {n}" for name, (k, n) in shares.items() if 0 < k < n]
+    parts += [f"{both(never)} did not within {count(own.budget.max())} updates"] if never else []
+    slower = [
+        f"{r.variant} takes {r.updates_ratio:.1f}\u00d7 the updates of {r.baseline} "
+        f"{bracket(r.updates_ratio_low, r.updates_ratio_high, lambda x: f'{x:.1f}')}"
+        for r in own.itertuples() if r.verdict in ("slower", "faster")
+    ]  # fmt: skip
+    return "; ".join([*parts, *slower])
 
 
 def gates(data: record.Results) -> Section | None:

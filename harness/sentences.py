@@ -30,12 +30,12 @@ from harness.spell import (
     plain,
     ppl,
     rate,
-    score,
     several,
     span,
     times,
     unique,
 )
+from harness.tasks import TASKS
 
 
 class Gate(NamedTuple):
@@ -110,21 +110,17 @@ def gate_answers(data: record.Results) -> list[Answer]:
         name = gate_name(grid.BASELINE, gate)
         rows = [r for _, r in table.iterrows() if evidence.fixed(r.variant)[0] == grid.BASELINE
                 and [g for g, _ in evidence.fixed(r.variant)[1]] == [gate]]  # fmt: skip
-        tried, lost = bool(hardest(data, gate)), needed_for(data, gate)
-        if not rows and not tried:
+        tasks = needed_for(data, gate)
+        if not rows and not tasks:
             continue
         here = needed(rows) if rows else "Not measured on text: make ablate does."
         claim = purpose(data, rows, gate, name)
-        if not tried:
-            here += " Whether memory needs it is told by make probe."
-        elif not lost and not claim:
-            here += " No task of memory here shows a need for it."
         answers.append(
             Answer(
                 question=f"What is {name} for?",
                 claim=claim,
                 role=GATES[gate].role if gate in GATES else "",
-                finding=here + lost,
+                finding=here + (tasks or " What else it is for is told by tasks: make probe."),
                 points=[
                     *(s for r in rows if (s := effect(r, evidence.family(table)))),
                     *lesion(data, gate),
@@ -144,19 +140,31 @@ def unmeasured(data: record.Results, answers: Sequence[Answer]) -> str:
 
 
 def purpose(data: record.Results, rows: Sequence[pd.Series], gate: str, name: str) -> str:
-    """What a gate is for in a few words, of the text and of the tasks of memory; '' where there are no tasks."""
-    if not hardest(data, gate):
+    """What a gate is for in a few words, of the text and of the tasks; '' where there are no tasks."""
+    without = on_tasks(data, gate)
+    if without.empty:
         return ""
-    subject, lost = name[0].upper() + name[1:], bool(needed_for(data, gate))
+    subject, lost = name[0].upper() + name[1:], asked_of(without[without.verdict == "fails"])
     text = needed(rows).split(" on this text")[0] if rows else ""
     if text == "Needed":
-        rest = " and for remembering" if lost else "; no task of memory here shows a need for it"
+        rest = f", and for {both(lost)}" if lost else "; no task here shows a need for it"
         return f"{subject} is for predicting this text{rest}"
     if text == "Not needed":
         if lost:
-            return f"{subject} is for remembering, not for predicting this text"
-        return f"{subject} is needed neither for this text nor for a task of memory here"
-    return f"{subject} is for remembering" if lost else ""
+            return f"{subject} is for {both(lost)}, not for predicting this text"
+        return f"{subject} is needed neither for this text nor for a task here"
+    return f"{subject} is for {both(lost)}" if lost else ""
+
+
+def asked_of(tasks: pd.DataFrame) -> list[str]:
+    """What the tasks of some rows ask for, each once."""
+    return list(dict.fromkeys(TASKS[task].asks for task in tasks.task if task in TASKS))
+
+
+def on_tasks(data: record.Results, gate: str) -> pd.DataFrame:
+    """Rows of tasks.csv of the baseline without this gate, beside the baseline itself."""
+    without = f"{grid.BASELINE}:{gate}={GATES[gate].gone}" if gate in GATES else ""
+    return data.tasks[(data.tasks.variant == without) & (data.tasks.baseline == grid.BASELINE)]
 
 
 def lesion(data: record.Results, gate: str) -> list[Markup]:
@@ -176,42 +184,37 @@ def lesion(data: record.Results, gate: str) -> list[Markup]:
 
 
 def remembered(data: record.Results, gate: str) -> list[Markup]:
-    """How far the baseline without this gate remembers, beside the baseline: every task, at its greatest length."""
-    pairs = hardest(data, gate)
-    if not pairs:
-        return []
-    said = [
-        f"{str(mine.task).replace('_', ' ')} {score(mine.score)} {bracket(mine.low, mine.high, score)} against "
-        f"{score(whole.score)} {bracket(whole.low, whole.high, score)} ({mine.score_is}, trivial "
-        f"{score(mine.trivial)}, length {mine.length})"
-        for mine, whole in pairs
-    ]
-    counts = pd.Series([n for mine, whole in pairs for n in (mine.n, whole.n)])
-    text = Markup("Tasks of memory, <code>{}</code> against {}: {} <span>(n = {} seeds, no test)</span>.")
-    return [text.format(pairs[0][0].variant, grid.BASELINE, "; ".join(said), span(counts))]
+    """How many seeds solve each task without the gate, and with it."""
+    said = []
+    for _, r in on_tasks(data, gate).iterrows():
+        whole = data.tasks[(data.tasks.variant == grid.BASELINE) & (data.tasks.protocol == r.protocol)].iloc[0]
+        said.append(
+            Markup("<b>{}</b>, length {}: <code>{}</code> is solved by {}, <code>{}</code> by {}{}.").format(
+                str(r.task).replace("_", " ").capitalize(), count(r.length), r.variant, solved(r), grid.BASELINE,
+                solved(whole), f" ({r.verdict})" if r.verdict else "",
+            )
+        )  # fmt: skip
+    return said
+
+
+def solved(r: pd.Series) -> str:
+    """Seeds that solve a task, the exact interval of their share, and after how many updates."""
+    n = int(r.seeds + r.failed)
+    share = f"{int(r.solved)} of {n} seeds {bracket(r.solved_low, r.solved_high, lambda x: f'{x:.2f}')}"
+    return f"{share} after {count(r.updates_median)} updates" if r.solved else f"{share} within {count(r.budget)}"
 
 
 def needed_for(data: record.Results, gate: str) -> str:
-    """The tasks of memory at which the baseline without this gate is worse, the two 95 % intervals apart."""
-    tasks = [
-        str(mine.task).replace("_", " ")
-        for mine, whole in hardest(data, gate)
-        if abs(mine.score - mine.optimal) > abs(whole.score - whole.optimal)
-        and (mine.low > whole.high or whole.low > mine.high)  # an interval that is not there is apart from none
-    ]
-    return f" Needed for {both(tasks)}, the two intervals apart." if tasks else ""
-
-
-def hardest(data: record.Results, gate: str) -> list[tuple[pd.Series, pd.Series]]:
-    """Scores of the baseline without this gate, and with it: every task that has both, at its greatest length."""
-    without = f"{grid.BASELINE}:{gate}={GATES[gate].gone}" if gate in GATES else ""
-    scores = evidence.probe_scores(data.probes)
-    found = []
-    for _, own in scores[scores.variant.isin([grid.BASELINE, without]) & (scores.n > 0)].groupby("task", sort=False):
-        last = own[own.length == own.length.max()].set_index("variant", drop=False)
-        if {grid.BASELINE, without} <= set(last.index):
-            found.append((last.loc[without], last.loc[grid.BASELINE]))
-    return found
+    """The tasks that the baseline solves and does not without this gate; '' where no task was tried."""
+    without = on_tasks(data, gate)
+    if without.empty:
+        return ""
+    lost = without[without.verdict == "fails"]
+    if lost.empty:
+        return " No task here shows a need for it."
+    names = both([str(task).replace("_", " ") for task in lost.task])
+    verb = "are" if len(lost) > 1 else "is"
+    return f" Without it {names} {verb} not solved within {count(lost.budget.max())} updates."
 
 
 def needed(rows: Sequence[pd.Series]) -> str:

@@ -148,6 +148,16 @@ def p_better(differences: ArrayLike, confidence: float = 0.95) -> tuple[float, f
     return share, max(centre - half, 0.0), min(centre + half, 1.0)
 
 
+def share(successes: int, of: int, confidence: float = 0.95) -> tuple[float, float]:
+    """(low, high): the exact interval of a share (Clopper and Pearson 1934). NaN of none."""
+    if not of:
+        return math.nan, math.nan
+    from scipy.stats import binomtest
+
+    bounds = binomtest(successes, of).proportion_ci(confidence, method="exact")
+    return float(bounds.low), float(bounds.high)
+
+
 def iqm(values: ArrayLike) -> float:
     """Mean of the middle half: n // 4 values cut at each end (scipy's trim_mean at 0.25). NaN of none."""
     x = np.sort(_finite(values, "values"))

@@ -59,7 +59,10 @@ class Outcome:
     error: str = ""
     curve: tuple[Point, ...] = field(default=())
     lesions: dict[str, float | None] = field(default_factory=dict)  # 'R=0' -> held-out perplexity
-    score: float | None = None  # of a probe
+    score: float | None = None  # of a task, at the trained length
+    score_longer: float | None = None  # at the longer one
+    solved_after: int | None = None  # updates; None where the task was not solved
+    checks: tuple[float, ...] = ()  # the score every 100 updates
     gates: dict[str, dict[str, Any]] = field(default_factory=dict)  # of harness/inside.py, over the held-out text
     reach: dict[int, float] = field(default_factory=dict)
     heat: tuple[dict[str, object], ...] = ()

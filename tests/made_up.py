@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from harness import grid, record, table
+from harness.tasks import TASKS
 
 HELDOUT = {  # perplexities to scatter around
     "rnn": 7.30, "gru": 6.83, "gru_after": 6.78, "lstm": 7.20,
@@ -144,15 +145,37 @@ def looked_into(
             for variant, best in (("gru", 2.0), ("rnn", 1.0)) for lr in grid.RATES
         ],
         "probes": [
-            {"run": f"{variant}-{task}-{length}-{k}", "variant": variant, "engine": "loop", "capture": False,
-             "precision": "ieee", "device": "cpu", "seed": k, "protocol": f"{task},num_steps={length}", "task": task,
+            {"run": f"{variant}-{name}-{length}-{k}", "variant": variant, "engine": "loop", "capture": False,
+             "precision": "ieee", "device": "cpu", "seed": k, "protocol": f"{name},num_steps={length}", "task": name,
              "length": length, "hidden": 32, "parameters": 4000, "tokens": 1000, "train_s": 1.0, "wall_s": 1.0,
-             "score": None if (variant, k) == ("rnn", 2) else ends.trivial + (ends.optimal - ends.trivial) * share,
-             **ends._asdict(), "environment": "e1", "started": "2025-11-01T09:00:00+00:00", "load": 0.1, "together": 2,
+             "score": None if (variant, k) == ("rnn", 2) else chance + (task.optimum - chance) * share,
+             "score_is": task.score_is, "trivial": chance, "optimal": task.optimum,
+             "environment": "e1", "started": "2025-11-01T09:00:00+00:00", "load": 0.1, "together": 2,
              "error": "diverged: the gradient is not a number" if (variant, k) == ("rnn", 2) else ""}
-            for task, ends in grid.SCORES.items() for length in (5, 20)
+            for name in ("adding", "copy", "selective_copy", "counting") for length in (5, 20)
+            for task in [TASKS[name]] for chance in [task.chance(length)]
             for variant, best in (("gru", 0.99), ("rnn", 0.0)) for k in range(3)
             for share in [best + float(random.normal(0, 0.002))]
+        ],
+        "tasks": [
+            {"task": name, "length": 32, "variant": variant, "engine": "native", "precision": "ieee", "device": "cpu",
+             "protocol": name, "hidden": 32, "parameters": 4000, "lr": 0.01, "rates_tried": 4, "rates_that_solve": 2,
+             "rate_at_edge": variant == "rnn", "seeds": 10, "failed": 0, "solved": solved, "solved_share": solved / 10,
+             "solved_low": 0.6915 if solved else 0.0, "solved_high": 1.0 if solved else 0.3085,
+             "updates_median": 450 if solved else None, "updates_least": 300 if solved else None,
+             "updates_most": 800 if solved else None, "budget": 2000, "threshold": 0.99, "score_is": "share",
+             "score": 0.995 if solved else 0.22, "score_low": 0.99 if solved else 0.2,
+             "score_high": 1.0 if solved else 0.24, "trivial": 0.19, "optimal": 1.0, "length_longer": 64,
+             "score_longer": 0.99 if solved else 0.2, "score_longer_low": 0.98 if solved else 0.19,
+             "score_longer_high": 1.0 if solved else 0.21, "trivial_longer": 0.18,
+             "baseline": "" if variant == "gru" else "gru",
+             "updates_ratio": 1.2 if variant == "gru:R=1" and solved else None,
+             "updates_ratio_low": 0.9 if variant == "gru:R=1" and solved else None,
+             "updates_ratio_high": 1.5 if variant == "gru:R=1" and solved else None,
+             "p_holm": 0.3 if variant == "gru:R=1" and solved else None,
+             "verdict": "" if variant == "gru" else "undecided" if solved else "fails", "error": ""}
+            for name, fails in (("s3", {"rnn"}), ("table3", {"gru:R=1", "rnn"}))
+            for variant in ("gru", "gru:R=1", "rnn") for solved in [0 if variant in fails else 10]
         ],
         "gates": [
             {**r, "gate": gate, "mean": 0.4 + k / 1000, "sd": 0.2, "shut": 0.1, "open": 0.05, "unit_sd": 0.1,

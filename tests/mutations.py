@@ -26,7 +26,7 @@ PARTS = {
     "harness/train.py": "test_train.py test_protocols.py test_faults.py",
     "variants/registry.py variants/__init__.py": "test_laws.py test_variants.py test_main.py",
     "variants/cell.py": "test_variants.py test_train.py",
-    "variants/model.py": "test_laws.py test_train.py test_variants.py test_protocols.py test_probes.py test_faults.py",
+    "variants/model.py": "test_laws.py test_train.py test_variants.py test_protocols.py test_tasks.py test_faults.py",
     "variants/engines/fused.py": "test_engines.py",
     "variants/engines/loop.py variants/engines/scan.py variants/engines/library.py variants/engines/native.py": (
         "test_engines.py test_variants.py"

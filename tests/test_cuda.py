@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from harness import corpus, grid, measure, probes, watch
+from harness import corpus, grid, measure, tasks, train_task, watch
 from harness import train as training
 from harness.grid import Protocol, Run
 from variants.engines import resident
@@ -65,8 +65,8 @@ def test_no_verb_takes_a_gradient_that_cudnn_refuses(variant: str, monkeypatch: 
         (outcome,) = training.train([dataclasses.replace(text, protocol=protocol)], corpus.embedded())
         assert outcome.error == ""
         assert outcome.reach
-    task = dataclasses.replace(grid.PROBES["adding"], num_steps=4, epochs=1, hidden=4)
-    assert probes.train([dataclasses.replace(text, protocol=task)])[0].error == ""
+    task = dataclasses.replace(grid.task_protocol("adding"), num_steps=4, epochs=1, hidden=4)
+    assert train_task.train([dataclasses.replace(text, protocol=task)])[0].error == ""
     assert "error" not in measure.time_steps(text, vocabulary=28)
 
 
@@ -120,7 +120,7 @@ def test_the_gradient_of_the_input_table_on_a_gpu(numbers: bool) -> None:
     assert calls.largest <= 8 * S * (T + 1) * n * 3 * 5 * 2  # twice the activations of all steps
 
 
-@pytest.mark.parametrize("task", sorted(grid.PROBES))
+@pytest.mark.parametrize("task", ["adding", "s3", "counting"])
 def test_a_probe_asks_nothing_of_an_engine_that_its_batch_size_does_not(
     task: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,12 +128,12 @@ def test_a_probe_asks_nothing_of_an_engine_that_its_batch_size_does_not(
     seen: list[int] = []
     real = Model.forward
     monkeypatch.setattr(Model, "forward", lambda m, X, state: seen.append(X.shape[2]) or real(m, X, state))  # type: ignore[func-returns-value]
-    protocol = dataclasses.replace(grid.PROBES[task], num_steps=4, epochs=1, hidden=4, batch_size=32)
-    (outcome,) = probes.train([Run("gru", 0, protocol, "", "cpu", "fused")])
+    protocol = dataclasses.replace(grid.task_protocol(task), num_steps=4, epochs=1, hidden=4, batch_size=32)
+    (outcome,) = train_task.train([Run("gru", 0, protocol, "", "cpu", "fused")])
     assert outcome.error == ""
     assert max(seen) <= 32
     assert resident.fits(32, max(seen), "tf32") == ""
-    assert sum(seen) >= grid.SCORED + 32
+    assert sum(seen) >= tasks.SCORED + 32
 
 
 @pytest.mark.parametrize("sampling", ["sequential", "windows"])
@@ -150,10 +150,9 @@ def test_a_training_asks_nothing_of_an_engine_that_its_batch_size_does_not(
 
 
 def test_a_score_is_the_same_in_parts() -> None:
-    for task in grid.PROBES:
-        probe = probes.PROBES[task]
-        model = Model("gru", probe.inputs, 8, [0, 1], "torch", outputs=probe.outputs)
-        whole, parts = (probes.score(model, task, 5, 2, "cpu", size) for size in (grid.SCORED, 32))
+    for task in tasks.TASKS.values():
+        model = Model("gru", task.inputs, 8, [0, 1], "torch", outputs=task.outputs)
+        whole, parts = (train_task.score(model, task, max(5, task.least), size) for size in (tasks.SCORED, 32))
         assert parts == pytest.approx(whole, rel=1e-5)
 
 

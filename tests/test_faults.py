@@ -23,7 +23,7 @@ import torch
 
 import variants
 from harness import __main__ as command
-from harness import corpus, execute, files, grid, measure, probes, record, report, watch
+from harness import corpus, execute, files, grid, measure, record, report, train_task, watch
 from harness.grid import Protocol, Run
 from harness.train import Outcome, train
 
@@ -72,7 +72,7 @@ class Going:
 
 def cases() -> list[Any]:
     windows = dataclasses.replace(TINY, sampling="windows", text="whole", train_characters=40, heldout_characters=20)
-    adding = dataclasses.replace(grid.PROBES["adding"], num_steps=4, batch_size=3, hidden=3, epochs=1)
+    adding = dataclasses.replace(grid.task_protocol("adding"), num_steps=4, batch_size=3, hidden=3, epochs=8)
     validated = dataclasses.replace(TINY, validation_characters=50)
     found = [
         pytest.param(
@@ -105,7 +105,7 @@ def test_a_training_that_goes_on_is_bit_for_bit_one_that_never_stopped(
     def go(keep: watch.Keep | None) -> list[Outcome]:
         if runs[0].protocol.task == "text":
             return train(runs, text, keep=keep)
-        return probes.train(runs, keep=keep)
+        return train_task.train(runs, keep=keep)
 
     whole = go(counted := Dying(10**9))
     steps = 10**9 - counted.left

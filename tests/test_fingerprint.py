@@ -14,7 +14,7 @@ from types import FrameType
 import pytest
 import torch
 
-from harness import corpus, grid, measure, probes, train
+from harness import corpus, grid, measure, train, train_task
 from harness import plan as planning
 from harness.grid import Protocol, Run
 from variants import registry
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent
 TINY = Protocol(train_characters=300, heldout_characters=200, batch_size=4, num_steps=5, hidden=8, epochs=2)
 WINDOWS = Protocol(train_characters=20, heldout_characters=9, batch_size=4, num_steps=5, hidden=8, epochs=1,
                    sampling="windows", validation_characters=9, update_bias="chrono", init="torch")  # fmt: skip
-TEXT, PROBE = planning.NUMBERS[True], (*planning.NUMBERS[False], "harness.probes.PROBES.copy")
+TEXT, PROBE = planning.NUMBERS[True], (*planning.NUMBERS[False], "harness.tasks.copy")
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def trains(variant: str, engine: str, protocol: Protocol, text: corpus.Corpus) -
     if protocol.task == "text":
         train.train([run], text)
     else:
-        probes.train([run])
+        train_task.train([run])
 
 
 RUNS = [

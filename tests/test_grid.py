@@ -18,7 +18,8 @@ OTHER: dict[str, Any] = {
     "deterministic": True, "precision": "tf32", "source": "edited", "hidden": 3, "lr": 0.5,
     "tokens": "other",
 }  # fmt: skip
-OTHER_PROTOCOL: dict[str, Any] = {"name": "quick"} | {field: choices[-1] for field, choices in CHOICES.items()}
+OTHER_PROTOCOL: dict[str, Any] = {field: choices[-1] for field, choices in CHOICES.items()}
+OTHER_PROTOCOL |= {"name": "quick", "task": "s3"}
 
 
 @pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(Run) if f.name != "protocol"])

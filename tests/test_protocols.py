@@ -186,11 +186,12 @@ def test_a_rate_that_diverges_for_a_seed_is_not_chosen(tmp_path: Path, monkeypat
     monkeypatch.setattr(grid, "RATES", (0.5, 1.0))
     monkeypatch.setattr(command, "train", lambda *rest: None)
     scores = {(0.5, 1000): 9.0, (0.5, 1001): 9.0, (1.0, 1000): 2.0, (1.0, 1001): None}
-    monkeypatch.setattr(record, "heldout", lambda folder, run: scores[run.setting.lr, run.seed])
+    found = {key: {"heldout_perplexity": value} if value else None for key, value in scores.items()}
+    monkeypatch.setattr(record, "outcome", lambda folder, run: found[run.setting.lr, run.seed])
     options = command.parser().parse_args(
         ["ablate", "--protocol", "book", "--corpus", "embedded", "--variants", "gru", "--device", "cpu"]
     )
-    plan, rows = command.choose(planning.planned("ablate", options), tmp_path)
+    [plan], rows = command.choose([planning.planned("ablate", options)], tmp_path)
     assert plan.rates == {"gru": 0.5}
     assert [(r["lr"], r["failed"], r["validation_perplexity"]) for r in rows][1] == (1.0, 1, None)
 
@@ -240,7 +241,7 @@ def parameters(variant: str, hidden: int) -> int:
 
 @pytest.mark.parametrize("variant", ["rnn", "gru:R=1", "gru:Z=0", "lstm", "nn.gru", "gru3", "gru"])
 def test_matched_sizes_are_within_a_hundredth(variant: str) -> None:
-    hidden = matched(variant, "gru", 28, 256)
+    hidden = matched(variant, "gru", 28, 256, 28)
     want = parameters("gru", 256)
     assert abs(parameters(variant, hidden) - want) <= 0.01 * want
     for beside in (hidden - 1, hidden + 1):

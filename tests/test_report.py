@@ -22,6 +22,7 @@ import pytest
 from matplotlib.text import Text
 
 from harness import draw, evidence, grid, rates, record, report, sections, sentences, spell, stats, table, tables
+from harness.tasks import SCORED
 
 BENCH, ABLATE = ("rnn", "gru", "gru_after", "nn.gru", "lstm", "nn.lstm"), ("gru", "gru:R=0", "gru:R=1", "gru:Z=0")
 SECTIONS = ("found", "caveats", "bench", "ablate", "charts", "samples", "failures", "noise", "machine", "methods",
@@ -324,28 +325,30 @@ def test_a_gate_is_needed_only_if_all_its_values_say_so(verdicts: dict[str, str]
     assert sentences.needed(rows).startswith(start)
 
 
-def test_a_gate_is_needed_for_a_task_only_where_the_intervals_are_apart(results: record.Results) -> None:
-    def probes(task: str, length: int, without: list[float], whole: list[float]) -> list[dict[str, object]]:
-        return [
-            {**dict.fromkeys(record.COLUMNS["probes"], ""), "variant": variant, "task": task, "length": length,
-             "seed": k, "protocol": task, "score": value, "error": "", **grid.SCORES[task]._asdict()}
-            for variant, values in (("gru:Z=0", without), ("gru", whole)) for k, value in enumerate(values)
-        ]  # fmt: skip
+def tasks_of(results: record.Results, gate: str, verdicts: dict[str, str]) -> pd.DataFrame:
+    """Rows of tasks.csv of gru, and of gru without a gate with these verdicts."""
+    row = results.tasks[results.tasks.variant == "gru"].iloc[0].to_dict()
+    gone = {"R": "gru:R=1", "Z": "gru:Z=0"}[gate]
+    return pd.DataFrame([
+        {**row, "task": task, "protocol": task, "variant": variant, "baseline": "gru" if variant == gone else "",
+         "verdict": verdict if variant == gone else "", "solved": 0 if (variant, verdict) == (gone, "fails") else 10}
+        for task, verdict in verdicts.items() for variant in ("gru", gone)
+    ])  # fmt: skip
 
-    rows = [
-        *probes("adding", 20, [0.1, 0.11, 0.12], [0.01, 0.011, 0.012]),  # an error: less is better
-        *probes("copy", 20, [0.2, 0.5, 0.8], [0.3, 0.6, 0.9]),  # worse, the intervals overlap
-        *probes("selective_copy", 20, [0.12, 0.13, 0.14], [0.6, 0.61, 0.62]),
-        *probes("selective_copy", 10, [0.9, 0.9, 0.9], [0.9, 0.9, 0.9]),  # an easier one is not asked
-        *probes("counting", 20, [0.9, 0.91, 0.92], [0.1, 0.11, 0.12]),  # better
-    ]
-    data = evidence.typed(dataclasses.replace(results, probes=pd.DataFrame(rows)))
-    assert sentences.needed_for(data, "Z") == " Needed for adding and selective copy, the two intervals apart."
+
+def test_a_gate_is_needed_for_the_tasks_that_fail_without_it(results: record.Results) -> None:
+    tasks = tasks_of(results, "Z", {"s3": "undecided", "delayed_recall": "fails", "lag": "faster", "copy": "fails"})
+    data = evidence.typed(dataclasses.replace(results, tasks=tasks))
+    said = " Without it delayed recall and copy are not solved within 2,000 updates."
+    assert sentences.needed_for(data, "Z") == said
     assert sentences.needed_for(data, "R") == ""  # nobody tried
-    one = data.probes[data.probes.seed == 0]  # no interval
-    assert sentences.needed_for(dataclasses.replace(data, probes=one), "Z") == ""
     (update,) = [a for a in sentences.gate_answers(data) if a.question == "What is the update gate for?"]
-    assert update.finding.endswith("Needed for adding and selective copy, the two intervals apart.")
+    assert update.finding.endswith(said)
+    points = Page(" ".join(update.points)).text
+    assert "Delayed recall, length 32: gru:Z=0 is solved by 0 of 10 seeds" in points
+    assert "gru by 10 of 10 seeds [0.69, 1.00] after 450 updates (fails)." in points
+    none = dataclasses.replace(data, tasks=data.tasks[data.tasks.task == "s3"])
+    assert sentences.needed_for(none, "Z") == " No task here shows a need for it."
 
 
 def test_first_screen_answers_both_gates_with_their_cost(results: record.Results, raw: str) -> None:
@@ -701,7 +704,7 @@ def test_figures_are_the_same_whatever_backend_and_style_a_user_has(single: Path
         "import sys, pathlib, hashlib, warnings; warnings.simplefilter('error'); sys.path[:0] = sys.argv[1:3]\n"
         "import made_up; from harness import draw, evidence\n"
         "data = evidence.typed(made_up.read(pathlib.Path(sys.argv[3])))\n"
-        "for figure in draw.probe_curves(evidence.probe_scores(data.probes)), draw.gate_map(data.heat):\n"
+        "for figure in draw.updates(data.tasks, data.probes), draw.gate_map(data.heat):\n"
         "    print(hashlib.sha256(draw.svg(figure).encode() + draw.png(figure)).hexdigest())"
     )
     (tmp_path / "matplotlibrc").write_text(FOREIGN, encoding="utf-8")
@@ -751,12 +754,13 @@ def test_every_gate_has_a_colour_a_dash_and_a_marker_of_its_own(results: record.
         assert len({str(looks[name][k]) for name in ("gru", "gru:R=1", "gru:Z=0")}) == 3
     assert len({look[0] for look in looks.values()}) == 5
     assert draw._look("gru:R=0.5 native") == looks["gru:R=1"]
-    scores = evidence.probe_scores(evidence.typed(results).probes)
-    figure = draw.probe_curves(scores)
+    figure = draw.updates(results.tasks, results.probes)
     assert figure
     assert not figure.legends
-    for panel, (_, own) in zip(figure.axes, scores.groupby("task", sort=False), strict=True):
-        assert sorted(note.get_text() for note in panel.texts) == sorted(set(own.variant))
+    for panel, (_, own) in zip(figure.axes, results.tasks.groupby("task", sort=False), strict=True):
+        assert [label.get_text() for label in panel.get_yticklabels()] == own.variant.tolist()
+        failing = [f"{int(r.seeds - r.solved)} of {int(r.seeds)} not" for r in own.itertuples() if r.solved < r.seeds]
+        assert [note.get_text() for note in panel.texts] == failing
 
 
 def test_a_line_that_ends_below_the_axis_is_named_at_its_edge() -> None:
@@ -975,7 +979,7 @@ def test_a_number_written_into_the_page_is_that_of_the_data(results: record.Resu
     text = text_of(told)
     assert "as many as the text has symbols (time-machine: 65, shakespeare: 300)." in text
     assert f"p after Holm is under {stats.ALPHA}." in text
-    assert f"of {grid.SCORED:,} sequences" in sections.probes(evidence.typed(results)).setting  # type: ignore[union-attr]
+    assert f"{SCORED:,} sequences never" in sections.tasks(evidence.typed(results)).setting  # type: ignore[union-attr]
 
 
 def test_the_level_of_an_interval_is_the_one_it_was_computed_at(results: record.Results) -> None:
@@ -1051,9 +1055,7 @@ def test_a_gradient_that_grew_is_no_share_of_it(results: record.Results) -> None
 
 
 def test_after_bench_alone_the_page_opens_with_what_was_measured(results: record.Results) -> None:
-    page = drawn(
-        dataclasses.replace(results, ablate=results.ablate.iloc[:0], probes=results.probes.iloc[:0]), "nothing"
-    )
+    page = drawn(dataclasses.replace(results, ablate=results.ablate.iloc[:0], tasks=results.tasks.iloc[:0]), "nothing")
     cards = re.findall(r"<article.*?</article>", page, re.DOTALL)
     assert ["Which predicts this text best?" in c for c in cards] == [True, False]
     assert "Not measured" not in "".join(cards)
@@ -1064,34 +1066,24 @@ def test_after_bench_alone_the_page_opens_with_what_was_measured(results: record
 
 
 def test_a_heading_answers_what_a_gate_is_for_where_a_task_of_memory_was_tried(results: record.Results) -> None:
-    def answer(verdict: str, without: float | None) -> str:
-        """Of the update gate: its verdict on the text, and its score at selective copy beside gru's .6."""
+    def answer(verdict: str, recall: str) -> str:
+        """Of the update gate: its verdict on the text, and without it on delayed recall."""
         sign = {"worse": 1.0, "better": -1.0}.get(verdict, 0.001)
         ablate = results.ablate[results.ablate.variant.isin(["gru", "gru:Z=0"])].assign(
             verdict=verdict, delta_nats=sign
         )
-        ends = grid.SCORES["selective_copy"]._asdict()
-        probes = [
-            {**dict.fromkeys(record.COLUMNS["probes"], ""), "variant": variant, "task": "selective_copy", "length": 20,
-             "seed": k, "protocol": "p", "score": value + k / 1000, "error": "", **ends}
-            for variant, value in (("gru:Z=0", without), ("gru", 0.6)) for k in range(3) if value is not None
-        ]  # fmt: skip
-        kept = probes if without is not None else []
-        frame = pd.DataFrame(kept, columns=list(record.COLUMNS["probes"]))
-        data = evidence.typed(dataclasses.replace(results, ablate=ablate, probes=frame))
+        tasks = tasks_of(results, "Z", {"delayed_recall": recall})
+        data = evidence.typed(dataclasses.replace(results, ablate=ablate, tasks=tasks))
         (found,) = [a for a in sentences.gate_answers(data) if a.question == "What is the update gate for?"]
         return found.claim
 
-    assert answer("worse", 0.1) == "The update gate is for predicting this text and for remembering"
-    assert (
-        answer("worse", 0.6)
-        == "The update gate is for predicting this text; no task of memory here shows a need for it"
-    )
-    assert answer("equivalent", 0.1) == "The update gate is for remembering, not for predicting this text"
-    assert answer("better", 0.1) == "The update gate is for remembering, not for predicting this text"
-    assert answer("better", 0.6) == "The update gate is needed neither for this text nor for a task of memory here"
-    assert answer("undecided", 0.1) == "The update gate is for remembering"
-    assert answer("undecided", 0.6) == answer("worse", None) == ""
+    assert answer("worse", "fails") == "The update gate is for predicting this text, and for long memory"
+    assert answer("worse", "slower") == "The update gate is for predicting this text; no task here shows a need for it"
+    assert answer("equivalent", "fails") == "The update gate is for long memory, not for predicting this text"
+    assert answer("better", "fails") == "The update gate is for long memory, not for predicting this text"
+    assert answer("better", "undecided") == "The update gate is needed neither for this text nor for a task here"
+    assert answer("undecided", "fails") == "The update gate is for long memory"
+    assert answer("undecided", "undecided") == ""
 
 
 def test_trainings_of_uncommitted_code_are_counted(results: record.Results) -> None:

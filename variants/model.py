@@ -194,13 +194,13 @@ def counted(outputs: Tensor, Y: Tensor, counts: Tensor) -> Tensor:
     return (each * counts).sum((0, 2)) / counts.sum((0, 2))
 
 
-def matched(variant: str, like: str, vocabulary: int, hidden: int) -> int:
+def matched(variant: str, like: str, inputs: int, hidden: int, outputs: int) -> int:
     """The hidden size at which `variant` has as many parameters as `like` with `hidden`, or as near as can be."""
 
     def parameters(name: str, h: int) -> int:
         cell = get(name)
         with torch.device("meta"):
-            return sum(w.numel() for w in cell(vocabulary, h, 1).parameters()) + (h + 1) * vocabulary
+            return sum(w.numel() for w in cell(inputs, h, 1).parameters()) + (h + 1) * outputs
 
     want = parameters(like, hidden)
     high = 1

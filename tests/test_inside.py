@@ -1,8 +1,7 @@
-"""Are the tasks what their docstrings draw, are their scores right, and what looks inside a network only a look."""
+"""What looks inside a trained network only looks, and sees what the equations say."""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import itertools
 import math
@@ -14,9 +13,7 @@ import torch
 
 from harness import __main__ as command
 from harness import corpus as text
-from harness import evidence, grid, inside, probes, record, sections
-from harness import plan as planning
-from harness.grid import Run
+from harness import evidence, inside, record, sections
 from variants.model import Model
 
 pytestmark = pytest.mark.usefixtures("in_process")
@@ -24,176 +21,6 @@ pytestmark = pytest.mark.usefixtures("in_process")
 
 def rng(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
-
-
-def test_adding_asks_for_the_sum_of_the_two_that_are_marked() -> None:
-    X, Y, counts = probes.adding(7, 500, rng())
-    numbers, marks = X.unbind(-1)
-    assert ((numbers >= 0) & (numbers <= 1)).all()
-    assert (marks[:3].sum(0) == 1).all()
-    assert (marks[3:].sum(0) == 1).all()
-    assert counts.nonzero()[:, 0].unique().tolist() == [6]
-    assert torch.equal(Y[-1], (numbers * marks).sum(0))
-    assert {int(t) for t in marks.nonzero()[:, 0]} == set(range(7))  # every place is asked for
-
-
-@pytest.mark.parametrize("task", ["copy", "selective_copy"])
-def test_copy_answers_with_the_symbols_in_their_order(task: str) -> None:
-    X, Y, counts = probes.PROBES[task].make(6, 300, rng())
-    blank, signal = probes.SYMBOLS, probes.SYMBOLS + 1
-    assert X.shape == (6 + 2 * probes.KEPT, 300)
-    assert (X[6 + probes.KEPT] == signal).all()
-    assert (X[7 + probes.KEPT :] == blank).all()
-    assert (counts.nonzero()[:, 0] >= 6 + probes.KEPT).all()
-    assert int(counts.sum()) == 300 * probes.KEPT
-    for n in range(300):
-        shown = [int(x) for x in X[: 6 + probes.KEPT, n] if x < blank]
-        assert shown == Y[-probes.KEPT :, n].tolist()
-    first = (X[:, :] < blank).float().mean(1)[: 6 + probes.KEPT]
-    scattered = first.min() > 0.4 and first.max() < 0.85  # 10 of 16 places
-    assert scattered == (task == "selective_copy")
-
-
-def test_counting_answers_every_symbol_that_is_certain() -> None:
-    for make, least, most in ((probes.counting, 1, 5), (probes.counting_on, 6, 10)):
-        X, Y, counts = make(5, 400, rng())
-        seen = set()
-        for n in range(400):
-            x, y, c = (v[:, n].tolist() for v in (X, Y, counts))
-            k = x.count(1)
-            seen.add(k)
-            string = [0] + [1] * k + [2] * k
-            assert x[: 2 * k + 1] == string
-            assert not any(x[2 * k + 1 :])
-            assert y[: 2 * k + 1] == [*string[1:], 0]
-            assert [t for t, counted in enumerate(c) if counted] == list(range(k + 1, 2 * k + 1))
-        assert seen == set(range(least, most + 1))
-
-
-class Oracle(torch.nn.Module):
-    """Answers from a table of what is right, or always the same."""
-
-    def __init__(self, answer: torch.Tensor) -> None:
-        super().__init__()
-        self.answer = answer
-        self.cell = self
-
-    def begin(self, n: int) -> tuple[()]:
-        return ()
-
-    def forward(self, X: torch.Tensor, state: object) -> tuple[torch.Tensor, object]:
-        return self.answer, state
-
-
-@pytest.mark.parametrize("task", list(grid.PROBES))
-def test_the_ends_of_a_score_are_what_is_said(task: str) -> None:
-    """A perfect network, and one without memory, against grid.SCORES."""
-    _, Y, counts = probes.together([probes.fresh(task, 5)], "cpu")
-    ends, outputs = grid.SCORES[task], probes.PROBES[task].outputs
-    if outputs == 1:
-        perfect, dull = Y[..., None], torch.ones_like(Y)[..., None]
-    else:
-        perfect = torch.nn.functional.one_hot(Y.long(), outputs).float()
-        dull = torch.zeros_like(perfect)
-        dull[..., 2] = 1.0
-    assert probes.score(Oracle(perfect), task, 5, 1, "cpu") == [ends.optimal]  # type: ignore[arg-type]
-    [found] = probes.score(Oracle(dull), task, 5, 1, "cpu")  # type: ignore[arg-type]
-    assert found == pytest.approx(ends.trivial, abs=0.015)  # 1,000 sequences: three standard errors
-    wrong = perfect.clone()
-    wrong[~counts] = 0  # what does not count changes nothing
-    assert probes.score(Oracle(wrong), task, 5, 1, "cpu") == [ends.optimal]  # type: ignore[arg-type]
-
-
-def test_one_wrong_symbol_makes_a_string_wrong() -> None:
-    _, Y, counts = probes.together([probes.fresh("counting", 5)], "cpu")
-    perfect = torch.nn.functional.one_hot(Y, 3).float()
-    t = int(counts[:, 0, 0].nonzero()[0])
-    perfect[t, 0, 0] = perfect[t, 0, 0].roll(1)
-    assert probes.score(Oracle(perfect), "counting", 5, 1, "cpu") == [1 - 1 / grid.SCORED]  # type: ignore[arg-type]
-
-
-def run(task: str, seed: int = 0, variant: str = "gru", engine: str = "fused", **changes: object) -> Run:
-    protocol = dataclasses.replace(grid.PROBES[task], hidden=8, epochs=2, num_steps=4, **changes)  # type: ignore[arg-type]
-    return Run(variant, seed, protocol, "", "cpu", engine)
-
-
-def test_a_probe_is_learned_and_a_seed_is_its_own() -> None:
-    together = probes.train([run("adding", seed) for seed in (0, 1)])
-    alone = probes.train([run("adding", 1)])[0]
-    assert alone.score == pytest.approx(together[1].score, rel=1e-3)
-    assert alone.score != pytest.approx(together[0].score, rel=1e-3)
-    assert (alone.score or 1) < 0.9 * grid.SCORES["adding"].trivial
-    assert alone.heldout_perplexity is None
-    assert probes.train([run("adding", 1)])[0].score == alone.score
-    loop = probes.train([run("adding", 1, engine="loop")])[0]
-    assert loop.score == pytest.approx(alone.score, rel=1e-2)
-
-
-def test_a_seed_that_diverges_is_a_row_and_the_other_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = probes.PROBES["adding"].make
-
-    def poisoned(length: int, n: int, generator: torch.Generator) -> probes.Batch:
-        X, Y, counts = real(length, n, generator)
-        return (X * math.nan if generator.initial_seed() == 1 else X), Y, counts
-
-    monkeypatch.setitem(probes.PROBES, "adding", dataclasses.replace(probes.PROBES["adding"], make=poisoned))
-    monkeypatch.setattr(probes, "fresh", lambda task, length: real(length, 50, rng(5)))
-    good, bad = probes.train([run("adding", seed) for seed in (0, 1)])
-    assert "diverged" in bad.error
-    assert bad.score is None
-    assert good.error == ""
-    assert (good.score or 1) < 0.2
-
-
-def test_probe_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["probe", "--device", "cpu", "--seeds", "2", "--tasks", "copy", "adding", "--lengths", "3", "4",
-             "--variants", "gru", "rnn", "--set", "epochs=1", "hidden=4", "--results", str(tmp_path)]  # fmt: skip
-    assert command.main(words) == 0
-    rows = record.read(tmp_path).probes
-    assert len(rows) == 2 * 2 * 2 * 2
-    assert record.read(tmp_path).runs.empty
-    assert set(rows.length) == {3, 4}
-    for r in rows.itertuples():
-        ends = grid.SCORES[r.task]
-        assert (r.score_is, r.trivial, r.optimal) == tuple(ends)
-    scores = evidence.probe_scores(rows)
-    own = rows[(rows.task == "copy") & (rows.length == 3) & (rows.variant == "gru")].score
-    found = scores[(scores.task == "copy") & (scores.length == 3) & (scores.variant == "gru")].iloc[0]
-    assert found.score == pytest.approx(own.mean())
-    assert (found.n, found.failed) == (2, 0)
-    assert found.low < found.score < found.high
-    said = capsys.readouterr().out
-    assert "adding: mean squared error" in said
-    (section,) = sections.sections(evidence.typed(record.read(tmp_path)))
-    again = command.parser().parse_args(section.command.split()[3:])
-    assert section.id == "probes"
-    keys = [
-        {run.key for plan in planning.probes(asked) for run in plan.runs}
-        for asked in (again, command.parser().parse_args(words))
-    ]
-    assert keys[0] == keys[1]  # typed again, it would train the same
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["--tasks", "coppy"], "Did you mean 'copy'?"),
-        (["--lengths", "1"], "at least 2"),
-        (["--lengths", "x"], "whole number"),
-        (["--protocol", "quick"], "no --protocol"),
-        (["--set", "num_steps=4"], "num_steps"),
-        (["--variants", "grru"], "Did you mean 'gru'?"),
-        (["--precision", "tf32"], "needs CUDA"),
-        (["--engine", "naitive"], "Did you mean 'native'?"),
-    ],
-)
-def test_a_bad_probe_is_one_line(
-    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert command.main(["probe", "--device", "cpu", "--results", str(tmp_path), *words]) == 2
-    line = capsys.readouterr().err
-    assert said in line
-    assert line.count("\n") == 1
 
 
 # ---- inside the gates ----

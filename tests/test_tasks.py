@@ -1,0 +1,304 @@
+"""Tasks against independent writings: solvers of plain lists, and the best guess without memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+import torch
+
+from harness import grid, tasks, train_task
+from harness import plan as planning
+from harness.grid import Run
+from harness.tasks import TASKS
+from harness.watch import Arrays
+
+Symbols = Sequence[int]
+
+
+def permuted(things: int, even: bool) -> Callable[[Symbols], list[int]]:
+    """Solve a word problem by moving things, not by a table."""
+    group = [g for g in itertools.permutations(range(things)) if not even or sign(g) == 1]
+
+    def solve(inputs: Symbols) -> list[int]:
+        total, answers = tuple(range(things)), []
+        for symbol in inputs:
+            total = tuple(total[i] for i in group[symbol])
+            answers.append(group.index(total))
+        return answers
+
+    return solve
+
+
+def sign(order: Sequence[int]) -> int:
+    """+1 for an even permutation, by its cycles."""
+    seen: set[int] = set()
+    result = 1
+    for start in range(len(order)):
+        length, at = 0, start
+        while at not in seen:
+            seen.add(at)
+            at, length = order[at], length + 1
+        result *= -1 if length and length % 2 == 0 else 1
+    return result
+
+
+def recall_marked(inputs: Symbols) -> list[int]:
+    return [next(x - 8 for x in inputs if 8 <= x < 16)] * len(inputs)
+
+
+def look_up(inputs: Symbols) -> list[int]:
+    padded = [0, 0, *inputs]
+    return [int(tasks.LOOKED_UP[padded[t], padded[t + 1], padded[t + 2]]) for t in range(len(inputs))]
+
+
+def run_registers(inputs: Symbols) -> list[int]:
+    held: dict[str, int] = {}
+    answers = []
+    for x in inputs:
+        if x < 6:
+            to, other = [("a", "b"), ("a", "c"), ("b", "c"), ("b", "a"), ("c", "a"), ("c", "b")][x]
+            held[to] = held.get(other, -1)
+        elif x >= 9:
+            held["abc"[(x - 9) // 4]] = (x - 9) % 4
+        answers.append(held["abc"[x - 6]] if 6 <= x < 9 else 0)
+    return answers
+
+
+def again_in_order(inputs: Symbols) -> list[int]:
+    shown = [x for x in inputs if x < 8]
+    return [0] * (len(inputs) - len(shown)) + shown
+
+
+def count_down(inputs: Symbols) -> list[int]:
+    k = list(inputs).count(1)
+    return ([1] * k + [2] * k + [0] * len(inputs))[: len(inputs)]
+
+
+def running_sum(modulus: int) -> Callable[[Symbols], list[int]]:
+    return lambda inputs: [sum(inputs[: t + 1]) % modulus for t in range(len(inputs))]
+
+
+def since_reset(inputs: Symbols) -> list[int]:
+    answers, ones = [], 0
+    for x in inputs:
+        ones = 0 if x == 2 else ones + x
+        answers.append(ones % 2)
+    return answers
+
+
+def look_back(inputs: Symbols) -> list[int]:
+    return [inputs[max(0, t - 1 - x // 8)] % 8 for t, x in enumerate(inputs)]
+
+
+def latch(inputs: Symbols) -> list[int]:
+    answers, bit = [], 0
+    for x in inputs:
+        bit = x if x < 2 else bit
+        answers.append(bit)
+    return answers
+
+
+def by_key(inputs: Symbols) -> list[int]:
+    known = {key: value - 16 for key, value in itertools.pairwise(inputs) if key < 16 <= value}
+    return [known.get(x, 0) for x in inputs]
+
+
+def brackets(inputs: Symbols) -> list[int]:
+    answers, stack = [], []
+    for x in inputs:
+        if x < 2:
+            stack.append(x)
+        else:
+            assert stack.pop() == x - 2
+        assert len(stack) <= 4
+        answers.append(1 + stack[-1] if stack else 0)
+    return answers
+
+
+SOLVERS: dict[str, Callable[[Symbols], list[int]]] = {
+    "s3": permuted(3, even=False), "a5": permuted(5, even=True), "delayed_recall": recall_marked, "table3": look_up,
+    "registers": run_registers, "copy": again_in_order, "selective_copy": again_in_order, "counting": count_down,
+    "sum_mod": running_sum(5), "parity": running_sum(2), "parity_reset": since_reset, "lag": look_back,
+    "flip_flop": latch, "pair_recall": by_key, "dyck2": brackets,
+}  # fmt: skip
+SYMBOLIC = [name for name, task in TASKS.items() if task.outputs > 1]
+
+
+class Answers(torch.nn.Module):
+    """A network that gives the answers it was made of."""
+
+    def __init__(self, answers: torch.Tensor) -> None:
+        super().__init__()
+        self.answers, self.cell, self.b_q, self.at = answers, self, torch.zeros(1), 0
+
+    def begin(self, n: int) -> tuple[()]:
+        return ()
+
+    def __call__(self, X: torch.Tensor, state: object) -> tuple[torch.Tensor, object]:
+        self.at += X.shape[2]
+        return self.answers[:, self.at - X.shape[2] : self.at][:, None], state
+
+
+def scored(name: str, length: int, answers: np.ndarray) -> float:
+    task = TASKS[name]
+    given = torch.from_numpy(np.ascontiguousarray(answers))
+    outputs = given[..., None].float() if task.outputs == 1 else torch.nn.functional.one_hot(given, task.outputs)
+    return float(train_task.score(Answers(outputs), task, length, 32)[0])  # type: ignore[arg-type]
+
+
+def test_the_names_in_the_help_are_those_declared() -> None:
+    assert planning.task_names() == list(TASKS)
+
+
+def test_every_task_has_an_independent_solver() -> None:
+    assert set(SOLVERS) == set(SYMBOLIC), "write its solver in SOLVERS, from the docstring"
+
+
+@pytest.mark.parametrize("name", SYMBOLIC)
+@pytest.mark.parametrize("longer", [False, True])
+def test_a_perfect_solver_scores_the_optimum(name: str, longer: bool) -> None:
+    task = TASKS[name]
+    length = task.length * (task.longer if longer else 1)
+    X, _, _ = task.fresh(length)
+    answers = np.array([SOLVERS[name](column) for column in X.T.tolist()]).T
+    assert scored(name, length, answers) == task.optimum == 1.0
+    assert task.is_solved(1.0)
+
+
+@pytest.mark.parametrize("name", [name for name in SYMBOLIC if not TASKS[name].whole])
+def test_the_best_guess_without_memory_scores_the_chance(name: str) -> None:
+    task = TASKS[name]
+    length = task.length
+    X, Y, counts = task.make(length, 20_000, np.random.default_rng(1))
+    seen: defaultdict[int, Counter[int]] = defaultdict(Counter)
+    for x, y in zip(X[counts].tolist(), Y[counts].tolist(), strict=True):
+        seen[x][y] += 1
+    best = sum(most.most_common(1)[0][1] for most in seen.values()) / counts.sum()
+    # chosen on the data it is scored on: above the chance by about sqrt(answers x inputs / counted)
+    spare = math.sqrt(task.inputs * math.log(task.outputs) / counts.sum())
+    assert task.chance(length) - 0.01 < best < task.chance(length) + spare + 0.005
+
+
+def test_adding_asks_for_the_sum_of_the_two_that_are_marked() -> None:
+    X, Y, counts = tasks.adding(7, 500, np.random.default_rng(0))
+    numbers, marks = X[..., 0], X[..., 1]
+    assert ((numbers >= 0) & (numbers < 1)).all()
+    assert (marks[:3].sum(0) == 1).all()
+    assert (marks[3:].sum(0) == 1).all()
+    assert counts.any(1).tolist() == [False] * 6 + [True]
+    for column in range(500):
+        assert Y[-1, column] == pytest.approx(
+            sum(x for x, m in zip(numbers[:, column], marks[:, column], strict=True) if m)
+        )
+    assert scored("adding", 10, TASKS["adding"].fresh(10)[1]) == pytest.approx(0, abs=1e-12)  # float32 of a sum
+    assert scored("adding", 10, np.ones((10, 1000))) == pytest.approx(TASKS["adding"].chance(10), abs=0.02)  # 3 s.e.
+    assert TASKS["adding"].lower_is_better
+    assert TASKS["adding"].is_solved(0.0009)
+    assert not TASKS["adding"].is_solved(0.0011)
+    assert not TASKS["adding"].is_solved(math.nan)
+
+
+def test_always_b_counts_no_string() -> None:
+    assert scored("counting", 5, np.full_like(TASKS["counting"].fresh(5)[1], 2)) == TASKS["counting"].chance(5) == 0.0
+
+
+def test_one_wrong_answer_makes_a_string_wrong_and_what_is_not_asked_counts_nothing() -> None:
+    _, Y, counts = TASKS["counting"].fresh(5)
+    wrong = Y.copy()
+    wrong[~counts] = 0
+    assert scored("counting", 5, wrong) == 1.0
+    t = int(counts[:, 0].nonzero()[0][0])
+    wrong[t, 0] = (wrong[t, 0] + 1) % 3
+    assert scored("counting", 5, wrong) == 1 - 1 / tasks.SCORED
+
+
+@pytest.mark.parametrize("name", list(TASKS))
+def test_a_task_is_a_function_of_its_generator_and_keeps_its_declaration(name: str) -> None:
+    task = TASKS[name]
+    for length in {task.length, task.least if name != "counting" else 2}:
+        first, again, other = (task.make(length, 50, np.random.default_rng(seed)) for seed in (0, 0, 1))
+        assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+        assert not np.array_equal(first[0], other[0])
+        X, Y, counts = first
+        assert X.shape[:2] == Y.shape == counts.shape
+        assert counts.dtype == bool
+        assert counts.any(0).all()  # each sequence is asked something
+        if task.outputs > 1:
+            assert X.min() >= 0 and X.max() < task.inputs and Y.min() >= 0 and Y.max() < task.outputs  # noqa: PT018
+
+
+def test_solved_is_the_first_of_two_checks_in_a_row() -> None:
+    task = TASKS["s3"]
+    assert train_task.solved(task, [0.5, 0.99, 0.98, 0.995, 0.99]) == 4
+    assert train_task.solved(task, [0.99, 0.98, 0.99]) == 0
+    assert train_task.solved(task, [0.5, math.nan]) == 0
+    assert train_task.solved(TASKS["adding"], [0.0011, 0.001, 0.0005]) == 2
+
+
+def run(task: str, seed: int = 0, variant: str = "gru", engine: str = "fused", **changes: object) -> Run:
+    small = {"num_steps": 6, "hidden": 16, "epochs": 2, "init": "torch", "lr": 0.01, "stop": "solved"} | changes
+    return Run(variant, seed, grid.Protocol(name=task, task=task, **small), "", "cpu", engine)  # type: ignore[arg-type]
+
+
+def test_a_task_is_learned_and_a_seed_is_its_own() -> None:
+    pair = train_task.train([run("delayed_recall", seed, num_steps=12, epochs=10) for seed in (0, 1)])
+    alone = train_task.train([run("delayed_recall", 1, num_steps=12, epochs=10)])[0]
+    assert alone.checks == pytest.approx(pair[1].checks, abs=0.02)  # float32, summed in another order
+    assert alone.checks != pytest.approx(pair[0].checks, abs=1e-4)
+    assert alone.solved_after == pair[1].solved_after
+    assert alone.solved_after is not None
+    assert len(alone.checks) == alone.solved_after // train_task.UPDATES + train_task.HELD - 1
+    assert alone.score is not None
+    assert alone.score >= 0.99
+    assert alone.score_longer is not None
+    assert train_task.train([run("delayed_recall", 1, num_steps=12, epochs=10)])[0].checks == alone.checks
+
+
+def test_what_is_not_solved_has_no_updates_and_the_whole_budget() -> None:
+    outcome = train_task.train([run("a5", epochs=1)])[0]
+    assert outcome.solved_after is None
+    assert len(outcome.checks) == 1
+    assert outcome.tokens == train_task.UPDATES * 32 * 6
+    assert outcome.score == outcome.checks[-1]
+    assert outcome.error == ""
+
+
+def test_a_seed_that_diverges_is_a_row_and_the_other_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = tasks.adding
+
+    def poisoned(length: int, n: int, rng: np.random.Generator) -> tasks.Batch:
+        X, Y, counts = real(length, n, rng)
+        seed_of = rng.bit_generator.seed_seq
+        return (X * math.nan if getattr(seed_of, "entropy", [0])[0] == 1 else X), Y, counts
+
+    monkeypatch.setitem(TASKS, "adding", dataclasses.replace(TASKS["adding"], make=poisoned, scored=real))
+    good, bad = train_task.train([run("adding", seed) for seed in (0, 1)])
+    assert "diverged" in bad.error
+    assert bad.score is bad.score_longer is bad.solved_after is None
+    assert good.error == ""
+    assert (good.score or 1) < 0.2
+
+
+def test_a_training_goes_on_from_between_two_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.watch.CHECKPOINT_S", 0.0)
+
+    saved: list[Arrays] = []
+
+    class Kept:
+        def load(self) -> Arrays | None:
+            return saved[0] if saved else None
+
+        def save(self, arrays: Arrays) -> None:
+            saved.append({name: np.array(value) for name, value in arrays.items()})
+
+    straight = train_task.train([run("s3", epochs=3)], keep=Kept())
+    assert int(saved[0]["epoch"]) == 1
+    resumed = train_task.train([run("s3", epochs=3)], keep=Kept())
+    assert resumed[0].checks == straight[0].checks
+    assert resumed[0].score_longer == straight[0].score_longer
