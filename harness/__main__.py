@@ -20,7 +20,19 @@ from typing import TYPE_CHECKING, NoReturn
 
 from harness import grid
 from harness.grid import Protocol, Run
-from harness.plan import GRIDS, PRECISIONS, SIZES, Plan, described, on_tasks, planned, reproductions, sizes, task_names
+from harness.plan import (
+    GRIDS,
+    PRECISIONS,
+    SIZES,
+    Plan,
+    described,
+    on_tasks,
+    planned,
+    reproductions,
+    sizes,
+    task_names,
+    tasks_of,
+)
 from harness.process import keep_streams
 from variants import registry
 
@@ -31,7 +43,7 @@ if TYPE_CHECKING:
 
 VERBS = {
     "bench": "train and time the cells written here and torch's: bench.csv and the report",
-    "ablate": "train and time the GRU with its gates fixed: ablate.csv and the report",
+    "ablate": "train and time the GRU with its gates fixed, on text and on four tasks: ablate.csv, tasks.csv, the report",
     "sweep": "time every engine by hidden size and number of seeds: speed.csv and the report; --full for all of it",
     "reproduce": "train the models whose perplexities the book publishes, on its two protocols: reproduce.csv",
     "probe": "train on tasks that ask what a gate is for, until they are solved: tasks.csv, probes.csv",
@@ -49,7 +61,7 @@ TEXT_HELP = (
 _TRAINS = {"device", "engine", "precision", "deterministic", "settings", "results"}
 TAKES = {  # the options of each verb: any other is refused, not ignored
     "bench": _TRAINS | {"protocol", "corpus", "variants", "seeds", "max", "no_timing"},
-    "ablate": _TRAINS | {"protocol", "corpus", "variants", "seeds", "max", "no_timing"},
+    "ablate": _TRAINS | {"protocol", "corpus", "variants", "seeds", "max", "no_timing", "no_tasks"},
     "sweep": _TRAINS | {"protocol", "corpus", "variants", "full"},
     "reproduce": _TRAINS | {"protocol", "corpus", "seeds"},
     "probe": _TRAINS | {"variants", "seeds", "tasks", "lengths"},
@@ -58,7 +70,7 @@ TAKES = {  # the options of each verb: any other is refused, not ignored
 }
 
 
-FLAGS = ("deterministic", "no_timing", "full")
+FLAGS = ("deterministic", "no_timing", "no_tasks", "full")
 
 
 def strange(kind: str, word: str, names: Sequence[str]) -> str:
@@ -150,6 +162,9 @@ def parser() -> Parser:
         "--deterministic", action="store_true", help="on CUDA the same bits twice, slower; a CPU gives them"
     )
     top.add_argument("--no-timing", action="store_true", help="bench and ablate: train only; what was timed stays")
+    top.add_argument(
+        "--no-tasks", action="store_true", help="ablate: the text alone; it is so where variants are given"
+    )
     top.add_argument("--full", action="store_true", help="sweep: every size, engine and number of seeds, for hours")
     top.add_argument("--results", metavar="DIR", default="results", help="where everything is written")
     return top
@@ -255,8 +270,11 @@ def train(todo: Sequence[Run], corpus: Corpus, name: str, folder: Path, word: st
             bar.finished(line, outcome.error, finished.run)
 
 
-def go(plan: Plan, folder: Path, timing: bool = True) -> int:
-    """Train what is not done, time what is not timed, write every table and the report. The exit status."""
+def go(plan: Plan, folder: Path, timing: bool = True, tasks: Sequence[Plan] = ()) -> int:
+    """Train what is not done, on text and on `tasks`, time what is not timed, write every table and the report.
+
+    The exit status.
+    """
     from harness import record, screen
     from harness.execute import cores
 
@@ -282,12 +300,16 @@ def go(plan: Plan, folder: Path, timing: bool = True) -> int:
                 train(todo, plan.corpus, plan.corpus.name, folder)
                 if plan.looks and _decided(plan, folder):
                     break
+            if tasks:
+                runs += train_tasks(tasks, folder, "tasks")
             if timing:
                 _time(plan.contenders, len(plan.corpus.vocabulary), folder, session)
         except KeyboardInterrupt:
             return _stopped(runs, folder)
         results = tabulate(folder)
         screen.print_table(getattr(results, plan.verb))
+        if tasks:
+            screen.print_tasks(results.tasks)
         mine = results.speed[(results.speed["session"] == session) & results.speed["error"].fillna("").astype(bool)]
         timings = [f"timing {r['label']}, round {r['round'] + 1}: {r['error']}" for r in mine.to_dict("records")]
         return _ended(runs, folder, timings)
@@ -609,7 +631,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             settings = [[*options.settings, f"hidden={h}"] for h in ((256, 128, 192, 512) if options.full else SIZES)]
             plans = [planned("sweep", argparse.Namespace(**{**vars(options), "settings": s})) for s in settings]
             return sweep(plans, options.full, folder)
-        return go(planned(options.verb, options), folder, not options.no_timing)
+        with_tasks = options.verb == "ablate" and not options.no_tasks and options.variants is None
+        tasks = on_tasks(tasks_of(options)) if with_tasks else []
+        return go(planned(options.verb, options), folder, not options.no_timing, tasks)
     except ValueError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

@@ -238,6 +238,14 @@ def on_tasks(options: argparse.Namespace) -> list[Plan]:
     return plans
 
 
+def tasks_of(options: argparse.Namespace) -> argparse.Namespace:
+    """What `ablate` asks of tasks: those that tell the gates apart, as many seeds, on the same device."""
+    seeds = None if options.seeds == UNTIL else options.seeds
+    return argparse.Namespace(
+        **{**vars(options), "tasks": grid.ANSWERING, "lengths": (), "settings": (), "seeds": seeds}
+    )  # fmt: skip
+
+
 def task_names() -> list[str]:
     """The tasks by name, read from their file as text: --help needs no NumPy."""
     module = ast.parse(Path(__file__).with_name("tasks.py").read_text(encoding="utf-8"))
