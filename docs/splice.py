@@ -6,18 +6,21 @@ does. `python -m docs.splice --check` changes nothing; exit status 1 where a fig
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import html
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from harness import evidence, files, grid, record, sections, sentences, stats
-from harness.spell import bracket, count, pct, percent, plain, ppl, score, sd, span, times, unique
+from harness.spell import bracket, count, pct, percent, plain, ppl, sd, span, times, unique
+from harness.tasks import TASKS
 
 ROOT = Path(__file__).parent.parent
 REFERENCE = ROOT / "results" / "reference"
@@ -74,7 +77,7 @@ def results(folder: str) -> record.Results:
     """
     files = {name: REFERENCE / folder / f"{name}.csv" for name in record.COLUMNS}
     return evidence.typed(
-        record.Results(**{name: pd.read_csv(f) if f.exists() else pd.DataFrame() for name, f in files.items()})
+        record.Results(**{name: pd.read_csv(f) if f.exists() else record.frame(name, []) for name, f in files.items()})
     )
 
 
@@ -158,8 +161,12 @@ def rate_edges(data: record.Results) -> set[str]:
 
 @block("main")
 def main_table() -> str:
-    data = results("evidence")
-    said = [f"**{a.claim or a.question}.** {a.points[0]}" for a in sentences.gate_answers(data) if a.points]
+    data = with_tasks()
+    said = [
+        f"**{a.claim or a.question}** {a.points[0]}" if not a.claim else f"**{a.claim}.** {a.points[0]}"
+        for a in sentences.gate_answers(data)
+        if a.points
+    ]
     anchor = sentences.anchor_sentence(data, data.ablate)
     return comparison(data, data.ablate) + "\n\n" + bullets([*said, anchor])
 
@@ -179,8 +186,8 @@ def folders() -> str:
             for verb, own in (("bench", data.bench), ("ablation", data.ablate)) if len(own)
         ]  # fmt: skip
         holds += [f"reproduction (n = {span(data.reproduce.seeds)})"] if len(data.reproduce) else []
-        scores = evidence.probe_scores(data.probes)
-        holds += [f"tasks of memory (n = {span(scores.n)})"] if len(scores) else []
+        scored = data.tasks
+        holds += [f"{scored.task.nunique()} tasks (n = {span(scored.seeds)})"] if len(scored) else []
         holds += ["speed by size"] if data.speed.session.str.startswith("sweep").any() else []
         machines = data.environments
         dirty = set(machines.environment[machines.dirty.str.lower() == "true"])
@@ -223,32 +230,44 @@ def book_curve() -> str:
     return table(["variant", "lowest mean over seeds", "at epoch", "at the end", "epoch"], rows)
 
 
-@block("memory")
-def memory() -> str:
-    """Every task at its greatest length."""
-    data = results("evidence")
-    scores = evidence.probe_scores(data.probes)
-    names = [name for name in grid.PROBED if name in set(scores.variant)]
+@block("tasks")
+def tasks() -> str:
+    """Every task: how many seeds of each variant solve it, and after how many updates."""
+    own = results("tasks").tasks
+    if own.empty:
+        return absent("tasks", "make probe")
+    names = unique(own.variant)
     rows = []
-    for task, own in scores.groupby("task", sort=False):
-        last = own[own.length == own.length.max()].set_index("variant")
-        first = last.iloc[0]
-        rows.append([
-            f"{str(task).replace('_', ' ')} ({first.length}), {first.score_is}",
-            score(first.trivial), plain(first.optimal),
-            *(ranged(last.score[n], last.low[n], last.high[n], score) if n in last.index else "" for n in names),
-        ])  # fmt: skip
+    for (task, length), each in own.groupby(["task", "length"], sort=False):
+        by = {r.variant: r for r in each.itertuples()}
+        asks = TASKS[task].asks if task in TASKS else ""
+        cells = [_solved(by[name]) if name in by else "" for name in names]
+        rows.append([f"`{task}`, length {count(length)}: {asks}", *cells])
     note = (
-        f"n = {span(scores.n)} seeds, mean and 95 % t interval, which ends where a score does (at 0, a share at 1 "
-        "too); no test."
+        f"Seeds that solve it (of n = {span(own.seeds + own.failed)}), and their median updates; F: fails, its exact 95 % "
+        f"interval of the share apart from that of `{grid.BASELINE}`; S: slower, updates paired by seed, Holm over all. "
+        f"{span(own.hidden)} hidden units, at most {span(own.budget)} updates, the learning rate chosen from "
+        f"{span(own.rates_tried)} by {len(grid.RATE_SEEDS)} seeds that are not scored."
     )
-    return table(["task (length)", "trivial", "perfect", *(f"`{n}`" for n in names)], rows) + "\n\n" + note
+    return table(["task", *(f"`{name}`" for name in names)], rows) + "\n\n" + note
 
 
-@block("memory-said")
-def memory_said() -> str:
-    data = results("evidence")
-    return bullets([*(f"{a.claim}." for a in sentences.gate_answers(data) if a.claim), *_said(sections.probes(data))])
+def _solved(r: Any) -> str:
+    mark = {"fails": " F", "slower": " S"}.get(r.verdict, "")
+    return (
+        f"{count(r.solved)}/{count(r.seeds + r.failed)}" + (f", {count(r.updates_median)}" if r.solved else "") + mark
+    )
+
+
+@block("tasks-said")
+def tasks_said() -> str:
+    return bullets([*(f"{a.claim}." for a in sentences.gate_answers(with_tasks()) if a.claim),
+                    *_said(sections.tasks(results("tasks")))])  # fmt: skip
+
+
+def with_tasks() -> record.Results:
+    """The comparison on the whole book, and the tasks beside it."""
+    return dataclasses.replace(results("evidence"), tasks=results("tasks").tasks, probes=results("tasks").probes)
 
 
 @block("inside")

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 VERBS = {
     "bench": "train and time the cells written here and torch's: bench.csv and the report",
-    "ablate": "train and time the GRU with its gates fixed, on text and on four tasks: ablate.csv, tasks.csv, the report",
+    "ablate": "train and time the GRU with its gates fixed, on text and four tasks: ablate.csv, tasks.csv, the report",
     "sweep": "time every engine by hidden size and number of seeds: speed.csv and the report; --full for all of it",
     "reproduce": "train the models whose perplexities the book publishes, on its two protocols: reproduce.csv",
     "probe": "train on tasks that ask what a gate is for, until they are solved: tasks.csv, probes.csv",
@@ -162,9 +162,7 @@ def parser() -> Parser:
         "--deterministic", action="store_true", help="on CUDA the same bits twice, slower; a CPU gives them"
     )
     top.add_argument("--no-timing", action="store_true", help="bench and ablate: train only; what was timed stays")
-    top.add_argument(
-        "--no-tasks", action="store_true", help="ablate: the text alone; it is so where variants are given"
-    )
+    top.add_argument("--no-tasks", action="store_true", help="ablate: text alone, as where variants are given")
     top.add_argument("--full", action="store_true", help="sweep: every size, engine and number of seeds, for hours")
     top.add_argument("--results", metavar="DIR", default="results", help="where everything is written")
     return top

@@ -545,6 +545,7 @@ TYPED = {  # what may be typed for an option: sense, and anything
     "--lengths": (st.lists(st.integers(2, 60).map(str), min_size=1, max_size=2), st.lists(NUMBER, max_size=2)),
     "--results": (st.just("/no/folder"), ANY),
     "--no-timing": (st.just([]), st.just([])),
+    "--no-tasks": (st.just([]), st.just([])),
     "--full": (st.just([]), st.just([])),
 }  # fmt: skip
 

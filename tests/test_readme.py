@@ -114,4 +114,4 @@ def test_the_files_are_read_as_it_reads_them(tmp_path: Path, monkeypatch: pytest
     assert answers[1]["count"].sum() == len(finished)
     assert answers[1]["max"].max() < 1e3
     exec(figures, {})
-    assert (tmp_path / "probes.pdf").read_bytes().startswith(b"%PDF")
+    assert (tmp_path / "tasks.pdf").read_bytes().startswith(b"%PDF")
