@@ -163,7 +163,7 @@ def rate_edges(data: record.Results) -> set[str]:
 def main_table() -> str:
     data = with_tasks()
     said = [
-        f"**{a.claim or a.question}** {a.points[0]}" if not a.claim else f"**{a.claim}.** {a.points[0]}"
+        f"**{a.claim or a.question}{'.' * bool(a.claim)}** {a.points[0]}"
         for a in sentences.gate_answers(data)
         if a.points
     ]
@@ -244,8 +244,9 @@ def tasks() -> str:
         cells = [_solved(by[name]) if name in by else "" for name in names]
         rows.append([f"`{task}`, length {count(length)}: {asks}", *cells])
     note = (
-        f"Seeds that solve it (of n = {span(own.seeds + own.failed)}), and their median updates; F: fails, its exact 95 % "
-        f"interval of the share apart from that of `{grid.BASELINE}`; S: slower, updates paired by seed, Holm over all. "
+        f"Seeds that solve it (of n = {span(own.seeds + own.failed)}), and their median updates; F: fails, its exact "
+        f"95 % interval of the share apart from that of `{grid.BASELINE}`; S: slower, updates paired by seed, Holm "
+        "over all contrasts. "
         f"{span(own.hidden)} hidden units, at most {span(own.budget)} updates, the learning rate chosen from "
         f"{span(own.rates_tried)} by {len(grid.RATE_SEEDS)} seeds that are not scored."
     )

@@ -146,7 +146,7 @@ def rates(data: record.Results) -> Section | None:
 
 def tasks(data: record.Results) -> Section | None:
     """Which variants solve each task, and after how many updates."""
-    table = data.tasks
+    table = data.tasks[data.tasks.seeds + data.tasks.failed > 0].dropna(subset=["solved", "budget", "length"])
     if table.empty:
         return None
     names = list(dict.fromkeys(table.variant))

@@ -164,7 +164,8 @@ def asked_of(tasks: pd.DataFrame) -> list[str]:
 def on_tasks(data: record.Results, gate: str) -> pd.DataFrame:
     """Rows of tasks.csv of the baseline without this gate, beside the baseline itself."""
     without = f"{grid.BASELINE}:{gate}={GATES[gate].gone}" if gate in GATES else ""
-    return data.tasks[(data.tasks.variant == without) & (data.tasks.baseline == grid.BASELINE)]
+    known = data.tasks.dropna(subset=["solved", "budget"])
+    return known[(known.variant == without) & (known.baseline == grid.BASELINE)]
 
 
 def lesion(data: record.Results, gate: str) -> list[Markup]:
