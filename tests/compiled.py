@@ -33,6 +33,7 @@ class Compiled:
     needed: int
     cooperative: bool
     stages: int  # more than one: a load may be moved to a step before
+    constants: frozenset[str]  # with another value it would be another kernel
 
 
 Launch = tuple[str, Any, tuple[Any, ...], dict[str, Any]]
@@ -105,6 +106,6 @@ def compiled(variant: str, seeds: int, h: int, n: int, precision: str) -> list[C
             name, int(spilled[1]), made.metadata.shared, made.asm["ptx"].count("cp.async.c"),
             made.asm["ptx"].count("cvt.rna.tf32"), len(re.findall(r"\bHG?MMA\b", code.stdout)),
             tiles // how["num_warps"], bool(made.metadata.launch_cooperative_grid),
-            made.metadata.num_stages,
+            made.metadata.num_stages, frozenset(constants),
         )  # fmt: skip
     return list(found.values())

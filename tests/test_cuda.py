@@ -120,6 +120,26 @@ def test_the_gradient_of_the_input_table_on_a_gpu(numbers: bool) -> None:
     assert calls.largest <= 8 * S * (T + 1) * n * 3 * 5 * 2  # twice the activations of all steps
 
 
+@pytest.mark.parametrize("variant", LIBRARY)
+def test_weights_that_cudnn_laid_out_stay_where_they_are_and_train_alike(
+    variant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Elsewhere it would copy them at every call, with a warning."""
+    X = torch.randint(5, (7, 1, 3), generator=torch.Generator().manual_seed(0))
+    trained = []
+    for on_gpu in (False, True):
+        monkeypatch.setattr(Tensor, "is_cuda", on_gpu)
+        model = Model(variant, 5, 6, [0], "torch")
+        places = [w.data_ptr() for w in model.parameters()]
+        assert (model.values[0] is model.flat) != on_gpu
+        for step in (model.update, model.adam):
+            model.losses(X[:-1], X[1:], model.cell.begin(3))[0].sum().backward()
+            step(0.1, 1.0)
+        assert [w.data_ptr() for w in model.parameters()] == places
+        trained.append([w.detach().clone() for w in model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*trained, strict=True))
+
+
 @pytest.mark.parametrize("task", ["adding", "s3", "counting"])
 def test_a_probe_asks_nothing_of_an_engine_that_its_batch_size_does_not(
     task: str, monkeypatch: pytest.MonkeyPatch

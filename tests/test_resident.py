@@ -25,14 +25,16 @@ KINDS = ["gru:R=1", "rnn", "gru", "gru:Z=0.3", "gru_after", "gru_after:Z=0.3", "
 def emulated(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., float]]:
     """The largest difference of anything that the kernels give from what the loop gives, relative to its norm."""
 
-    def run(variant: str, h: int, blocks: int, edit: Callable[[str], str] = lambda code: code, seed: int = 0) -> float:
+    def run(
+        variant: str, h: int, blocks: int, edit: Callable[[str], str] = lambda code: code, numbers: bool = False
+    ) -> float:
         for name in ("_forward", "_backward"):
-            monkeypatch.setattr(resident, name, emulator.Kernel(name, seed, edit), raising=False)
+            monkeypatch.setattr(resident, name, emulator.Kernel(name, 0, edit), raising=False)
         monkeypatch.setattr(resident, "triton", emulator.TRITON)
         monkeypatch.setattr(resident, "processors", lambda device: 2 * blocks - 1)  # one seed a launch
         monkeypatch.setattr(resident, "tile", lambda *sizes: (h // blocks, 2))
-        exact = results(variant, loop, 2, torch.float64, 3, h)
-        found = results(variant, resident, 2, torch.float32, 3, h)
+        exact = results(variant, loop, 2, torch.float64, 3, h, numbers=numbers)
+        found = results(variant, resident, 2, torch.float32, 3, h, numbers=numbers)
         return max(float((found[k] - exact[k]).detach().norm() / (exact[k].detach().norm() + 1e-12)) for k in exact)
 
     torch.set_float32_matmul_precision("high")
@@ -46,6 +48,20 @@ def emulated(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., float]]:
 @pytest.mark.parametrize("variant", KINDS)
 def test_blocks_side_by_side_are_the_loop(variant: str, h: int, blocks: int, emulated: Callable[..., float]) -> None:
     assert emulated(variant, h, blocks) < 1e-5
+
+
+def test_of_numbers_too(emulated: Callable[..., float]) -> None:
+    for variant in ("gru", "gru_after"):
+        assert emulated(variant, 32, 2, numbers=True) < 1e-5
+
+
+def test_addresses_of_more_than_32_bits_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would wrap round, and be somebody else's."""
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
+    S, T, n, h = 150, 600, 32, 256
+    table, X, H0 = (torch.empty(*shape, device="meta") for shape in ((S, 28, 3 * h), (S, T, n), (S, n, h)))
+    with pytest.raises(ValueError, match="150 seeds of 600 steps are beyond its addresses of 32 bits"):
+        resident.Recurrence.apply(table, X.long(), H0, None, None, "none", None)  # type: ignore[no-untyped-call]
 
 
 def nth(pattern: str, n: int, by: str) -> Callable[[str], str]:
@@ -142,4 +158,5 @@ def test_what_is_compiled_for_an_h100(variant: str, h: int, seeds: int, precisio
         assert kernel.products <= kernel.needed
         assert kernel.cooperative
         assert kernel.stages == 1
+        assert "T" not in kernel.constants  # else each length of text would be compiled
         assert bool(kernel.rounded) == (precision == "tf32" and kernel.needed > 0)

@@ -80,6 +80,10 @@ class Recurrence(torch.autograd.Function):
         columns, h = table.shape[-1], H0.shape[-1]
         if reason := fits(h, n, PRECISIONS[torch.get_float32_matmul_precision()]):
             raise ValueError(f"resident: {reason}")
+        if S * T * n * columns >= 2**31:
+            raise ValueError(
+                f"resident: {S} seeds of {T} steps are beyond its addresses of 32 bits: train fewer at once"
+            )
         G, Hs = table.new_empty(S, T, n, columns), table.new_empty(S, T + 1, n, h)
         Hs[:, 0] = H0
         U = table.new_empty(S, T, n, h) if reset != "none" else Hs
