@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import gpu
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
+
+from variants.engines import resident
 
 
 def stage(name: str, code: str, cost_s: float = 30.0) -> gpu.Stage:
@@ -95,6 +101,78 @@ def test_where_resident_disagrees_it_alone_is_left_out(tmp_path: Path, monkeypat
     assert json.loads(words[0][-1]) == ["gru resident"]
     assert words[1][-2:] == ["--engine", "fused"]
     assert "--engine" not in words[2]
+
+
+class Here(TorchFunctionMode):
+    """What is asked of a GPU is done on the CPU."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is torch.Tensor.cuda:
+            return args[0]
+        return function(*args, **{k: "cpu" if k == "device" else v for k, v in (kwargs or {}).items()})
+
+
+class Event:
+    def __init__(self, enable_timing: bool) -> None:
+        assert enable_timing
+
+    def record(self) -> None:
+        self.at = time.perf_counter()
+
+    def elapsed_time(self, end: Event) -> float:
+        return 1000 * (end.at - self.at)
+
+
+class Silent:
+    """A kernel that does nothing; how it was launched."""
+
+    def __init__(self) -> None:
+        self.launches: list[dict[str, Any]] = []
+
+    def __getitem__(self, grid: object) -> Callable[..., None]:
+        return lambda *args, **how: self.launches.append(how)
+
+
+def test_each_stage_of_its_own_runs_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its every line, with kernels that do nothing: what is measured here is nothing."""
+    kernel = Silent()
+    for name in ("_forward", "_backward"):
+        monkeypatch.setattr(resident, name, kernel, raising=False)
+    monkeypatch.setattr(resident, "triton", SimpleNamespace(next_power_of_2=lambda n: n))
+    monkeypatch.setattr(resident, "processors", lambda device: 132)
+    monkeypatch.setattr(resident, "tile", resident.tile)  # the stage puts another in its place
+    monkeypatch.setattr(gpu, "meetings", lambda: kernel)
+    monkeypatch.setattr("harness.measure.node_gap_us", lambda: 1.3)
+    monkeypatch.setattr("harness.measure.environment", lambda device: {"device": device})
+    monkeypatch.setattr("harness.measure.sample", lambda run, *rest: {"blocks": [], "key_of": run.key})
+    monkeypatch.setattr("harness.capture.captured", lambda epoch, streams, weights: lambda fresh: None)
+    for name, value in {"Event": Event, "synchronize": lambda: None, "init": lambda: None,
+                        "mem_get_info": lambda: (1, 2)}.items():  # fmt: skip
+        monkeypatch.setattr(torch.cuda, name, value)
+    made = {"H": torch.ones(3), "last": torch.ones(2)}
+    monkeypatch.setattr("test_engines.results", lambda variant, engine, *sizes: {
+        k: v + 0.1 * (engine is resident and variant == "rnn") for k, v in made.items()
+    })  # fmt: skip
+    few = {f"{v} x 30, {u} units, {w} warps" for v in gpu.FAMILY for u, w in gpu.TILES} | {"nn.gru, processes"}
+    try:
+        with Here():
+            found = {name: list(stage(few)) for name, stage in gpu.OWN.items()}
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert {f["variant"] for f in found["agree"] if "error" in f} == {"rnn"}
+    assert len(found["agree"]) == 1 + 4 * 2 * 4 + 2 * 4 + 2
+    assert [f["key"] for f in found["gaps"]] == ["node", "meeting of 8", "meeting of 16"]
+    assert len(found["tiles"]) == 3 * len(gpu.TILES)
+    assert {how["num_warps"] for how in kernel.launches} == {2, 4, 8}
+    assert len(found["speed"]) == 16
+    assert len(found["seeds"]) == 5
+    assert [f["windows"] for f in found["book"]] == [8, 149]
+    keys = [(name, fact["key"]) for name, facts in found.items() for fact in facts]
+    assert len(set(keys)) == len(keys)
+    assert json.loads(json.dumps(found)) == found
+    done = {key for _, key in keys} | few
+    with Here():
+        assert all(len(list(stage(done))) <= (name == "agree") for name, stage in gpu.OWN.items())
 
 
 def test_the_plan_fits_a_call(capsys: pytest.CaptureFixture[str]) -> None:
