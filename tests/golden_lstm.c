@@ -2,7 +2,7 @@ static const Use use0[] = {{0, 1.0}, {1, 1.0}, {2, 1.0}, {3, 1.0}};
 static void forward_1(long h, const REAL *restrict a, const REAL *restrict p, const REAL *restrict s1, REAL *restrict o0, REAL *restrict o1, REAL *restrict v0, REAL *restrict v1, REAL *restrict v2, REAL *restrict v3, REAL *restrict v4) {
   for (long j = 0; j < h; j++) {
     const REAL x0 = p[0 + 2 * h + j];
-    const REAL x1 = a[0 * h + j];
+    const REAL x1 = a[2 * h + j];
     const REAL x2 = x0 + x1;
     const REAL x3 = sigmoid_(x2);
     const REAL x4 = p[0 + 1 * h + j];
@@ -10,7 +10,7 @@ static void forward_1(long h, const REAL *restrict a, const REAL *restrict p, co
     const REAL x6 = x4 + x5;
     const REAL x7 = sigmoid_(x6);
     const REAL x8 = p[0 + 0 * h + j];
-    const REAL x9 = a[2 * h + j];
+    const REAL x9 = a[0 * h + j];
     const REAL x10 = x8 + x9;
     const REAL x11 = sigmoid_(x10);
     const REAL x12 = p[0 + 3 * h + j];
@@ -118,9 +118,9 @@ int backward(const Call *c) {
       outer(c->states[0] + s * (T + 1) * n * h, h, c->Q + s * T * n * c->ldq + 0 * h, c->ldq, T * n, 4 * h, i, p);
       spread(c->dW, s, use0 + 0, 4, h, h, i, p);
     }
-    CHUNKS collect(c, s, c->Q + s * T * n * c->ldq + 2 * h + j, 0, least(CHUNK, h - j), c->dtable + (s * c->d * 4 + 0) * h + j, 4 * h);
+    CHUNKS collect(c, s, c->Q + s * T * n * c->ldq + 0 * h + j, 0, least(CHUNK, h - j), c->dtable + (s * c->d * 4 + 0) * h + j, 4 * h);
     CHUNKS collect(c, s, c->Q + s * T * n * c->ldq + 1 * h + j, 0, least(CHUNK, h - j), c->dtable + (s * c->d * 4 + 1) * h + j, 4 * h);
-    CHUNKS collect(c, s, c->Q + s * T * n * c->ldq + 0 * h + j, 0, least(CHUNK, h - j), c->dtable + (s * c->d * 4 + 2) * h + j, 4 * h);
+    CHUNKS collect(c, s, c->Q + s * T * n * c->ldq + 2 * h + j, 0, least(CHUNK, h - j), c->dtable + (s * c->d * 4 + 2) * h + j, 4 * h);
     CHUNKS collect(c, s, c->Q + s * T * n * c->ldq + 3 * h + j, 0, least(CHUNK, h - j), c->dtable + (s * c->d * 4 + 3) * h + j, 4 * h);
     free(p);
   }

@@ -27,11 +27,11 @@ PARTS = {
     "variants/registry.py variants/__init__.py": "test_laws.py test_variants.py test_main.py",
     "variants/cell.py": "test_variants.py test_train.py",
     "variants/model.py": "test_laws.py test_train.py test_variants.py test_protocols.py test_tasks.py test_faults.py",
-    "variants/engines/fused.py": "test_engines.py",
+    "variants/engines/fused.py": "test_derive.py test_engines.py",
     "variants/engines/loop.py variants/engines/scan.py variants/engines/library.py variants/engines/native.py": (
         "test_engines.py test_variants.py"
     ),
-    "variants/engines/derive.py": "test_derive.py test_engines.py",
+    "variants/engines/derive.py variants/engines/emit.py": "test_derive.py test_engines.py",
     "variants/engines/resident.py": "test_engines.py -k resident",  # in an environment that has triton: no GPU
     "variants/gru.py variants/gru_after.py variants/lstm.py variants/ligru.py variants/mgu.py": "test_variants.py",
     "variants/rnn.py variants/cifg.py variants/gru1.py variants/gru2.py variants/gru3.py variants/indrnn.py "

@@ -6,16 +6,20 @@ import os
 import random
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from random_cells import cells
+from test_engines import NATIVE, apart
 from torch import Tensor
 from torch.nn import functional
 
 import variants
 from variants.cell import Cell
-from variants.engines import derive, emit, loop, native
+from variants.engines import derive, emit, fused, loop, native
 
 GOLDEN = Path(__file__).with_name("golden_lstm.c")
 
@@ -83,3 +87,28 @@ def test_what_is_emitted_for_one_cell_is_as_reviewed() -> None:
 def test_a_source_is_the_same_at_every_size() -> None:
     sizes = [(28, 256), (3, 5)]
     assert len({emit.source(derive.program(variants.get("gru"), d, h)) for d, h in sizes}) == 1  # type: ignore[arg-type]
+
+
+def agrees(cell: type[Cell], engine: ModuleType) -> None:
+    if reason := derive.refuses(cell):
+        assert "one number a sequence" in reason, (reason, cell.text)  # type: ignore[attr-defined]
+        return
+    for seeds, numbers in ((1, False), (2, True)):
+        by = apart(cell, engine, seeds, numbers=numbers)
+        assert by <= 1e-10, (by, cell.text)  # type: ignore[attr-defined]
+
+
+@settings(max_examples=100, deadline=None)
+@given(cells())
+def test_any_cell_interpreted_is_the_loop(cell: type[Cell]) -> None:
+    agrees(cell, fused)
+
+
+@NATIVE
+@settings(max_examples=15, deadline=None)
+@given(cells())
+def test_any_cell_compiled_is_the_loop(cell: type[Cell]) -> None:
+    """Few: each is compiled. `python -m tests.faults cells` tries hundreds, every address looked at."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native, "FLAGS", [flag.replace("-O3", "-O1") for flag in native.FLAGS])
+        agrees(cell, native)

@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-NAMES = ("kill", "born", "stop", "disk", "memory", "shared", "load")
+NAMES = ("kill", "born", "stop", "disk", "memory", "shared", "load", "cells")
 
 
 def main() -> int:

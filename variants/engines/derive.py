@@ -58,6 +58,8 @@ POINTWISE = {*UNARY, *COMPARE, "lin", "mul", "where"}
 def _where(condition: Any, a: Any, b: Any) -> Any:
     if not isinstance(condition, Node) or condition.op not in COMPARE:
         raise Unsupported("a where whose condition is not one comparison")
+    if isinstance(of := plain(condition.args[0]), float):
+        return condition.symbol(a if COMPARE[condition.op](of) else b)
     return condition.make("where", condition, condition.symbol(a), condition.symbol(b))
 
 
@@ -232,6 +234,8 @@ class Node:
         if not isinstance(other, Node):
             return NotImplemented
         k, a = scaled(self.numeric())
+        if plain(a) == 0:
+            return a
         if other.level != STATIC:
             raise Unsupported("a product whose right side is no weight")
         return self.graph.make("matmul", a, other if k == 1 else k * other)
@@ -352,7 +356,9 @@ class Program:
         self.outs = [
             self._in_time(self.graph.make("lin", float(x), ()) if not isinstance(x, Node) else x) for x in after
         ]
-        found = {part for x in self.outs for part in parts_of(x, lambda p: p.level == STATE or p.op == "leaf")}
+        found = {
+            part for x in self.outs for part in parts_of(x, lambda p: p.level == STATE or p.op in ("leaf", *COMPARE))
+        }
         self.order = sorted(found, key=lambda x: x.index)
         products = [x for x in self.order if x.op == "matmul"]
         products.sort(key=lambda p: (p.stage, p.args[0].index, p.index))
@@ -367,15 +373,25 @@ class Program:
         self.calls = [c for c in self.graph.calls if c.level == INPUT and (c in used or in_place(c))]
         self._check(variant(d, h))
         self._backward(products)
+        near = {a: i for i, p in enumerate(p for _, ps in self.groups for p in ps) for y in self.order if p in y.parts
+                for a in y.parts}  # fmt: skip
+        self.inputs.sort(key=lambda x: near.get(x, len(near)))  # as the products that they are added to
         self._stored()
         self._before()
+
+    def columns(self, leaf: Node) -> slice:
+        """Of an input in the table."""
+        at = self.inputs.index(leaf) * self.h
+        return slice(at, at + self.h)
 
     def _in_time(self, x: Node) -> Node:
         """The same expression, all that needs no state gathered into leaves, of a sum into one."""
         if x in self.known:
             return self.known[x]
         made: Any = x
-        if x.level != STATE:
+        if x.op in COMPARE:
+            made = self.graph.make(x.op, self._in_time(x.args[0]))
+        elif x.level != STATE:
             made = x if isinstance(plain(x), float) else self.graph.make("leaf", x)
         elif x.op == "matmul":
             made = self.graph.make("matmul", self._in_time(x.args[0]), x.args[1])
@@ -470,6 +486,7 @@ class Program:
         needed = {
             x for s in [*(s for _, s in self.Qs), *(s for terms in sums for s in terms.values())] for x in read(s)
         }
+        self.reads = set(needed)  # by slopes
         needed |= {
             x
             for y in self.order
@@ -500,6 +517,20 @@ class Program:
                     terms[leaf] = plain(k * s + terms.get(leaf, 0.0))
                 for a, slope in slopes(x):
                     adjoint[a] = adjoint.get(a, 0.0) + s * slope
+
+
+def runs(plan: Program, products: list[Node]) -> list[tuple[int, int, int]]:
+    """Products of a group that lie side by side among the Qs: (first of the group, its Q, how many)."""
+    out: list[tuple[int, int, int]] = []
+    for i, p in enumerate(products):
+        if p not in plan.of:  # nothing asks for its gradient
+            continue
+        q = plan.Qs.index(plan.of[p])
+        if out and sum(out[-1][1:]) == q and out[-1][0] + out[-1][2] == i:
+            out[-1] = (*out[-1][:2], out[-1][2] + 1)
+        else:
+            out.append((i, q, 1))
+    return out
 
 
 def slopes(x: Node) -> list[tuple[Node, Any]]:
@@ -562,7 +593,12 @@ def value(x: Any, cell: Cell, X: Tensor | None, known: dict[Any, Any]) -> Any:
     elif x.op == "X":
         made = torch.eye(cell.d, dtype=cell.zero.dtype, device=cell.zero.device) if X is None else X
     elif x.op == "matmul":
-        made = of(x.args[1]) if X is None and x.args[0].op == "X" else of(x.args[0]) @ of(x.args[1])
+        W = of(x.args[1])
+        if X is None and x.args[0].op == "X":
+            made = W
+        else:
+            left = of(x.args[0])  # a number is the same for every unit
+            made = left.expand(*left.shape[:-1], W.shape[-2]) @ W
     elif x.op == "call":
         made = x.args[0](*(of(a) for a in x.args[1]), **dict(x.args[2]))
     else:
@@ -574,15 +610,15 @@ def value(x: Any, cell: Cell, X: Tensor | None, known: dict[Any, Any]) -> Any:
 def apply(x: Node, parts: list[Tensor], like: Tensor) -> Any:
     """A pointwise operation, or a mean, by torch."""
     if x.op == "lin":
-        c, terms = x.args
-        scaled_ = [part if k == 1 else k * part for (k, _), part in zip(terms, parts, strict=True)]
-        return (
-            functools.reduce(torch.add, scaled_) + c
-            if c and terms
-            else functools.reduce(torch.add, scaled_)
-            if terms
-            else like.new_full((1, 1, 1), c)
-        )
+        total, terms = x.args
+        for (k, _), part in zip(terms, parts, strict=True):
+            if isinstance(total, Tensor):
+                total = torch.add(total, part, alpha=k)
+            elif k == -1 and total:
+                total = total - part
+            else:
+                total = (part if k == 1 else part * k) + total if total else part if k == 1 else part * k
+        return total if terms else like.new_full((1, 1, 1), total)
     if x.op == "mul":
         return parts[0] * parts[1]
     if x.op == "where":

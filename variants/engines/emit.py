@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .derive import COMPARE, Node, Program, plain, scaled
+from .derive import COMPARE, Node, Program, plain, runs, scaled
 
 
 class Segment:
@@ -113,20 +113,6 @@ def block(plan: Program, E: Node, whole: bool = False) -> str:
     if E in plan.outs:
         return f"c->states[{plan.outs.index(E)}] + " + ("(s * (T + 1) + 1) * n * h" if whole else "now + n * h")
     return f"c->V[{plan.stored.index(E)}] + " + ("s * T * n * h" if whole else "one * h")
-
-
-def runs(plan: Program, products: list[Node]) -> list[tuple[int, int, int]]:
-    """Products of a group that lie side by side among the Qs: (first of the group, its Q, how many)."""
-    out: list[tuple[int, int, int]] = []
-    for i, p in enumerate(products):
-        if p not in plan.of:  # nothing asks for its gradient
-            continue
-        q = plan.Qs.index(plan.of[p])
-        if out and sum(out[-1][1:]) == q and out[-1][0] + out[-1][2] == i:
-            out[-1] = (*out[-1][:2], out[-1][2] + 1)
-        else:
-            out.append((i, q, 1))
-    return out
 
 
 def _forward(plan: Program, pointers: dict[str, str]) -> str:

@@ -1,216 +1,347 @@
-"""The family rnn, gru, gru_after and every fixed gate of theirs, its backward pass written by hand.
+"""Any cell whose `step` can be derived, by torch alone: no compiler needed, and one CUDA graph can hold it.
 
-One recurrence, its parts present or absent. Columns: the learned gates (Z, R), then the candidate N.
-
-    reset none      G = A + H W                  N = tanh(G_n)
-    reset before    G = A + H W (gates only)     N = tanh(A_n + (R ⊙ H) W_n)
-    reset after     G = A + H W (gates only)     N = tanh(A_n + R ⊙ (H W_n + b_n))
-
-    Z, R = σ(G_z), σ(G_r)                        H = Z ⊙ H + (1 - Z) ⊙ N
-
-A, the input product of a character, is a row of W_x + b, looked up before time starts. A reset gate held at c is no
-reset, with W_n scaled by c; Z held is a number. Backwards, what does not depend on the gradient of H is computed for
-every t at once, and the gradient of a weight is one product over all of time. Inside, shapes are (S, T, n, columns), so
-that this product needs no copy.
+The program is interpreted, not emitted. Products are added to what was gathered of the input where a sum allows it.
+Backwards, slopes are computed for every t at once, and the gradient of a weight is one product over all of time. In
+time, tensors are (n, h) of one seed, whose products are then plain ones, else (S, n, h).
 """
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..cell import Absent, Cell, State
-from ..gru import GRU
-from ..gru_after import GRUAfter
-from ..rnn import RNN
+from ..cell import Cell, State
+from . import derive
+from .derive import UNARY, Node, Program, plain, scaled
+from .family import table_gradient
+
+Values = dict[Node, Any]
+Parts = Sequence[Tensor]
+# values so far, a step of columns of what was gathered, of places to be written, and weights by group
+Step = Callable[[Values, Parts, Parts, list[Tensor]], None]
 
 
 def refuses(variant: type[Cell], device: str = "cpu") -> str:
-    if (variant.written or variant) not in (RNN, GRU, GRUAfter):  # what inherits from them may step otherwise
-        return "it is written for rnn, gru, gru_after and their fixed gates"
-    if variant.fixed.get("Z") == 1:
-        return "Z = 1 keeps the first state for ever: there is nothing to compute"
-    return ""
+    return derive.refuses(variant)
 
 
-def unroll(
-    cell: Cell, X: Tensor, state: State, recurrence: type[torch.autograd.Function] | None = None
-) -> tuple[Tensor, State]:
-    """As every engine's; `recurrence` is what runs in time, this file's if not given."""
+def unroll(cell: Cell, X: Tensor, state: State) -> tuple[Tensor, State]:
     if reason := refuses(type(cell)):
         raise ValueError(reason)
-    held = cell.fixed if cell.gates() else {"Z": 0.0, "R": 1.0}  # rnn is the GRU with both gates fixed
-    gates = [symbol.lower() for symbol in "ZR" if symbol not in held]
-    reset = "none" if "R" in held else "after" if isinstance(cell, GRUAfter) else "before"
-    W_x = torch.cat([getattr(cell, f"W_x{k}") for k in (*gates, "h")], -1)
-    b, b_n = _biases(cell, gates, held)
-    W_n = cell.W_hh if held.get("R", 1.0) == 1 else cell.W_hh * held["R"]
-    W_h = [getattr(cell, f"W_h{k}") for k in gates] + [W_n] * (not isinstance(W_n, Absent))
-    if X.is_floating_point():  # (T, S, n, d) numbers: each its own row
-        table = (X.transpose(0, 1) @ W_x.unsqueeze(1) + b.unsqueeze(1)).flatten(1, 2)
-        X = torch.arange(table.shape[1], device=X.device).view(X.shape[0], 1, X.shape[2]).expand(X.shape[:3])
-    else:
-        table = W_x + b  # the input product, of every character there is
-    offsets = table.shape[1] * torch.arange(cell.seeds, device=X.device)[:, None, None]
-    W = torch.cat(W_h, -1) if W_h else None
-    H = (recurrence or Recurrence).apply(table, X.transpose(0, 1) + offsets, state[0], W, b_n, reset, held.get("Z"))
-    return H.transpose(0, 1), (H[:, -1],)
-
-
-def _biases(cell: Cell, gates: list[str], held: dict[str, float]) -> tuple[Tensor, Tensor | None]:
-    """What adds to A, all columns; and b_n, which a learned reset gate multiplies (reset after only)."""
-    if not isinstance(cell, GRUAfter):
-        return torch.cat([getattr(cell, f"b_{k}") for k in (*gates, "h")], -1), None
-    both = [getattr(cell, f"b_x{k}") + getattr(cell, f"b_h{k}") for k in gates]
-    if "R" not in held:
-        return torch.cat([*both, cell.b_xh], -1), cell.b_hh
-    return torch.cat([*both, cell.b_xh + cell.b_hh * held["R"]], -1), None
+    plan = derive.program(type(cell), cell.d, cell.h, cell.training)  # type: ignore[arg-type]
+    table, at, matrices, rows = derive.prepare(plan, cell, X)
+    H, *last = Recurrence.apply(plan, at, table, *state, *matrices, *rows)  # type: ignore[no-untyped-call]
+    return H.transpose(0, 1), (H[:, -1], *last)
 
 
 class Recurrence(torch.autograd.Function):
-    """table (S, d, columns), its rows X (S, T, n), H0 (S, n, h), W (S, h, columns), b_n (S, 1, h) -> H (S, T, n, h)."""
+    """X (T, S, n), rows of a table (S, rows, columns), first states, matrices, rows -> H (S, T, n, h), last states."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        table: Tensor,
-        X: Tensor,
-        H0: Tensor,
-        W: Tensor | None,
-        b_n: Tensor | None,
-        reset: str,
-        z: float | None,
-    ) -> Tensor:
-        h = H0.shape[-1]
-        k = table.shape[-1] - h  # columns of gates; the candidate's come after
-        G, N = (functional.embedding(X, A.flatten(0, 1)) for A in (table[..., :k], table[..., k:]))  # A, for now
-        S, T, n, _ = N.shape
-        Hs = N.new_empty(S, T + 1, n, h)
-        Hs[:, 0] = H0
-        U = torch.empty_like(N) if reset != "none" else None  # before: R ⊙ H; after: H W_n + b_n
-        W_g: Any = None if W is None else _plain(W[..., :k])
-        W_n: Any = None if W is None else _plain(W[..., k:])
-        add, product = (Tensor.addmm_, torch.addmm) if S == 1 else (Tensor.baddbmm_, torch.baddbmm)
-        plain = reset == "none" and W is not None and W.shape[-1] > k
-        b = _plain(b_n)
-        H_, gates, candidate, used = _steps(Hs), _steps(G), _steps(N), _steps(U)
-        Z, R = _steps(G[..., :h]) if z is None else [z] * T, _steps(G[..., k - h :])
-        for t in range(T):
-            H, N_t = H_[t], candidate[t]
-            if k:
-                add(gates[t], H, W_g).sigmoid_()
-            if plain:
-                add(N_t, H, W_n)
-            elif reset == "before":
-                add(N_t, torch.mul(R[t], H, out=used[t]), W_n)
-            elif reset == "after":
-                N_t.addcmul_(R[t], product(b, H, W_n, out=used[t]))
-            torch.lerp(N_t.tanh_(), H, Z[t], out=H_[t + 1])
-        ctx.save_for_backward(X, G, N, Hs, U, W)
-        ctx.d, ctx.reset, ctx.z = table.shape[1], reset, z
-        return Hs[:, 1:]
+    def forward(ctx: Any, plan: Program, X: Tensor, table: Tensor, *tensors: Tensor) -> Any:
+        (T, S, n), a, b, h = X.shape, len(plan.outs), len(plan.outs) + len(plan.matrices), plan.h
+        ctx.plan, ctx.d = plan, table.shape[1]
+        at = X.transpose(0, 1) + ctx.d * torch.arange(S, device=X.device)[:, None, None]
+        A = functional.embedding(at, table.flatten(0, 1))  # and then, in place, what is made of it
+        W = [_one(w) for w in _joined(plan, tensors[a:b])]
+        rows = {x: _one(row) for x, row in zip(plan.rows, tensors[b:], strict=True)}
+        run = instructions(plan)
+        states = [A.new_empty(S, T + 1, n, h) for _ in plan.outs]
+        for whole, first in zip(states, tensors[:a], strict=True):
+            whole[:, 0] = first
+        others = [A.new_empty(S, T, n, 1 if x.narrow else h) for x in run.others]
+        before = [_steps(whole[:, :-1]) for whole in states]
+        places = [_steps(whole) for whole in (*(whole[:, 1:] for whole in states), *others)]
+        for *parts, state, to in zip(
+            *(_steps(A[..., columns]) for columns in run.columns), zip(*before, strict=True), zip(*places, strict=True),
+            strict=True,
+        ):  # fmt: skip
+            v = rows | dict(zip(plan.states, state, strict=True))
+            for step in run.steps:
+                step(v, parts, to, W)
+            for x, place in zip(run.written, to, strict=True):
+                if v[x] is not place:
+                    place.copy_(v[x])
+        ctx.save_for_backward(at, A, *tensors[a:], *states, *others)
+        return (states[0][:, 1:], *(x[:, -1] for x in states[1:]))
 
     @staticmethod
-    def backward(ctx: Any, dHs: Tensor) -> Any:
-        X, G, N, Hs, U, W = ctx.saved_tensors
-        reset, z = ctx.reset, ctx.z
-        S, T, n, h = N.shape
-        k = G.shape[-1]
-        dA = N.new_empty(S, T, n, k + h)  # slopes, then times the gradient of H, in place, the gradient
-        dN = torch.empty_like(N) if reset == "after" else None
-        W_T: Any = None if W is None else _plain(W.mT)
-        add, product = (Tensor.addmm_, torch.mm) if S == 1 else (Tensor.baddbmm_, torch.bmm)
-        Z, R = _steps(G[..., :h]) if z is None else [z] * T, _steps(G[..., k - h :])
-        dH = [*_steps(dHs), dHs.new_zeros(())]  # at -1: before the first step nothing is asked of H
-        each, own = _steps(dA.view(S, T, n, -1, h)), _steps(dN)
-        used = _steps(dA[..., : k if reset == "before" else 0 if W is None else W.shape[-1]])
-        _slopes(G, N, Hs[:, :-1], U, dA, dN, reset, z)
-        d = dH[T - 1]
+    def backward(ctx: Any, dHs: Tensor, *d_last: Tensor) -> Any:
+        plan, (at, A, *rest) = ctx.plan, ctx.saved_tensors
+        (S, T, n), h, a = at.shape, plan.h, len(plan.outs)
+        b, c = len(plan.matrices), len(plan.matrices) + len(plan.rows)
+        matrices, rows, states, others = rest[:b], rest[b:c], rest[c : c + a], rest[c + a :]
+        run = instructions(plan)
+        v: Values = {x: row.unsqueeze(1) for x, row in zip(plan.rows, rows, strict=True)}
+        v |= {x: A[..., home] for x, home in run.homes.items()}
+        v |= dict(zip(run.others, others, strict=True))
+        v |= {x: whole[:, 1:] for x, whole in zip(plan.outs, states, strict=True)}
+        v |= {x: whole[:, :-1] for x, whole in zip(plan.states, states, strict=True)}
+
+        def slope(s: Any) -> list[Any]:
+            """For every t at once: T numbers, or T tensors."""
+            if not isinstance(s, Node):
+                return [float(s)] * T
+            value = _value(s, v)
+            return list(_steps(value.expand(S, T, n, value.shape[-1])))
+
+        Q = A.new_empty(S, T, n, len(plan.Qs) * h)  # slopes, and then, in place, what they multiply
+        for (_, s), columns in zip(plan.Qs, Q.split(h, -1) if plan.Qs else (), strict=True):
+            columns.copy_(_value(s, v) if isinstance(s, Node) else torch.full_like(columns, s))
+        asked = {
+            u: [_steps(Q[..., q * h : (q + 1) * h]) for q, (w, _) in enumerate(plan.Qs) if w == u] for u in plan.level
+        }
+        W, runs = [_one(w.mT) for w in _joined(plan, matrices)], [derive.runs(plan, ps) for _, ps in plan.groups]
+        back = {
+            ("E", E): [(_steps(Q[..., q * h : (q + c) * h]), w[..., i * h : (i + c) * h, :]) for i, q, c in some]
+            for (E, _), w, some in zip(plan.groups, W, runs, strict=True)
+        }
+        times = [u for terms in (*plan.mixes.values(), *plan.sums.values(), *plan.carry.values()) for u in terms]
+        late = {u for terms in plan.carry.values() for u, s in terms.items()
+                if u[0] == "E" and s == 1 and times.count(u) == 1 and not asked[u]}  # fmt: skip
+        sums = {u: [(w, slope(s)) for w, s in terms.items()] for u, terms in (plan.mixes | plan.sums).items()}
+        carry = [[(w, slope(s)) for w, s in plan.carry[i].items() if w not in late] for i in range(a)]
+        lately = [[pair for w in plan.carry[i] if w in late for pair in back[w]] for i in range(a)]
+        order = sorted(plan.level, key=lambda u: (plan.level[u], u[0] == "M", u[1] if u[0] == "M" else 0))
+        order = [u for u in order if u not in late]
+        dH = _steps(dHs)
+        D, (add, product) = [dH[T - 1], *map(_one, d_last)], _products(S)
         for t in range(T - 1, -1, -1):
-            kept = torch.add(dH[t - 1], d, alpha=z) if z is not None else torch.addcmul(dH[t - 1], d, Z[t])
-            if reset == "before":
-                *g_z, g_r, g_n = each[t].unbind(-2)
-                for g in g_z:
-                    g.mul_(d)
-                dU = product(g_n.mul_(d), W_T[..., k:, :])
-                g_r.mul_(dU)
-                d = add(kept.addcmul_(dU, R[t]), used[t], W_T[..., :k, :])
-                continue
-            each[t].mul_(d.unsqueeze(-2))
-            if own:
-                own[t].mul_(d)
-            d = kept if W is None else add(kept, used[t], W_T)
-        dW, db = weight_gradients(Hs, U, dA, reset, 0 if W is None else W.shape[-1])
-        if dN is not None:
-            dA[..., k:] = dN
-        return table_gradient(X, dA, ctx.d), None, d.view(S, n, h), dW, db, None, None
+            now: dict[Any, Any] = {("D", i): d for i, d in enumerate(D)}
+            for u in order:
+                if u[0] == "E":
+                    for k, (given, w) in enumerate(back[u]):
+                        now[u] = add(now[u], given[t], w) if k else product(given[t], w)
+                elif u[0] != "D":
+                    now[u] = _total(sums[u], now, t)
+                    now[u] = now[u].expand_as(D[0]).sum(-1, keepdim=True) if u[0] == "R" else now[u]
+                for place in asked[u]:
+                    place[t].mul_(now[u])
+            for i, terms in enumerate(carry):
+                D[i] = _total(terms, now, t, dH[t - 1] if i == 0 and t else None)
+                for given, w in lately[i]:
+                    D[i] = product(given[t], w) if D[i] is None else add(D[i], given[t], w)
+                D[i] = torch.zeros_like(dH[0]) if D[i] is None else D[i].expand_as(dH[0])
+        gradients = [torch.zeros_like(x) for x in matrices]
+        for g, (E, ps) in enumerate(plan.groups):
+            for i, q, c in runs[g]:
+                whole_ = v[E].reshape(S, T * n, h).mT @ Q[..., q * h : (q + c) * h].reshape(S, T * n, c * h)
+                for p, part in zip(ps[i : i + c], whole_.split(h, -1), strict=True):
+                    factor, matrix = scaled(p.args[1])
+                    gradients[plan.matrices.index(matrix)] += factor * part
+        at_Q = {x: plan.Qs.index(q) for x, q in plan.of.items()}
+
+        def column(x: Node) -> Any:
+            found = at_Q.get(x)
+            return A.new_zeros(()).expand(S, T, n, h) if found is None else Q[..., found * h : (found + 1) * h]
+
+        begin, count = at_Q.get(plan.inputs[0], 0) if plan.inputs else 0, len(plan.inputs)
+        dA = Q[..., begin * h : (begin + count) * h]
+        if [at_Q.get(x) for x in plan.inputs] != list(range(begin, begin + count)):
+            dA = torch.cat([column(x) for x in plan.inputs], -1)
+        dtable = table_gradient(at, dA, ctx.d) if plan.inputs else A.new_zeros(S, ctx.d, 0)
+        gradients += [column(x).sum((1, 2)).unsqueeze(1) for x in plan.rows]
+        d_first = [d.expand(*_one(Q[:, 0]).shape[:-1], h).reshape(S, n, h) for d in D]
+        return None, None, dtable, *d_first, *gradients
 
 
-def _steps(x: Tensor | None) -> Any:
-    """(S, T, ...) as T views (S, ...); of one seed without S: on a CPU a batch of one product costs more than one."""
-    return () if x is None else x[0].unbind(0) if len(x) == 1 else x.unbind(1)
+def _one(x: Tensor) -> Tensor:
+    """(S, ...), of one seed without S: on a CPU a batch of one product costs more than one."""
+    return x[0] if len(x) == 1 else x
 
 
-def _plain(x: Any) -> Any:
-    """(S, ...), of one seed without S."""
-    return x[0] if x is not None and len(x) == 1 else x
+def _steps(x: Tensor) -> tuple[Tensor, ...]:
+    return x[0].unbind(0) if len(x) == 1 else x.unbind(1)
 
 
-def _slopes(
-    G: Tensor, N: Tensor, H: Tensor, U: Tensor | None, C: Tensor, own: Tensor | None, reset: str, z: float | None
+def _products(seeds: int) -> tuple[Any, Any]:
+    return (torch.addmm, torch.mm) if seeds == 1 else (torch.baddbmm, torch.bmm)
+
+
+def _joined(plan: Program, matrices: Sequence[Tensor]) -> list[Tensor]:
+    """The right side of each group, (S, h, its products * h)."""
+    of = [[scaled(p.args[1]) for p in products] for _, products in plan.groups]
+    return [torch.cat([matrices[plan.matrices.index(W)] * k for k, W in group], -1) for group in of]
+
+
+def _value(x: Node, v: Values) -> Any:
+    if x not in v:
+        v[x] = derive.apply(x, [_value(part, v) for part in x.parts], next(iter(v.values())))
+    return v[x]
+
+
+def _total(terms: list[tuple[Any, list[Any]]], now: dict[Any, Any], t: int, total: Any = None) -> Any:
+    for u, slopes in terms:
+        x, s = now[u], slopes[t]
+        if isinstance(s, float):
+            total = (x if s == 1 else x * s) if total is None else torch.add(total, x, alpha=s)
+        else:
+            total = x * s if total is None else torch.addcmul(total, x, s)
+    return total
+
+
+@dataclass
+class Forward:
+    """A step forward, as functions to be called one after the other.
+
+    columns    of what was gathered: every function is given a step of each
+    homes      what columns have become once all is done        others     stored values that have no such home
+    written    what has a place of its own, where it is copied if it was not made there: states after, others
+    """
+
+    steps: list[Step]
+    columns: list[slice]
+    homes: dict[Node, slice]
+    others: list[Node]
+    written: list[Node]
+
+    def at(self, columns: slice) -> int:
+        if columns not in self.columns:
+            self.columns.append(columns)
+        return self.columns.index(columns)
+
+
+@functools.cache
+def instructions(plan: Program) -> Forward:
+    users: dict[Node, list[Node]] = {x: [] for x in (*plan.order, *plan.states)}
+    for y in plan.order:
+        for x in set(y.parts) & users.keys():
+            users[x].append(y)
+    alone = {x for x in plan.order if len(users[x]) == 1 and x not in plan.stored and x not in plan.outs}
+    run = Forward([], [], {}, [], [])
+    done, steps = set(plan.rows), dict[Node, Step]()  # of each group its first product's
+    for g, (E, products) in enumerate(plan.groups):
+        made = _in_place(plan, g, users, alone, run, done)
+        steps[min(products, key=lambda p: p.index)] = made or _apart(E, products, g)
+        done |= set(products)
+    run.homes |= {x: plan.columns(x) for x in plan.inputs if x not in done}
+    run.steps += [functools.partial(_leaf, x, run.at(plan.columns(x))) for x in plan.inputs if x not in done]
+    run.others = [x for x in plan.stored if x not in run.homes]
+    run.written = [*plan.outs, *run.others]
+    for x in plan.order:
+        place = run.written.index(x) if x in run.written else None
+        if x in steps:
+            run.steps.append(steps[x])
+        elif x in done or x.op in ("state", "leaf") or _closes(x, alone, users):
+            continue
+        elif x.op == "mul" and x in alone and users[x][0].op == "lin":
+            continue  # it is made where it is added
+        elif (mixed := _mixed(x, alone, users)) is not None:
+            run.steps.append(functools.partial(_lerp, x, mixed, place))
+        elif x.op == "lin":
+            left = [(k, a) for k, a in x.args[1] if a.op != "leaf" or a in plan.rows or a not in done]
+            terms = [(k, a, a.op == "mul" and a in alone) for k, a in left]
+            run.steps.append(functools.partial(_lin, x, terms, place))
+        else:
+            run.steps.append(functools.partial(_mul if x.op == "mul" else _apply, x, place))
+    return run
+
+
+def _in_place(
+    plan: Program, g: int, users: dict[Node, list[Node]], alone: set[Node], run: Forward, done: set[Node]
+) -> Step | None:
+    """Products added, and activated, where what they are added to was gathered, if that lies side by side."""
+    E, products = plan.groups[g]
+    sums = [users[p][0] if p in alone else p for p in products]
+    leaves = [
+        [a for k, a in u.args[1] if k == 1 and a in plan.inputs and a in alone and a not in plan.reads]
+        if u.op == "lin" and (1.0, p) in u.args[1] else [] for u, p in zip(sums, products, strict=True)
+    ]  # fmt: skip
+    first = plan.inputs.index(leaves[0][0]) if leaves[0] else 0
+    if [[plan.inputs.index(a) for a in found] for found in leaves] != [[first + k] for k in range(len(products))]:
+        return None
+    activated, made = list[tuple[str, slice]](), dict[Node, slice]()
+    for u, p, [leaf] in zip(sums, products, leaves, strict=True):
+        columns, x = plan.columns(leaf), p
+        done.add(leaf)
+        if not u.args[0] and len(u.args[1]) == 2:  # there is no more to be added
+            x = u
+            if u in alone and users[u][0].op in UNARY and hasattr(Tensor, f"{users[u][0].op}_"):
+                done.add(u)
+                x = users[u][0]
+                joins = activated and activated[-1][0] == x.op and activated[-1][1].stop == columns.start
+                activated.append((x.op, slice(activated.pop()[1].start if joins else columns.start, columns.stop)))
+            done.add(x)
+        made[x] = columns
+    run.homes |= {x: columns for x, columns in made.items() if x not in products}
+    whole = run.at(slice(first * plan.h, (first + len(products)) * plan.h))
+    active = [(getattr(Tensor, f"{op}_"), run.at(columns)) for op, columns in activated]
+    places = [(x, run.at(columns)) for x, columns in made.items()]
+
+    def step(v: Values, parts: Parts, to: Parts, W: list[Tensor]) -> None:
+        part = parts[whole]
+        (part.addmm_ if part.dim() == 2 else part.baddbmm_)(v[E], W[g])
+        for function, at in active:
+            function(parts[at])
+        for x, at in places:
+            v[x] = parts[at]
+
+    return step
+
+
+def _apart(E: Node, products: list[Node], g: int) -> Step:
+    def step(v: Values, parts: Parts, to: Parts, W: list[Tensor]) -> None:
+        v.update(zip(products, (v[E] @ W[g]).chunk(len(products), -1), strict=True))
+
+    return step
+
+
+def _leaf(x: Node, at: int, v: Values, parts: Parts, to: Parts, W: list[Tensor]) -> None:
+    v[x] = parts[at]
+
+
+def _apply(x: Node, place: int | None, v: Values, parts: Parts, to: Parts, W: list[Tensor]) -> None:
+    v[x] = derive.apply(x, [v[a] if a in v else plain(a) for a in x.parts], next(iter(v.values())))
+
+
+def _mul(x: Node, place: int | None, v: Values, parts: Parts, to: Parts, W: list[Tensor]) -> None:
+    v[x] = torch.mul(v[x.args[0]], v[x.args[1]], out=None if place is None else to[place])
+
+
+def _mixed(x: Node, alone: set[Node], users: dict[Node, list[Node]]) -> tuple[Node, Node, Node] | None:
+    """(a, b, z) of z ⊙ a + (1 - z) ⊙ b, which torch has as one function."""
+    if x.op != "lin" or x.args[0] != 0 or [k for k, _ in x.args[1]] != [1, 1]:
+        return None
+    for m, other in (x.parts, x.parts[::-1]):
+        if m.op == other.op == "mul" and m in alone and other in alone:
+            for z, a in (m.args, m.args[::-1]):
+                for w, b in (other.args, other.args[::-1]):
+                    if w.op == "lin" and w.args == (1.0, ((-1.0, z),)) and w in alone:
+                        return a, b, z
+    return None
+
+
+def _closes(x: Node, alone: set[Node], users: dict[Node, list[Node]]) -> bool:
+    """Whether it is the 1 - z of such a sum, and nothing else."""
+    if x not in alone or users[x][0] not in alone:
+        return False
+    found = _mixed(users[users[x][0]][0], alone, users)
+    return found is not None and x.op == "lin" and x.args == (1.0, ((-1.0, found[2]),))
+
+
+def _lerp(x: Node, of: tuple[Node, Node, Node], place: int | None, v: Values, parts: Parts, to: Parts, W: Any) -> None:
+    a, b, z = (v[part] for part in of)
+    v[x] = torch.lerp(b, a, z, out=None if place is None else to[place])
+
+
+def _lin(
+    x: Node, terms: list[tuple[float, Node, bool]], place: int | None, v: Values, parts: Parts, to: Parts, W: Any
 ) -> None:
-    """Into C, for every t at once: what one unit of gradient of H becomes at each column before its activation.
-
-    Of a reset after, the candidate's column is what W_n sees of it, and its own is apart, in `own`.
-    """
-    h, k = N.shape[-1], G.shape[-1]
-    R = G[..., k - h :]
-    if z is None:
-        Z = G[..., :h]
-        open_ = 1 - Z
-        torch.mul(Z, open_, out=C[..., :h]).mul_(H - N)
-        slope = torch.addcmul(open_, open_, N * N, value=-1)
-    else:
-        slope = (1 - N * N).mul_(1 - z)
-    if own is None:
-        C[..., k:] = slope
-        if reset == "before":
-            torch.mul(R, 1 - R, out=C[..., k - h : k]).mul_(H)
-        return
-    own.copy_(slope)
-    torch.mul(slope, R, out=C[..., k:])
-    torch.mul(C[..., k:], 1 - R, out=C[..., k - h : k]).mul_(U)  # type: ignore[arg-type]
-
-
-def table_gradient(X: Tensor, dA: Tensor, d: int) -> Tensor:
-    """dA (S, T, n, columns) added up by row of the table: (S, d, columns), on a GPU by a product: adding has no order.
-
-    Not where d is as many as T n: numbers as inputs, each its own row, to which one gradient is added.
-    """
-    S, columns = len(dA), dA.shape[-1]
-    if dA.is_cuda and d < X[0].numel():
-        rows = torch.arange(S * d, device=X.device).view(S, d, 1)
-        return (rows == X.flatten(1).unsqueeze(1)).to(dA.dtype) @ dA.view(S, -1, columns)
-    return dA.new_zeros(S * d, columns).index_add_(0, X.flatten(), dA.view(-1, columns)).view(S, d, columns)
-
-
-def weight_gradients(
-    Hs: Tensor, U: Tensor | None, dA: Tensor, reset: str, columns: int
-) -> tuple[Tensor | None, Tensor | None]:
-    """Of W, which has so many columns, and of b_n: one product over all of time. dA: gradient of what W makes."""
-    S, T, n, wide = dA.shape
-    h = Hs.shape[-1]
-    k = wide - h
-    if not columns:
-        return None, None
-    H, g = Hs[:, :-1].reshape(S, T * n, h).mT, dA.view(S, T * n, wide)
-    if reset != "before":
-        return H @ g[..., :columns], g[..., k:].sum(1, keepdim=True) if reset == "after" else None
-    assert U is not None  # for the type checker: a reset gate has both
-    dW = dA.new_empty(S, h, columns)
-    dW[..., :k] = H @ g[..., :k]
-    dW[..., k:] = U.view(S, T * n, h).mT @ g[..., k:]
-    return dW, None
+    """A sum; a product of two that nothing else reads is added as it is made."""
+    total: Any = x.args[0]
+    for i, (k, a, made) in enumerate(terms):
+        out = to[place] if place is not None and i == len(terms) - 1 else None
+        if isinstance(total, Tensor) and made:
+            total = torch.addcmul(total, v[a.args[0]], v[a.args[1]], value=k, out=out)
+        elif isinstance(total, Tensor):
+            total = torch.add(total, v[a], alpha=k, out=out)
+        else:
+            term = v[a.args[0]] * v[a.args[1]] if made else v[a]
+            total = torch.rsub(term, total) if k == -1 else term * k + total if total else term if k == 1 else term * k
+    v[x] = total if isinstance(total, Tensor) else next(iter(v.values())).new_full((), total)

@@ -1,10 +1,10 @@
-"""The recurrence of fused.py as one kernel for the whole sequence, its weights held on chip (CUDA, Triton).
+"""The recurrence of family.py as one kernel for the whole sequence, its weights held on chip (CUDA, Triton).
 
 A seed has `blocks` thread blocks. Each keeps the columns of W of its own hidden units in registers or shared memory
 from the first step to the last, computes those units for every row of the batch, writes them to device memory, and
 meets the seed's other blocks at a counter before it reads the whole state for the next step. A learned reset gate
 before the product needs a second meeting a step. What is absent (a gate held, no reset, no history) is not compiled.
-Weight gradients are fused.py's: one product over all of time. No seed's arithmetic depends on another's.
+Weight gradients are family.py's: one product over all of time. No seed's arithmetic depends on another's.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..cell import Cell, State
-from . import fused
+from . import family
 
 try:
     import triton
@@ -31,7 +31,7 @@ LEAST, LARGEST, BATCH = 32, 256, 32  # hidden sizes, powers of two, and sequence
 
 
 def refuses(variant: type[Cell], device: str = "cpu") -> str:
-    if reason := fused.refuses(variant, device):
+    if reason := family.refuses(variant, device):
         return reason
     if device != "cuda":
         return "it runs on CUDA"
@@ -58,11 +58,11 @@ def tile(seeds: int, hidden: int, products: int, multiprocessors: int) -> tuple[
 
 
 def unroll(cell: Cell, X: Tensor, state: State) -> tuple[Tensor, State]:
-    return fused.unroll(cell, X, state, Recurrence)
+    return family.unroll(cell, X, state, Recurrence)
 
 
 class Recurrence(torch.autograd.Function):
-    """As fused.Recurrence, for float32, but for rounding."""
+    """Forward and backward of all of time, float32."""
 
     @staticmethod
     def forward(
@@ -109,8 +109,8 @@ class Recurrence(torch.autograd.Function):
         for first, counters, grid, how in _launches(S, T, h, n, held["cols"], reset, ctx.z, G.device):
             _backward[grid](whole, G, Hs, U, dHs, dA, dN, d, counters, first, n, ctx.z or 0.0, **held, **how)
         seen = torch.cat([dA[..., : columns - h], dN], -1) if reset == "after" else dA
-        dW, db = fused.weight_gradients(Hs, U, seen, reset, held["cols"])
-        return fused.table_gradient(X, dA, ctx.d), None, d, dW, db, None, None
+        dW, db = family.weight_gradients(Hs, U, seen, reset, held["cols"])
+        return family.table_gradient(X, dA, ctx.d), None, d, dW, db, None, None
 
 
 def _launches(S: int, T: int, h: int, n: int, columns: int, reset: str, z: float | None, device: torch.device) -> Any:
