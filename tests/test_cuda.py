@@ -277,8 +277,8 @@ VIEWS = {
 }  # fmt: skip
 # Operations of a step, each a kernel or more, resident's own kernels included: of 35 characters, `loop` 5. None more.
 OPERATIONS = {
-    ("gru", "resident"): 67, ("gru_after", "resident"): 70, ("rnn", "resident"): 55, ("gru:R=1", "resident"): 61,
-    ("gru:Z=0,R=0", "resident"): 53, ("gru", "fused"): 531, ("gru_after", "fused"): 430, ("rnn", "fused"): 268,
+    ("gru", "resident"): 64, ("gru_after", "resident"): 65, ("rnn", "resident"): 55, ("gru:R=1", "resident"): 59,
+    ("gru:Z=0,R=0", "resident"): 53, ("gru", "fused"): 545, ("gru_after", "fused"): 794, ("rnn", "fused"): 235,
     ("min_gru", "scan"): 188, ("min_lstm", "scan"): 211, ("gru", "loop"): 305, ("lstm", "loop"): 365,
     ("ligru", "loop"): 523, ("rnn", "loop"): 107, ("nn.gru", "library"): 1364,
 }  # fmt: skip
@@ -315,7 +315,9 @@ def test_nothing_of_a_step_crosses_to_the_host_and_its_operations_are_no_more(
     model = Model(variant, 28, 256, list(range(S)), device="meta", engine=engine)
     streams = torch.zeros(shape, dtype=torch.long, device="meta")
     torch.set_float32_matmul_precision("high")
-    try:
+    try:  # a program is derived from a cell once, on the host: before anything is captured, by what warms up
+        training.epoch_of(model, streams, windows=1, protocol=protocol)
+        kernel.launched = 0
         with Calls() as calls:
             nats = training.epoch_of(model, streams, windows=2, protocol=protocol)
     finally:

@@ -126,7 +126,12 @@ class Model(nn.Module):
         else:
             outputs, state = self(X, state)
             losses = counted(outputs, Y, counts)
-        losses.sum().backward()  # each seed's own mean: the sum has each seed's own gradient
+        weights = list(self.parameters())
+        # each seed's own mean: the sum has each seed's own gradient. `backward` would copy those that are slices
+        for w, gradient in zip(
+            weights, torch.autograd.grad(losses.sum(), weights, materialize_grads=True), strict=True
+        ):
+            w.grad = gradient
         norms = (self.adam if adam else self.update)(lr, clip)
         return losses.detach(), norms, tuple(s.detach() for s in state)
 
