@@ -18,9 +18,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness import evidence, files, grid, record, sections, sentences, stats
-from harness.spell import bracket, count, pct, percent, plain, ppl, sd, span, times, unique
-from harness.tasks import TASKS
+from harness import files
+from harness.analysis import stats
+from harness.experiments import grid
+from harness.experiments.tasks import TASKS
+from harness.formatting import bracket, count, pct, percent, plain, ppl, sd, span, times, unique
+from harness.record import store as record
+from harness.report import sections, sentences
+from harness.report import select as evidence
 
 ROOT = Path(__file__).parent.parent
 REFERENCE = ROOT / "results" / "reference"

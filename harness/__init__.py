@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from harness.record import Results
+    from harness.record.store import Results
 
 __version__ = "0.1.0"
 
@@ -34,7 +34,7 @@ def read(results: str | os.PathLike[str] = "results") -> Results:
 
     A table that is not there has no rows. ValueError for a file that is none of ours, FileNotFoundError for no folder.
     """
-    from harness import record  # pandas takes a second: not before it is asked for
+    from harness.record import store as record  # pandas takes a second: not before it is asked for
 
     folder = Path(os.path.expanduser(results))
     if not folder.is_dir():

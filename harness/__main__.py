@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from harness import grid
-from harness.grid import Protocol, Run
+from harness.experiments import grid
+from harness.experiments.grid import Protocol, Run
 from harness.plan import (
     GRIDS,
     PRECISIONS,
@@ -33,13 +33,13 @@ from harness.plan import (
     task_names,
     tasks_of,
 )
-from harness.process import keep_streams
+from harness.run.process import keep_streams
 from variants import registry
 
 if TYPE_CHECKING:
-    from harness.corpus import Corpus
-    from harness.measure import Contender
-    from harness.record import Results
+    from harness.data.corpus import Corpus
+    from harness.record.store import Results
+    from harness.run.timing import Contender
 
 VERBS = {
     "bench": "train and time the cells written here and torch's: bench.csv and the report",
@@ -177,8 +177,8 @@ def choose(plans: Sequence[Plan], folder: Path) -> tuple[list[Plan], list[dict[s
     import math
     import statistics
 
-    from harness import record
-    from harness.tasks import TASKS
+    from harness.experiments.tasks import TASKS
+    from harness.record import store as record
 
     at = {
         (k, variant, lr): [
@@ -239,8 +239,9 @@ def choosing(protocol: Protocol, lr: float) -> Protocol:
 
 def train(todo: Sequence[Run], corpus: Corpus, name: str, folder: Path, word: str = "training") -> None:
     """Train runs on one text, each on file as it ends."""
-    from harness import record, screen
-    from harness.execute import cores, execute
+    from harness import terminal as screen
+    from harness.record import store as record
+    from harness.run.executors.local import cores, execute
 
     workers = min(cores(), len(todo)) if todo and todo[0].device == "cpu" else 1
     with screen.Bar(len(todo), word, "run") as bar:
@@ -273,8 +274,9 @@ def go(plan: Plan, folder: Path, timing: bool = True, tasks: Sequence[Plan] = ()
 
     The exit status.
     """
-    from harness import record, screen
-    from harness.execute import cores
+    from harness import terminal as screen
+    from harness.record import store as record
+    from harness.run.executors.local import cores
 
     with record.writing(folder):
         choices: list[dict[str, object]] = []
@@ -324,7 +326,7 @@ def _decided(plan: Plan, folder: Path) -> bool:
 
 def _stopped(runs: Sequence[Run], folder: Path) -> int:
     """The last line of a verb that was stopped, and its exit status. No table is made: one who stops is in a hurry."""
-    from harness import record
+    from harness.record import store as record
 
     status = _status()
     kept = sum(record.done(folder, run) for run in runs)
@@ -335,7 +337,7 @@ def _stopped(runs: Sequence[Run], folder: Path) -> int:
 
 def _ended(runs: Sequence[Run], folder: Path, failed: list[str]) -> int:
     """The last lines of a verb that trains, and its exit status."""
-    from harness import record
+    from harness.record import store as record
 
     bad = {run: record.failed(folder, run) or "its file was taken away" for run in runs if not record.done(folder, run)}
     failed = [f"{run.variant} seed {run.seed}: {why}" for run, why in bad.items()] + failed
@@ -348,7 +350,8 @@ def _ended(runs: Sequence[Run], folder: Path, failed: list[str]) -> int:
 
 def reproduce(plans: Sequence[Plan], settings: Sequence[tuple[str, Sequence[str]]], folder: Path) -> int:
     """Train what was published, on each of its protocols, and set both side by side. The exit status."""
-    from harness import record, screen
+    from harness import terminal as screen
+    from harness.record import store as record
 
     with record.writing(folder):
         todo = {k: [run for run in plan.runs if not record.done(folder, run)] for k, plan in enumerate(plans)}
@@ -374,7 +377,8 @@ def reproduce(plans: Sequence[Plan], settings: Sequence[tuple[str, Sequence[str]
 
 def probe(plans: Sequence[Plan], folder: Path) -> int:
     """Train on every task, length and variant, and set what solves them side by side. The exit status."""
-    from harness import record, screen
+    from harness import terminal as screen
+    from harness.record import store as record
 
     with record.writing(folder):
         runs: list[Run] = []
@@ -389,7 +393,7 @@ def probe(plans: Sequence[Plan], folder: Path) -> int:
 
 def train_tasks(plans: Sequence[Plan], folder: Path, name: str) -> list[Run]:
     """Choose the learning rates, train what is not done, and put on file what was asked. The scored runs."""
-    from harness import record
+    from harness.record import store as record
 
     choices: list[dict[str, object]] = []
     chosen = list(plans)
@@ -440,7 +444,7 @@ def announce(plan: Plan, todo: int, workers: int) -> None:
 
 def sweep(plans: Sequence[Plan], full: bool, folder: Path) -> int:
     """Time plans that differ in their size alone, as one comparison. The exit status."""
-    from harness import record
+    from harness.record import store as record
 
     with record.writing(folder):
         contenders = sizes(plans, full)
@@ -470,8 +474,8 @@ def _session(verb: str, contenders: Sequence[Contender], device: str) -> str:
     import hashlib
     import json
 
-    from harness.measure import SETTLED, environment
     from harness.plan import NO_NUMBERS, TIMED
+    from harness.run.timing import SETTLED, environment
     from variants.fingerprint import code
 
     keys = [(contender.label, contender.run.key) for contender in contenders]
@@ -482,8 +486,10 @@ def _session(verb: str, contenders: Sequence[Contender], device: str) -> str:
 
 def _time(contenders: Sequence[Contender], vocabulary: int, folder: Path, session: str) -> None:
     """Every round of the speed session that is not on file."""
-    from harness import measure, record, screen
-    from harness.execute import cores
+    from harness import terminal as screen
+    from harness.record import store as record
+    from harness.run import timing as measure
+    from harness.run.executors.local import cores
 
     labels = [contender.label for contender in contenders]
     rounds = [n for n in range(measure.ROUNDS) if not record.round_done(folder, session, n, labels)]
@@ -514,7 +520,9 @@ def _time(contenders: Sequence[Contender], vocabulary: int, folder: Path, sessio
 
 def tabulate(folder: Path) -> Results:
     """Every table again, from the files of single runs and samples. It imports nothing to draw with."""
-    from harness import record, solved, table
+    from harness.analysis import compare as table
+    from harness.analysis import tasks as solved
+    from harness.record import store as record
 
     results = record.gather(folder)
     answers = {}
@@ -529,7 +537,7 @@ def tabulate(folder: Path) -> Results:
             speed_baseline=asked["speed_baseline"], looks=max(1, len(asked.get("looks", ()))),
         )  # fmt: skip
     if "reproduce" in grids:
-        from harness import published
+        from harness.experiments import published
 
         answers["reproduce"] = published.compare(results.runs, grids["reproduce"])
     keys = [key for asked in grids.values() if asked.get("tasks") for key in asked["runs"]]
@@ -546,10 +554,10 @@ def draw(folder: Path, anew: bool = False) -> int:
 
     One of the same tables by the same code is left as it is, unless it is to be made `anew`.
     """
-    from harness import record
+    from harness.record import store as record
 
     try:
-        from harness import report
+        from harness.report import page as report
 
         if anew or not report.current(folder):
             report.write(record.read(folder), folder)  # through the files: what is shown is what they say
@@ -565,7 +573,7 @@ def draw(folder: Path, anew: bool = False) -> int:
 
 def _report(folder: Path) -> int:
     """The tables and the report again. Where only tables are, from elsewhere, the report from them."""
-    from harness import record
+    from harness.record import store as record
 
     if not folder.is_dir():
         raise ValueError(f"no folder {str(folder)!r} to report on: run bench first, or give --results")
@@ -581,7 +589,7 @@ def _report(folder: Path) -> int:
 
 def _list(options: argparse.Namespace, folder: Path) -> int:
     import variants
-    from harness import record
+    from harness.record import store as record
 
     plans = [planned(verb, options) for verb in GRIDS][: 1 if options.variants else None]  # the same for both then
     print("variants, with the gates that can be fixed (like gru:R=1 or gru:Z=0,R=1):")

@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness.measure import now
+from harness.run.timing import now
 
 LOCK, PART = ".lock", ".part"
 SEAL = re.compile(r',\n "sha256": "([0-9a-f]{64})"\n}$')

@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness import grid
-from harness.grid import Protocol, Run
+from harness.experiments import grid
+from harness.experiments.grid import Protocol, Run
 
 if TYPE_CHECKING:
-    from harness.corpus import Corpus
-    from harness.measure import Contender
+    from harness.data.corpus import Corpus
+    from harness.run.timing import Contender
 
 SIZES = (256, 128, 512)  # hidden units of a sweep; the first is the book's
 PRECISIONS = ("ieee", "tf32", "bf16")
@@ -29,18 +29,19 @@ UNTIL = "until-decided"
 
 # The code that the numbers of a training follow from, where it begins; all that it refers to is found from there
 # (variants/fingerprint.py). Its equations, its engine and the model are among it anyway. By whether it is of text:
-_BOTH = ("harness.grid.Run.setting", "harness.measure.settle")
+_BOTH = ("harness.experiments.grid.Run.setting", "harness.run.timing.settle")
 NUMBERS = {
-    True: ("harness.train.train", "harness.corpus.Corpus.unknown_nats", *_BOTH),
-    False: ("harness.train_task.train", *_BOTH),
+    True: ("harness.run.train.train", "harness.data.corpus.Corpus.unknown_nats", *_BOTH),
+    False: ("harness.run.train_task.train", *_BOTH),
 }
-TIMED = ("harness.measure.time_steps",)  # the same of speeds, beside the key of what is timed
-CAPTURE = "harness.capture.captured"  # only where it is asked for
+TIMED = ("harness.run.timing.time_steps",)  # the same of speeds, beside the key of what is timed
+CAPTURE = "harness.run.cuda_graph.captured"  # only where it is asked for
 # What that refers to and no number follows from: how packages and cells are found, how often something is said or
 # saved, what results are put into, how an error is told.
-NO_NUMBERS = ("harness", "variants.registry", CAPTURE, "harness.watch.CHECKPOINT_S", "harness.watch.SIGN_S",
-              "harness.measure._keep_pages", "harness.measure.describe", "harness.tasks.TASKS",
-              "harness.train.Outcome", "harness.train.Point")  # fmt: skip
+NO_NUMBERS = ("harness", "variants.registry", CAPTURE, "harness.run.progress.CHECKPOINT_S",
+              "harness.run.progress.SIGN_S",
+              "harness.run.timing._keep_pages", "harness.run.timing.describe", "harness.experiments.tasks.TASKS",
+              "harness.run.train.Outcome", "harness.run.train.Point")  # fmt: skip
 GRIDS = {"bench": grid.BENCH, "ablate": grid.ABLATE}
 
 
@@ -82,7 +83,7 @@ class Plan:
         engine = engine or self.engines(variant)[0]
         capture = self.captures if capture is None else capture
         roots = [*NUMBERS[self.protocol.task == "text"], *[CAPTURE] * capture]
-        roots += [] if self.protocol.task == "text" else [f"harness.tasks.{self.protocol.task}"]
+        roots += [] if self.protocol.task == "text" else [f"harness.experiments.tasks.{self.protocol.task}"]
         source = fingerprint(variant, engine, tuple(roots), NO_NUMBERS)
         how = {"engine": engine, "capture": capture, "tokens": self.corpus.tokens_sha256,
                "precision": self.precision, "source": source,
@@ -121,7 +122,7 @@ class Plan:
     @property
     def ends(self) -> tuple[int, int]:
         """How many inputs and outputs a network has: of a text its symbols, both."""
-        from harness.tasks import TASKS
+        from harness.experiments.tasks import TASKS
 
         if self.protocol.task == "text":
             return len(self.corpus.vocabulary), len(self.corpus.vocabulary)
@@ -134,7 +135,7 @@ class Plan:
 
         Under `quick`, made for minutes, only what trains: the rest doubles its time (`sweep` has it).
         """
-        from harness.measure import AGAIN, Contender
+        from harness.run.timing import AGAIN, Contender
 
         every = self.verb == "bench" and not self.protocol.name.startswith("quick")
         timed = [
@@ -159,7 +160,7 @@ class Plan:
 def planned(verb: str, options: argparse.Namespace) -> Plan:
     """What the options ask for, whole and checked. ValueError, in one line, names what is wrong with them."""
     import variants
-    from harness import corpus
+    from harness.data import corpus
 
     names = tuple(dict.fromkeys(variants.canonical(v) for v in options.variants or GRIDS.get(verb, grid.SWEEP)))
     if options.max is not None and options.seeds != UNTIL:
@@ -191,7 +192,7 @@ def planned(verb: str, options: argparse.Namespace) -> Plan:
 
 def reproductions(options: argparse.Namespace) -> tuple[list[Plan], list[tuple[str, Sequence[str]]]]:
     """A plan for each setting in which something was published, and those settings."""
-    from harness.published import SETTINGS
+    from harness.experiments.published import SETTINGS
 
     plans: list[Plan] = []
     settings: list[tuple[str, Sequence[str]]] = []
@@ -210,8 +211,8 @@ def reproductions(options: argparse.Namespace) -> tuple[list[Plan], list[tuple[s
 def on_tasks(options: argparse.Namespace) -> list[Plan]:
     """A plan a task and length. ValueError, in one line, for what cannot be asked of a task."""
     import variants
-    from harness.corpus import NOTHING
-    from harness.tasks import TASKS
+    from harness.data.corpus import NOTHING
+    from harness.experiments.tasks import TASKS
 
     for setting in options.settings:
         if setting.partition("=")[0] not in grid.TASK_FIELDS:
@@ -248,7 +249,7 @@ def tasks_of(options: argparse.Namespace) -> argparse.Namespace:
 
 def task_names() -> list[str]:
     """The tasks by name, read from their file as text: --help needs no NumPy."""
-    module = ast.parse(Path(__file__).with_name("tasks.py").read_text(encoding="utf-8"))
+    module = ast.parse((Path(__file__).parent / "experiments" / "tasks.py").read_text(encoding="utf-8"))
     declared = [f for f in module.body if isinstance(f, ast.FunctionDef) and f.decorator_list]
     return [f.name for f in declared if ast.unparse(f.decorator_list[0]).startswith("task(")]
 
@@ -263,7 +264,7 @@ def _scored_apart(plan: Plan) -> None:
 
 def sizes(plans: Sequence[Plan], full: bool) -> list[Contender]:
     """What a sweep times: each variant by hidden size; engines and seeds side by side of all (full), or of the GRU."""
-    from harness.measure import AGAIN, Contender
+    from harness.run.timing import AGAIN, Contender
 
     timed = []
     for plan in plans:
@@ -280,7 +281,8 @@ def sizes(plans: Sequence[Plan], full: bool) -> list[Contender]:
 
 def described(plan: Plan) -> dict[str, object]:
     """What a grid's file says of a plan."""
-    from harness import corpus, train
+    from harness.data import corpus
+    from harness.run import train
 
     size = plan.protocol
     learnt, _, heldout = train.parts(plan.corpus, size)
@@ -296,7 +298,7 @@ def described(plan: Plan) -> dict[str, object]:
 
 def check(text: Corpus, protocol: Protocol) -> None:
     """ValueError where a text is too short for a protocol, a size is too small, or the protocol contradicts itself."""
-    from harness import train
+    from harness.run import train
 
     for part in ("heldout_characters", "validation_characters"):
         if getattr(protocol, part) == 1 and protocol.sampling == "sequential":

@@ -8,7 +8,8 @@ import pytest
 import torch
 from hypothesis import settings
 
-from harness import execute, report
+from harness.report import page as report
+from harness.run.executors import local as execute
 
 # The same examples every time; `pytest --hypothesis-profile=default` looks for others.
 settings.register_profile("the same", derandomize=True, deadline=None)

@@ -82,7 +82,7 @@ def agree(done: set[str]) -> Iterator[Fact]:
     sys.path.insert(0, str(ROOT / "tests"))
     from test_engines import results
 
-    from harness.measure import ROUNDED, environment
+    from harness.run.timing import ROUNDED, environment
     from variants.engines import loop, resident
 
     yield {"key": "machine", **environment("cuda")}
@@ -114,7 +114,7 @@ def agree(done: set[str]) -> Iterator[Fact]:
 def gaps(done: set[str]) -> Iterator[Fact]:
     import torch
 
-    from harness.measure import node_gap_us
+    from harness.run.timing import node_gap_us
 
     if "node" not in done:
         yield {"key": "node", "us": node_gap_us()}
@@ -191,8 +191,9 @@ def tiles(done: set[str]) -> Iterator[Fact]:
 
 def timed(contenders: Sequence[tuple[str, str, bool, str, int]], done: set[str]) -> Iterator[Fact]:
     """A sample each, in a fresh process: (variant, engine, captured, precision, seeds)."""
-    from harness import grid, measure
-    from harness.execute import cores
+    from harness.experiments import grid
+    from harness.run import timing as measure
+    from harness.run.executors.local import cores
 
     for variant, engine, capture, precision, seeds in contenders:
         key = f"{variant} {engine}{' captured' * capture} {precision} x {seeds}"
@@ -216,8 +217,8 @@ def speed(done: set[str]) -> Iterator[Fact]:
 
 
 def seeds(done: set[str]) -> Iterator[Fact]:
-    from harness import grid
-    from harness.execute import SHARING, cores
+    from harness.experiments import grid
+    from harness.run.executors.local import SHARING, cores
 
     rows = [
         ("gru_after", "resident", True, "tf32", 30), ("gru", "resident", True, "tf32", 30),
@@ -231,7 +232,7 @@ def seeds(done: set[str]) -> Iterator[Fact]:
         found = {}
         for count in (1, min(SHARING, cores())):
             children = [
-                subprocess.Popen([sys.executable, "-m", "harness.measure"], cwd=ROOT, text=True,
+                subprocess.Popen([sys.executable, "-m", "harness.run.timing"], cwd=ROOT, text=True,
                                  stdin=subprocess.PIPE, stdout=subprocess.PIPE)
                 for _ in range(count)
             ]  # fmt: skip
@@ -243,9 +244,9 @@ def seeds(done: set[str]) -> Iterator[Fact]:
 def book(done: set[str]) -> Iterator[Fact]:
     import torch
 
-    from harness import grid
-    from harness.capture import captured
-    from harness.train import epoch_of, windows_of
+    from harness.experiments import grid
+    from harness.run.cuda_graph import captured
+    from harness.run.train import epoch_of, windows_of
     from variants.model import Model
 
     if "book" in done:

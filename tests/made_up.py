@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from harness import grid, record, table
-from harness.tasks import TASKS
+from harness.analysis import compare as table
+from harness.experiments import grid
+from harness.experiments.tasks import TASKS
+from harness.record import store as record
 
 HELDOUT = {  # perplexities to scatter around
     "rnn": 7.30, "gru": 6.83, "gru_after": 6.78, "lstm": 7.20,

@@ -17,11 +17,11 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 import variants
-from harness import grid
-from harness.execute import cores
-from harness.grid import Protocol
-from harness.measure import settle
-from harness.watch import clock
+from harness.experiments import grid
+from harness.experiments.grid import Protocol
+from harness.run.executors.local import cores
+from harness.run.progress import clock
+from harness.run.timing import settle
 from variants.model import Model
 
 ROUNDS, ROUND_S, WARM_ROUNDS = 20, 0.05, 2

@@ -21,7 +21,8 @@ from typing import Any
 import made_up
 import pytest
 
-from harness import record, report
+from harness.record import store as record
+from harness.report import page as report
 
 CHROMIUM = next((p for name in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(name))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")

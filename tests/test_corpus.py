@@ -22,8 +22,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness import corpus, grid
-from harness.corpus import Corpus
+from harness.data import corpus
+from harness.data.corpus import Corpus
+from harness.experiments import grid
 
 ROOT = Path(__file__).resolve().parents[1]
 BOOK = gzip.decompress(corpus.PACKAGED.read_bytes())
@@ -59,7 +60,9 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> bytes:
 
 
 def test_import_needs_neither_torch_nor_numpy_nor_the_network() -> None:
-    code = "import sys, harness.corpus; print([m for m in ('torch', 'numpy', 'urllib.request') if m in sys.modules])"
+    code = (
+        "import sys, harness.data.corpus; print([m for m in ('torch', 'numpy', 'urllib.request') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -13,9 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from harness import corpus, grid, measure, tasks, train_task, watch
-from harness import train as training
-from harness.grid import Protocol, Run
+from harness.data import corpus
+from harness.experiments import grid, tasks
+from harness.experiments.grid import Protocol, Run
+from harness.run import progress as watch
+from harness.run import timing as measure
+from harness.run import train as training
+from harness.run import train_task
 from variants.engines import resident
 from variants.model import Model
 

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 import torch
 
-from harness import corpus, execute
-from harness.grid import Protocol, Run
-from harness.measure import Fact
-from harness.train import Outcome, train
+from harness.data import corpus
+from harness.experiments.grid import Protocol, Run
+from harness.run.executors import local as execute
+from harness.run.timing import Fact
+from harness.run.train import Outcome, train
 from variants.cell import Cell, State
 from variants.engines import fused
 
@@ -155,9 +156,11 @@ def test_a_script_without_a_main_guard_trains_and_no_worker_imports_it(tmp_path:
     """Typed into a pipe, as `python - <<END` has it; with PYTHONSAFEPATH, which leaves the current folder out."""
     script = f"""
 import sys
-sys.path.insert(0, {str(Path(execute.__file__).parent.parent)!r})
+sys.path.insert(0, {str(Path(execute.__file__).parents[3])!r})
 print("main")
-from harness import corpus, execute, grid
+from harness.data import corpus
+from harness.experiments import grid
+from harness.run.executors import local as execute
 size = grid.Protocol(train_characters=300, heldout_characters=100, batch_size=4, num_steps=5, hidden=4, epochs=1)
 for finished in execute.execute([grid.Run("rnn", 0, size, "", "cpu")], corpus.embedded(), 1):
     print(finished.outcome.error or "trained")

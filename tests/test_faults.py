@@ -23,9 +23,17 @@ import torch
 
 import variants
 from harness import __main__ as command
-from harness import corpus, execute, files, grid, measure, record, report, train_task, watch
-from harness.grid import Protocol, Run
-from harness.train import Outcome, train
+from harness import files
+from harness.data import corpus
+from harness.experiments import grid
+from harness.experiments.grid import Protocol, Run
+from harness.record import store as record
+from harness.report import page as report
+from harness.run import progress as watch
+from harness.run import timing as measure
+from harness.run import train_task
+from harness.run.executors import local as execute
+from harness.run.train import Outcome, train
 
 TINY = Protocol(
     train_characters=150, heldout_characters=60, batch_size=4, num_steps=5, hidden=4, epochs=3, evaluations=3, lr=0.5

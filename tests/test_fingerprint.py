@@ -14,9 +14,12 @@ from types import FrameType
 import pytest
 import torch
 
-from harness import corpus, grid, measure, train, train_task
 from harness import plan as planning
-from harness.grid import Protocol, Run
+from harness.data import corpus
+from harness.experiments import grid
+from harness.experiments.grid import Protocol, Run
+from harness.run import timing as measure
+from harness.run import train, train_task
 from variants import registry
 from variants.fingerprint import COMPUTED, _Walk, code, fingerprint
 
@@ -24,7 +27,7 @@ ROOT = Path(__file__).parent.parent
 TINY = Protocol(train_characters=300, heldout_characters=200, batch_size=4, num_steps=5, hidden=8, epochs=2)
 WINDOWS = Protocol(train_characters=20, heldout_characters=9, batch_size=4, num_steps=5, hidden=8, epochs=1,
                    sampling="windows", validation_characters=9, update_bias="chrono", init="torch")  # fmt: skip
-TEXT, PROBE = planning.NUMBERS[True], (*planning.NUMBERS[False], "harness.tasks.copy")
+TEXT, PROBE = planning.NUMBERS[True], (*planning.NUMBERS[False], "harness.experiments.tasks.copy")
 
 
 @pytest.fixture
@@ -125,7 +128,7 @@ def test_every_function_that_a_training_goes_through_is_in_its_key(home: Path) -
             if prints(home, variant, engine, roots) == before:
                 missed.append(f"{path.stem}.{own[0].name}")
             copy.write_text(text, encoding="utf-8")
-    assert set(missed) == {"measure._keep_pages"}  # memory, and no number: see plan.NO_NUMBERS
+    assert set(missed) == {"timing._keep_pages"}  # memory, and no number: see plan.NO_NUMBERS
     assert len(gone) > 100
 
 
@@ -436,9 +439,9 @@ def test_a_helper_beside_a_cell_through_the_command_line(home: Path, monkeypatch
 
 def test_a_speed_is_told_again_where_the_code_that_times_was_edited(home: Path) -> None:
     before = code(planning.TIMED, planning.NO_NUMBERS, home)
-    edit(home / "harness/draw.py", ("import", "import os\nimport"))
+    edit(home / "harness/report/figures.py", ("import", "import os\nimport"))
     assert code(planning.TIMED, planning.NO_NUMBERS, home) == before
-    edit(home / "harness/measure.py", ("BLOCK_S = 0.3, 0.25", "BLOCK_S = 0.3, 0.2"))
+    edit(home / "harness/run/timing.py", ("BLOCK_S = 0.3, 0.25", "BLOCK_S = 0.3, 0.2"))
     assert code(planning.TIMED, planning.NO_NUMBERS, home) != before
 
 

@@ -80,7 +80,7 @@ def test_no_stage_begins_when_the_time_is_over(tmp_path: Path) -> None:
 
 
 def test_where_resident_disagrees_it_alone_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.measure.sample", lambda run, *rest: {"engine_timed": run.engine})
+    monkeypatch.setattr("harness.run.timing.sample", lambda run, *rest: {"engine_timed": run.engine})
     rows = [
         ("gru", "resident", True, "tf32", 1),
         ("gru", "fused", True, "ieee", 1),
@@ -142,10 +142,10 @@ def test_each_stage_of_its_own_runs_to_its_end(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(resident, "processors", lambda device: 132)
     monkeypatch.setattr(resident, "tile", resident.tile)  # the stage puts another in its place
     monkeypatch.setattr(gpu, "meetings", lambda: kernel)
-    monkeypatch.setattr("harness.measure.node_gap_us", lambda: 1.3)
-    monkeypatch.setattr("harness.measure.environment", lambda device: {"device": device})
-    monkeypatch.setattr("harness.measure.sample", lambda run, *rest: {"blocks": [], "key_of": run.key})
-    monkeypatch.setattr("harness.capture.captured", lambda epoch, streams, weights: lambda fresh: None)
+    monkeypatch.setattr("harness.run.timing.node_gap_us", lambda: 1.3)
+    monkeypatch.setattr("harness.run.timing.environment", lambda device: {"device": device})
+    monkeypatch.setattr("harness.run.timing.sample", lambda run, *rest: {"blocks": [], "key_of": run.key})
+    monkeypatch.setattr("harness.run.cuda_graph.captured", lambda epoch, streams, weights: lambda fresh: None)
     for name, value in {"Event": Event, "synchronize": lambda: None, "init": lambda: None,
                         "mem_get_info": lambda: (1, 2)}.items():  # fmt: skip
         monkeypatch.setattr(torch.cuda, name, value)

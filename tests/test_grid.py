@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from harness import grid
-from harness.grid import CHOICES, Protocol, Run
+from harness.experiments import grid
+from harness.experiments.grid import CHOICES, Protocol, Run
 
 RUN = Run("gru", 0, Protocol(), "sha", "cpu")
 OTHER: dict[str, Any] = {
@@ -62,7 +62,7 @@ def test_a_variants_own_rate_and_size_are_what_it_trains_with() -> None:
 
 
 def test_key_is_the_same_in_another_process() -> None:
-    code = "from harness.grid import *; print(Run('gru', 0, Protocol(), 'sha', 'cpu').key)"
+    code = "from harness.experiments.grid import *; print(Run('gru', 0, Protocol(), 'sha', 'cpu').key)"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     assert said == RUN.key
 

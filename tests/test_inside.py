@@ -12,8 +12,11 @@ import pytest
 import torch
 
 from harness import __main__ as command
-from harness import corpus as text
-from harness import evidence, inside, record, sections
+from harness.data import corpus as text
+from harness.record import store as record
+from harness.report import sections
+from harness.report import select as evidence
+from harness.run import diagnostics as inside
 from variants.model import Model
 
 pytestmark = pytest.mark.usefixtures("in_process")

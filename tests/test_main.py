@@ -27,10 +27,18 @@ from hypothesis import strategies as st
 import harness
 import variants
 from harness import __main__ as command
-from harness import corpus, execute, files, grid, measure, record, report, screen, stats
+from harness import files
 from harness import plan as planning
-from harness.grid import Run
-from harness.train import Outcome, Point
+from harness import terminal as screen
+from harness.analysis import stats
+from harness.data import corpus
+from harness.experiments import grid
+from harness.experiments.grid import Run
+from harness.record import store as record
+from harness.report import page as report
+from harness.run import timing as measure
+from harness.run.executors import local as execute
+from harness.run.train import Outcome, Point
 
 ROOT = Path(__file__).parent.parent
 TINY = [
@@ -182,7 +190,7 @@ def test_bf16_is_what_computes_in_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_bench_for_real_then_report_without_torch(tmp_path: Path, monkeypatch, capfd) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.setattr(measure, "ROUNDS", 1)
-    monkeypatch.setattr("harness.grid.SEEDS", 1)
+    monkeypatch.setattr("harness.experiments.grid.SEEDS", 1)
     folder = tmp_path / "results"
     words = ["bench", "--protocol", "classic", *ONE_RNN[1:]]  # quick times only the engine that trains
     assert command.main([*words, "--results", str(folder)]) == 0
@@ -682,10 +690,10 @@ def test_what_cannot_be_drawn_undoes_nothing(
     assert re.search(r"^rnn +\w+ +10 +1 ", shown.out, re.MULTILINE)
     assert len(pd.read_csv(tmp_path / "bench.csv"))
     assert command.main(["report", "--results", str(tmp_path)]) == 1
-    monkeypatch.delattr(harness, "report")
-    monkeypatch.setitem(sys.modules, "harness.report", None)  # it cannot even be imported: a wrong MPLBACKEND
+    monkeypatch.delattr(harness.report.page, "page")
+    monkeypatch.setitem(sys.modules, "harness.report.page", None)  # it cannot even be imported: a wrong MPLBACKEND
     assert command.main(words) == 1
-    assert "import of harness.report halted" in capsys.readouterr().err
+    assert "import of harness.report.page halted" in capsys.readouterr().err
     assert len(fake) == 1
 
 
@@ -831,7 +839,8 @@ def test_what_is_done_to_a_text_is_said_where_a_user_looks(capsys: pytest.Captur
     with pytest.raises(SystemExit):
         command.main(["--help"])
     said = " ".join(capsys.readouterr().out.split())
-    readme = " ".join((ROOT / "README.md").read_text().split())
+    assert "how a text is prepared](docs/protocols.md#texts)" in (ROOT / "README.md").read_text()
+    readme = " ".join((ROOT / "docs" / "protocols.md").read_text().split())
     for how in grid.CHOICES["text"]:
         assert f"text={how}" in readme
         assert how == "spaces" or f"text={how}" in said

@@ -230,7 +230,7 @@ def test_what_cannot_be_installed_is_one_line(checkout: Path, trouble: dict[str,
 def test_clean_removes_what_running_made_and_nothing_else(checkout: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     goes = ["results/bench.csv", "results/runs/a.json", "results/.lock", ".ruff_cache/x", "harness/__pycache__/x.pyc"]
-    stays = ["results/reference/cpu/bench.csv", ".venv/.installed", "harness/grid.py", "other/x", "../elsewhere/x"]
+    stays = ["results/reference/cpu/bench.csv", ".venv/.installed", "harness/plan.py", "other/x", "../elsewhere/x"]
     for name in goes + stays:
         (checkout / name).parent.mkdir(parents=True, exist_ok=True)
         (checkout / name).write_text("x")

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 import variants
-from harness import measure
-from harness.grid import Protocol, Run
+from harness.experiments.grid import Protocol, Run
+from harness.run import timing as measure
 from variants.engines import native
 from variants.model import Model
 
@@ -102,7 +102,7 @@ def quiet(*disturbed: bool) -> measure.Answer:
 def timed(monkeypatch: pytest.MonkeyPatch, answers: dict[str, list[measure.Answer]], each_s: float = 1.0) -> list[str]:
     """What `compare` gives of contenders in one round, each answering in turn, `each_s` a sample by the clock."""
     begun: list[Run] = []
-    monkeypatch.setattr("harness.measure.time.monotonic", lambda: each_s * len(begun))
+    monkeypatch.setattr("harness.run.timing.time.monotonic", lambda: each_s * len(begun))
 
     def sample(run: Run, vocabulary: int, threads: int, seeds: int, patience_s: float) -> measure.Answer:
         begun.append(run)
@@ -241,8 +241,8 @@ class Machine:
 def test_neither_the_first_step_nor_a_cold_machine_is_in_a_block(monkeypatch: pytest.MonkeyPatch, seeds: int) -> None:
     """And what several seeds reach side by side is counted of all of them."""
     machine = Machine(first_s=7.0, warm_s=0.25)
-    monkeypatch.setattr("harness.watch.clock", machine.clock)
-    monkeypatch.setattr("harness.train.epoch_of", machine.epoch)
+    monkeypatch.setattr("harness.run.progress.clock", machine.clock)
+    monkeypatch.setattr("harness.run.train.epoch_of", machine.epoch)
     monkeypatch.setattr(measure, "ceiling", lambda device: (1e9, 3.0))
     monkeypatch.setattr(measure, "_kernels", lambda step, device: "")
     answer = measure.time_steps(RUN, vocabulary=28, seeds=seeds)

@@ -18,12 +18,13 @@ from torch import nn
 
 import variants
 from harness import __main__ as command
-from harness import corpus as text
-from harness import grid, published, record
 from harness import plan as planning
-from harness import train as training
-from harness.grid import Protocol, Run
-from harness.train import train
+from harness.data import corpus as text
+from harness.experiments import grid, published
+from harness.experiments.grid import Protocol, Run
+from harness.record import store as record
+from harness.run import train as training
+from harness.run.train import train
 from variants.library import Library
 from variants.model import Model, kept, matched
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import pandas as pd
 import pytest
 
-from harness import rates
-from harness.record import COLUMNS
+from harness.analysis import speed as rates
+from harness.record.store import COLUMNS
 
 NAN = math.nan
 

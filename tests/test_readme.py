@@ -15,7 +15,7 @@ import torch
 import harness
 from docs import splice
 from harness import __main__ as command
-from harness import record
+from harness.record import store as record
 from variants.cell import fix
 
 ROOT = Path(__file__).parent.parent

@@ -19,8 +19,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness import files, grid, record
-from harness.grid import Protocol, Run
+from harness import files
+from harness.experiments import grid
+from harness.experiments.grid import Protocol, Run
+from harness.record import store as record
 
 RUN = Run("gru", 0, Protocol(), "sha", "cpu", source="a")
 

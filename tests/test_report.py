@@ -21,8 +21,18 @@ import pandas as pd
 import pytest
 from matplotlib.text import Text
 
-from harness import draw, evidence, grid, rates, record, report, sections, sentences, spell, stats, table, tables
-from harness.tasks import SCORED
+from harness import formatting as spell
+from harness.analysis import compare as table
+from harness.analysis import speed as rates
+from harness.analysis import stats
+from harness.experiments import grid
+from harness.experiments.tasks import SCORED
+from harness.record import store as record
+from harness.report import elements as tables
+from harness.report import figures as draw
+from harness.report import page as report
+from harness.report import sections, sentences
+from harness.report import select as evidence
 
 BENCH, ABLATE = ("rnn", "gru", "gru_after", "nn.gru", "lstm", "nn.lstm"), ("gru", "gru:R=0", "gru:R=1", "gru:Z=0")
 SECTIONS = ("found", "caveats", "bench", "ablate", "charts", "samples", "failures", "noise", "machine", "methods",
@@ -194,7 +204,7 @@ def test_a_page_of_the_same_tables_by_the_same_code_is_current(
     record.write_tables(few, tmp_path)
     assert report.current(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr("harness.report.metadata.version", lambda name: "another")
+        patch.setattr("harness.report.page.metadata.version", lambda name: "another")
         assert not report.current(tmp_path)
     shutil.rmtree(tmp_path / "figures")
     assert not report.current(tmp_path)
@@ -723,7 +733,7 @@ def test_figures_are_the_same_whatever_backend_and_style_a_user_has(single: Path
 
 
 def test_a_caller_s_own_backend_stays_his() -> None:
-    code = "import os, harness.draw, matplotlib as m; print(os.environ['MPLBACKEND'], m.rcParams['backend'])"
+    code = "import os, harness.report.figures, matplotlib as m; print(os.environ['MPLBACKEND'], m.rcParams['backend'])"
     told = {**os.environ, "MPLBACKEND": "svg", "PYTHONPATH": str(Path(__file__).parent.parent)}
     done = subprocess.run([sys.executable, "-c", code], env=told, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["svg", "svg"]

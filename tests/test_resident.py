@@ -14,7 +14,7 @@ from compiled import compiled
 from test_engines import results
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from harness import measure
+from harness.run import timing as measure
 from variants.engines import fused, loop, resident
 
 # one of each kind of kernel: reset none, before, after, none and no state in the candidate; Z learned and held

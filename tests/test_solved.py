@@ -9,8 +9,13 @@ import pandas as pd
 import pytest
 
 from harness import __main__ as command
-from harness import evidence, grid, record, sections, solved, stats
 from harness import plan as planning
+from harness.analysis import stats
+from harness.analysis import tasks as solved
+from harness.experiments import grid
+from harness.record import store as record
+from harness.report import sections
+from harness.report import select as evidence
 
 pytestmark = pytest.mark.usefixtures("in_process")
 

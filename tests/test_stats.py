@@ -14,7 +14,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness import stats
+from harness.analysis import stats
 
 NAN = math.nan
 few = settings(max_examples=30, deadline=None, derandomize=True)
@@ -290,7 +290,7 @@ def test_as_many_seeds_as_said_do_decide() -> None:
 
 
 def test_importing_costs_no_scipy_and_no_torch() -> None:
-    code = "import sys, harness.table; print([m for m in ('scipy', 'torch') if m in sys.modules])"
+    code = "import sys, harness.analysis.compare; print([m for m in ('scipy', 'torch') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

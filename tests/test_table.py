@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from test_rates import block, speed_frame, through_csv
 
-from harness import table
-from harness.record import COLUMNS, TABLE
+from harness.analysis import compare as table
+from harness.record.store import COLUMNS, TABLE
 
 NAN = math.nan
 SHA = "ab" * 32

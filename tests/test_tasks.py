@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from harness import grid, tasks, train_task
 from harness import plan as planning
-from harness.grid import Run
-from harness.tasks import TASKS
-from harness.watch import Arrays
+from harness.experiments import grid, tasks
+from harness.experiments.grid import Run
+from harness.experiments.tasks import TASKS
+from harness.run import train_task
+from harness.run.progress import Arrays
 
 Symbols = Sequence[int]
 
@@ -286,7 +287,7 @@ def test_a_seed_that_diverges_is_a_row_and_the_other_goes_on(monkeypatch: pytest
 
 
 def test_a_training_goes_on_from_between_two_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.watch.CHECKPOINT_S", 0.0)
+    monkeypatch.setattr("harness.run.progress.CHECKPOINT_S", 0.0)
 
     saved: list[Arrays] = []
 

@@ -15,11 +15,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness import corpus as text
-from harness import inside, record
-from harness import train as training
-from harness.grid import PROMPT, PROTOCOLS, Protocol, Run
-from harness.train import train
+from harness.data import corpus as text
+from harness.experiments.grid import PROMPT, PROTOCOLS, Protocol, Run
+from harness.record import store as record
+from harness.run import diagnostics as inside
+from harness.run import train as training
+from harness.run.train import train
 from variants.model import Model
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -67,7 +68,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "Model", Watched)
 
 
-# ---- the book's loop, written a second time: nothing of variants/ or harness/train.py but the initial values ----
+# ---- the book's loop, written a second time: nothing of variants/ or harness/run/train.py but the initial values ----
 
 
 def seq_data_iter_sequential(corpus: list[int], batch_size: int, num_steps: int, offsets: random.Random) -> Batches:

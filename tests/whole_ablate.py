@@ -16,10 +16,11 @@ import time
 
 import numpy as np
 
-from harness import corpus, grid
-from harness.execute import cores, execute
+from harness.analysis.stats import interval
+from harness.data import corpus
+from harness.experiments import grid
 from harness.plan import Plan
-from harness.stats import interval
+from harness.run.executors.local import cores, execute
 
 SEEDS, EPOCHS = 2, 10
 WAYS = ("auto", "loop")
@@ -33,8 +34,8 @@ def work(way: str) -> int:
     runs = list(Plan("ablate", grid.ABLATE, protocol, SEEDS, text, "cpu", way).runs)
     if way == "auto":
         return sum(not finished.outcome.error for finished in execute(runs, text, cores()))
-    from harness.measure import settle
-    from harness.train import train
+    from harness.run.timing import settle
+    from harness.run.train import train
 
     settle(cores(), "ieee")
     return sum(not outcome.error for run in runs for outcome in train([run], text))

@@ -1,6 +1,6 @@
 """A hash of the code that a variant's numbers follow from, read as text: no module is imported.
 
-    fingerprint("gru:R=1", "native", ("harness.train.train",))   16 hexadecimal digits
+    fingerprint("gru:R=1", "native", ("harness.run.train.train",))   16 hexadecimal digits
 
 It starts at definitions given by their qualified names (a function, a class, a method, a name assigned at the top of a
 module, an entry of a dict there) and follows every name in them: within a module, through imports of every form, and to

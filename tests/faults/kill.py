@@ -20,7 +20,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from harness import files, record
+from harness import files
+from harness.record import store as record
 
 from . import ROOT, TEXT, Tally, gone, killed, session
 

@@ -29,7 +29,7 @@ def kill_at(write: int) -> None:
 
 if __name__ == "__main__":
     from harness import __main__ as harness
-    from harness import execute
+    from harness.run.executors import local as execute
 
     who, write, charts, *words = sys.argv[1:]
     if who == "driver":
@@ -37,7 +37,7 @@ if __name__ == "__main__":
     if who == "worker":
         execute.SERVE = f"from {__spec__.name} import kill_at; kill_at({int(write)}); {execute.SERVE}"
     if charts == "no":  # half of the time goes into them
-        from harness import report
+        from harness.report import page as report
 
         report.__dict__.update(charts=lambda *what: [], further=lambda *what: [])
     sys.exit(harness.command(words))

@@ -16,9 +16,11 @@ from pathlib import Path
 import numpy as np
 
 from harness import __main__ as command
-from harness import files, grid, record
+from harness import files
 from harness import plan as planning
-from harness.train import train
+from harness.experiments import grid
+from harness.record import store as record
+from harness.run.train import train
 
 from . import ROOT, TEXT, Tally
 

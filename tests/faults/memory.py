@@ -19,7 +19,7 @@ SIZE = ["train_characters=80", "heldout_characters=40", "hidden=4000", "epochs=1
         "evaluations=1"]  # fmt: skip
 WORDS = ["bench", *TEXT, "--engine", "loop", "--seeds", "1", "--variants", "rnn", "lstm", "nn.lstm", "--set", *SIZE]
 ROOM = 500 << 20  # beside what the libraries take of the address space
-LIBRARIES = "import torch, seaborn, scipy.stats, harness.table; torch.ones(900, 900) @ torch.ones(900, 900)"
+LIBRARIES = "import torch, seaborn, scipy.stats, harness.analysis.compare; torch.ones(900, 900) @ torch.ones(900, 900)"
 
 
 def faults() -> Iterator[Tally]:

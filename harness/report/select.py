@@ -12,7 +12,10 @@ import re
 import numpy as np
 import pandas as pd
 
-from harness import grid, rates, record, stats
+from harness.analysis import speed as rates
+from harness.analysis import stats
+from harness.experiments import grid
+from harness.record import store as record
 
 VERDICTS = {"worse": "\u25b2", "better": "\u25bc", "equivalent": "=", "undecided": "?"}
 ROW = ["variant", "engine", "capture", "precision", "device", "protocol"]

@@ -33,7 +33,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.grid import MISSING, unknown
+from harness.experiments.grid import MISSING, unknown
 
 if TYPE_CHECKING:  # numpy costs the command line 0.1 s: imported where it is used
     import numpy as np

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from harness.grid import BASELINE
-from harness.record import COLUMNS
-from harness.stats import ALPHA, holm, interval, share, sign_flip
+from harness.analysis.stats import ALPHA, holm, interval, share, sign_flip
+from harness.experiments.grid import BASELINE
+from harness.record.store import COLUMNS
 
 GROUP = ["protocol", "task", "length", "variant", "engine", "precision", "device"]
 SAME = ("hidden", "parameters", "lr", "budget", "threshold", "score_is", "trivial", "optimal", "length_longer",

@@ -36,10 +36,10 @@ from matplotlib.figure import Figure as Figure
 from matplotlib.ft2font import FT2Font
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from harness import stats
-from harness.evidence import best_ngram, over_seeds
-from harness.grid import BASELINE
-from harness.spell import bracket, compact, count, mib, nats, ppl, rate
+from harness.analysis import stats
+from harness.experiments.grid import BASELINE
+from harness.formatting import bracket, compact, count, mib, nats, ppl, rate
+from harness.report.select import best_ngram, over_seeds
 
 WIDE, NARROW = 7.6, 3.7  # inches: a page, and a phone
 MOST_POINTS = 200  # of one row as shapes; more are drawn as dots of a picture

@@ -28,8 +28,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.grid import Protocol, Run
-from harness.process import command
+from harness.experiments.grid import Protocol, Run
+from harness.run.process import command
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -185,7 +185,7 @@ def sample(run: Run, vocabulary: int, threads: int, seeds: int = 1, patience_s: 
     settings = {k: str(threads) for k in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     try:
         child = subprocess.run(
-            command("from harness.measure import main; main()"),
+            command("from harness.run.timing import main; main()"),
             input=request,
             capture_output=True,
             text=True,
@@ -209,9 +209,9 @@ def time_steps(run: Run, vocabulary: int, seeds: int = 1) -> Answer:
     """Blocks of whole training steps (forward, loss, backward, clip, update) on data that is on the device."""
     import torch
 
-    from harness.capture import Epoch, captured
-    from harness.train import epoch_of
-    from harness.watch import clock
+    from harness.run.cuda_graph import Epoch, captured
+    from harness.run.progress import clock
+    from harness.run.train import epoch_of
     from variants.model import Model
 
     protocol, device = run.setting, run.device
@@ -371,7 +371,7 @@ def repeat_difference(run: Run, vocabulary: int, streams: Tensor) -> float:
 
     0 where the same seed gives the same bits, as on every CPU.
     """
-    from harness.train import epoch_of
+    from harness.run.train import epoch_of
     from variants.model import Model
 
     protocol, weights = run.setting, []
@@ -393,7 +393,7 @@ def ceiling(device: str) -> tuple[float, float]:
     """
     import torch
 
-    from harness.watch import clock
+    from harness.run.progress import clock
     from variants.engines import native
 
     def best_s(work: Callable[[], object], times: int) -> float:
@@ -424,7 +424,7 @@ def node_gap_us(nodes: int = 1000) -> float:
     """Microseconds from one kernel of a CUDA graph to the next that waits for it: a dependent step takes no less."""
     import torch
 
-    from harness.watch import clock
+    from harness.run.progress import clock
 
     counter = torch.zeros(1, device="cuda")
     graph = torch.cuda.CUDAGraph()
@@ -540,7 +540,7 @@ def _driver() -> str:
 
 def _commit() -> dict[str, Fact]:
     """The commit of this code and whether it was changed since; None where it is no checkout."""
-    here = Path(__file__).parent.parent
+    here = Path(__file__).parents[2]
     if not (here / ".git").exists():
         return {"commit": None, "dirty": None}
     # a git hook's GIT_DIR and the like name another repository

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from harness.grid import no_verdict
+from harness.experiments.grid import no_verdict
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from harness.execute import Underway
-    from harness.grid import Run
+    from harness.experiments.grid import Run
+    from harness.run.executors.local import Underway
 
 
 class Bar:
@@ -77,9 +77,9 @@ def print_table(table: pd.DataFrame) -> None:
     # here: they are slow to import, and last to be needed
     import pandas as pd
 
-    from harness import evidence
-    from harness.rates import UNTOLD
-    from harness.spell import bracket, count, mib, nats, ppl, rate
+    from harness.analysis.speed import UNTOLD
+    from harness.formatting import bracket, count, mib, nats, ppl, rate
+    from harness.report import select as evidence
 
     heads = ("variant", "engine", "parameters", "seeds", "held-out perplexity [95%]", "nats/char vs gru [95%]",
              "p (Holm)", "verdict", "tokens/sec", "ratio", "MiB")  # fmt: skip
@@ -128,7 +128,7 @@ def _span(counts: pd.Series) -> str:
 
 def print_reproduce(table: pd.DataFrame) -> None:
     """What was published and what came here, side by side."""
-    from harness.spell import count, ppl
+    from harness.formatting import count, ppl
 
     rows = [("protocol", "variant", "published", "here", "seeds", "within 2 sd")]
     for r in table.to_dict("records"):

@@ -14,10 +14,14 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from harness import draw, evidence, grid, record, stats
-from harness.spell import both, bracket, compact, count, plain, ppl, score, several, span
-from harness.tables import Cell, Numbers, Table
-from harness.tasks import SCORED, TASKS
+from harness.analysis import stats
+from harness.experiments import grid
+from harness.experiments.tasks import SCORED, TASKS
+from harness.formatting import both, bracket, compact, count, plain, ppl, score, several, span
+from harness.record import store as record
+from harness.report import figures as draw
+from harness.report import select as evidence
+from harness.report.elements import Cell, Numbers, Table
 
 BACK = 16  # characters, of the sentence on gradients
 

@@ -12,9 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from harness import evidence, grid, rates, record, stats
-from harness.sentences import seeds
-from harness.spell import bracket, count, mib, nats, p_value, pct, percent, plain, ppl, rate, sd, times, unique
+from harness.analysis import speed as rates
+from harness.analysis import stats
+from harness.experiments import grid
+from harness.formatting import bracket, count, mib, nats, p_value, pct, percent, plain, ppl, rate, sd, times, unique
+from harness.record import store as record
+from harness.report import select as evidence
+from harness.report.sentences import seeds
 
 Numbers = tuple[str, Sequence[tuple[str, str, bool]], Sequence[Sequence["Cell"]]]  # caption, heads, rows
 

@@ -22,9 +22,12 @@ from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, Pipe, wait
 from typing import cast
 
-from harness.corpus import Corpus
-from harness.grid import Run
-from harness.measure import (
+from harness.data.corpus import Corpus
+from harness.experiments.grid import Run
+from harness.experiments.tasks import TASKS
+from harness.run.process import command, keep_streams
+from harness.run.progress import Keep
+from harness.run.timing import (
     Fact,
     describe,
     disagreement,
@@ -36,11 +39,8 @@ from harness.measure import (
     now,
     settle,
 )
-from harness.process import command, keep_streams
-from harness.tasks import TASKS
-from harness.train import Outcome, packs, train
-from harness.train_task import train as train_task
-from harness.watch import Keep
+from harness.run.train import Outcome, packs, train
+from harness.run.train_task import train as train_task
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Underway:
 SHARING = 8  # processes that train torch's own modules on one GPU
 PATIENCE_S = 600.0  # a worker that gives no sign of life for longer is ended, and its runs are error rows
 LOOK_S = 1.0  # between two looks at whether one has
-SERVE = "from harness.execute import serve"  # what a worker runs first
+SERVE = "from harness.run.executors.local import serve"  # what a worker runs first
 STOPS = {signal.SIGHUP, signal.SIGINT, signal.SIGTERM}  # what ends the parent, which ends its workers
 HEADER = struct.Struct("!i")
 

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.grid import Run
-from harness.tasks import TASKS, Batch, Task
-from harness.train import Outcome
-from harness.watch import Keep, Progress, Watch
+from harness.experiments.grid import Run
+from harness.experiments.tasks import TASKS, Batch, Task
+from harness.run.progress import Keep, Progress, Watch
+from harness.run.train import Outcome
 from variants.model import Model
 
 UPDATES = 100  # in an epoch: between two checks

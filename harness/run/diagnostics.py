@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness import corpus as text
-from harness.grid import OPEN, SHUT
+from harness.data import corpus as text
+from harness.experiments.grid import OPEN, SHUT
 from variants.engines import loop
 from variants.library import Library
 from variants.model import Model

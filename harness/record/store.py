@@ -33,11 +33,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from harness.experiments.grid import MISSING, Protocol, Run
+from harness.experiments.tasks import TASKS
 from harness.files import digest, sealed, unsealed, write
 from harness.files import writing as writing
-from harness.grid import MISSING, Protocol, Run
-from harness.measure import now
-from harness.tasks import TASKS
+from harness.run.timing import now
 
 VERSION = 1  # of the JSON files
 COLUMNS: dict[str, tuple[str, ...]] = {
@@ -197,7 +197,7 @@ class Results:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where the training of some runs is kept until it ends: as harness/watch.py says of `Keep`.
+    """Where the training of some runs is kept until it ends: as harness/run/progress.py says of `Keep`.
 
     `of` is what it may be gone on from: the same runs, the same machine and software.
     """

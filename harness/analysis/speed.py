@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from harness.record import COLUMNS
-from harness.stats import median_interval
+from harness.analysis.stats import median_interval
+from harness.record.store import COLUMNS
 
 UNTOLD = "cannot be told"
 

@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 
 import variants
-from harness import corpus as text
-from harness import inside
-from harness.capture import Epoch, captured
-from harness.grid import BASELINE, PROMPT, Protocol, Run
-from harness.inside import Alive
-from harness.measure import describe
-from harness.watch import Arrays, Keep, Progress, Watch, set_words, words_of
+from harness.data import corpus as text
+from harness.experiments.grid import BASELINE, PROMPT, Protocol, Run
+from harness.run import diagnostics as inside
+from harness.run.cuda_graph import Epoch, captured
+from harness.run.diagnostics import Alive
+from harness.run.progress import Arrays, Keep, Progress, Watch, set_words, words_of
+from harness.run.timing import describe
 from variants.cell import State
 from variants.model import Model
 
@@ -63,7 +63,7 @@ class Outcome:
     score_longer: float | None = None  # at the longer one
     solved_after: int | None = None  # updates; None where the task was not solved
     checks: tuple[float, ...] = ()  # the score every 100 updates
-    gates: dict[str, dict[str, Any]] = field(default_factory=dict)  # of harness/inside.py, over the held-out text
+    gates: dict[str, dict[str, Any]] = field(default_factory=dict)  # of diagnostics.py, over the held-out text
     reach: dict[int, float] = field(default_factory=dict)
     heat: tuple[dict[str, object], ...] = ()
     unseen: dict[str, str] = field(default_factory=dict)  # what could not be looked at ('reach', 'lesion R=0') -> why

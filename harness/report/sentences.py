@@ -16,8 +16,11 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from harness import evidence, grid, rates, record, stats
-from harness.spell import (
+from harness.analysis import speed as rates
+from harness.analysis import stats
+from harness.experiments import grid
+from harness.experiments.tasks import TASKS
+from harness.formatting import (
     both,
     bracket,
     count,
@@ -35,7 +38,8 @@ from harness.spell import (
     times,
     unique,
 )
-from harness.tasks import TASKS
+from harness.record import store as record
+from harness.report import select as evidence
 
 
 class Gate(NamedTuple):

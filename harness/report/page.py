@@ -18,9 +18,16 @@ from pathlib import Path
 import jinja2
 import pandas as pd
 
-from harness import draw, evidence, files, grid, record, sections, sentences, stats, tables
-from harness.spell import count, mib, rate, several, unique
-from harness.tables import Numbers, Table
+from harness import files
+from harness.analysis import stats
+from harness.experiments import grid
+from harness.formatting import count, mib, rate, several, unique
+from harness.record import store as record
+from harness.report import elements as tables
+from harness.report import figures as draw
+from harness.report import sections, sentences
+from harness.report import select as evidence
+from harness.report.elements import Numbers, Table
 
 NAME = "report.html"
 MOST_CSV = 700_000  # bytes of tables put inside the page, which is to stay under 3 MB; the smallest go first
@@ -59,7 +66,7 @@ def made_from(folder: Path) -> str:
     sums = record.sums(folder)
     if not sums:
         return ""
-    code = (file for file in sorted(Path(__file__).parent.rglob("*.*")) if "__pycache__" not in file.parts)
+    code = (file for file in sorted(Path(__file__).parent.parent.rglob("*.*")) if "__pycache__" not in file.parts)
     own = [file.read_bytes().hex() for file in code if file.is_file()]
     libraries = [f"{name} {metadata.version(name)}" for name in ("matplotlib", "pandas", "seaborn", "jinja2")]
     return files.digest("\n".join([sums, *own, *libraries]))

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 
-from harness import rates
-from harness.grid import BASELINE, SPEED_BASELINE
-from harness.record import TABLE
-from harness.stats import ALPHA, holm, interval, iqm, p_better, sign_flip, verdict
+from harness.analysis import speed as rates
+from harness.analysis.stats import ALPHA, holm, interval, iqm, p_better, sign_flip, verdict
+from harness.experiments.grid import BASELINE, SPEED_BASELINE
+from harness.record.store import TABLE
 
 _ROW = ("variant", "engine", "capture", "precision")
 _COUNTS = ("hidden", "parameters", "pairs", "looks", "speed_samples", "speed_disturbed")

@@ -82,7 +82,7 @@ class Protocol:
     `update_bias`: initial bias of a GRU's update gate, where Z = 1 keeps: as `init` has it, 0, 1, or log U(1,
     num_steps - 1) (chrono, Tallec and Ollivier 2018).
 
-    `task`: the text, or a task of harness/tasks.py: then `num_steps` is its length, an epoch 100 updates by Adam, and
+    `task`: the text, or a task of tasks.py: then `num_steps` is its length, an epoch 100 updates by Adam, and
     `rate` chosen is what solves it for most of RATE_SEEDS, then soonest, of TASK_RATES. `stop` solved ends a training
     on a task once it is solved; the end is `epochs`.
     """
@@ -252,7 +252,7 @@ def rates(protocol: Protocol) -> tuple[float, ...]:
 @functools.cache
 def task_protocol(name: str) -> Protocol:
     """How a network is trained on the task of that name."""
-    from harness.tasks import TASKS  # here: it imports NumPy, which --help does without
+    from harness.experiments.tasks import TASKS  # here: it imports NumPy, which --help does without
 
     return Protocol(name=name, task=name, num_steps=TASKS[name].length, hidden=32, lr=0.01, epochs=20, init="torch",
                     rate="chosen", stop="solved")  # fmt: skip

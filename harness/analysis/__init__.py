@@ -1,0 +1,1 @@
+"""Analyse: frames in, frames out. No disk, no clock, no torch."""

@@ -1,0 +1,1 @@
+"""Run it: train, evaluate, look inside, time. What imports torch is here."""
