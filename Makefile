@@ -8,6 +8,7 @@
 # make lint       ruff and mypy
 # make sweep      tokens/sec by engine, hidden size and number of seeds; FULL=1: all of it, for hours
 # make speed      time forward, backward and whole step of each variant; speed-compare: and beside the time before
+# make peers      one training step by our engines, torch's modules and JAX, interleaved: peers.csv
 # make faults     processes killed, disks full, memory out, for real: what is lost; for 40 minutes
 # make docs       every figure of README.md and docs/ again from results/reference
 # make licenses   what is installed and under which licence: docs/licenses.md, and docs/sbom.json (CycloneDX)
@@ -24,9 +25,9 @@
 #   PYTHON     use this interpreter as it is and install nothing; else make fills .venv, once
 
 NAMES := PROTOCOL CORPUS DEVICE ENGINE SEEDS VARIANTS RESULTS INIT SET FULL TASKS LENGTHS MAX MATCH PYTHON
-TARGETS := help bench ablate reproduce probe sweep report list test lint speed speed-compare faults docs licenses clean
+TARGETS := help bench ablate reproduce probe sweep report list test lint speed speed-compare peers faults docs licenses clean
 # Of the tests and of make itself; no verb takes them.
-OTHERS := CC CHECKPOINT_S DELAYS_MS KILLS STARTS STOPS SHELL
+OTHERS := CC CELLS CHECKPOINT_S DELAYS_MS KILLS PEERS STARTS STOPS SHELL
 
 # A NAME= or a target that is none is a slip: said, with what may have been meant, before anything runs.
 quoted = '$(subst ','\'',$(1))'
@@ -84,6 +85,12 @@ speed: $(ready)
 speed-compare: $(ready)
 	@ls .benchmarks/*/*.json >/dev/null 2>&1 || { echo 'error: nothing to compare with: run make speed first' >&2; exit 2; }
 	@$(python); exec "$$python" -m tests.speed --benchmark-autosave --benchmark-compare
+
+# JAX has a folder of its own too: nothing here needs it.
+peers: $(ready)
+	@$(python); set -f; test -d .tools/peers/jax || "$$python" -m pip install --disable-pip-version-check -q --no-deps \
+	  --target .tools/peers jax jaxlib ml_dtypes opt_einsum || exit; \
+	PYTHONPATH=.tools/peers PEERS="jax $$PEERS" "$$python" -m tests.peers quick classic >peers.csv && echo peers.csv
 
 faults: $(ready)
 	@$(python); exec "$$python" -m tests.faults

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from random_cells import cells
-from test_engines import NATIVE, apart
+from test_engines import CELLS, NATIVE, apart
 from torch import Tensor
 from torch.nn import functional
 
@@ -112,3 +113,49 @@ def test_any_cell_compiled_is_the_loop(cell: type[Cell]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(native, "FLAGS", [flag.replace("-O3", "-O1") for flag in native.FLAGS])
         agrees(cell, native)
+
+
+def ran(data: dict[str, Any], constants: dict[str, list[Tensor]], X: Tensor, state: list[Tensor]) -> list[Tensor]:
+    """A step of a program as data, X (n) characters, one seed: what the page does in JavaScript."""
+    values: list[Any] = list(state)
+    for op, *words in json.loads(json.dumps(data["code"])):
+        if op in ("x", "c"):
+            row = constants[op][words[0]][0]
+            values.append(row[X] if op == "x" else row)
+        elif op == "mm":
+            values.append(values[words[0]] @ constants["mm"][words[1]][0])
+        elif op == "lin":
+            values.append(words[0] + sum(k * values[a] for k, a in zip(words[1::2], words[2::2], strict=True)))
+        elif op == "mul":
+            values.append(values[words[0]] * values[words[1]])
+        elif op == "where":
+            values.append(torch.where(*(torch.as_tensor(values[a]) for a in words)))
+        elif op == "mean":
+            values.append(values[words[0]].mean(-1, keepdim=True))
+        elif op == "gate":
+            values.append(values[words[0]])
+        else:
+            values.append((derive.COMPARE | {k: f for k, (f, _) in derive.UNARY.items()})[op](values[words[0]]))
+    return [torch.as_tensor(values[i]).expand_as(state[0]) for i in data["out"]]
+
+
+@pytest.mark.parametrize("variant", CELLS)
+def test_a_program_as_data_is_the_step(variant: str | type[Cell]) -> None:
+    """Every gate a line of its own, nothing but JSON and constants."""
+    kind: type[Cell] = variants.get(variant) if isinstance(variant, str) else variant
+    rng = torch.Generator().manual_seed(0)
+    cell = kind(4, 5).double().eval()
+    for weight in cell.parameters():
+        weight.data = torch.randn(weight.shape, generator=rng, dtype=torch.float64)
+    data, constants = derive.as_data(cell)
+    assert set(data["gates"]) == set(kind.gates())
+    X = torch.randint(4, (6, 1, 3), generator=rng)
+    begin = tuple(torch.randn(1, 3, 5, generator=rng, dtype=torch.float64) for _ in range(kind.states))
+    _, last = loop.unroll(cell, X, begin)
+    state = [s[0] for s in begin]
+    for X_t in X[:, 0]:
+        state = ran(data, constants, X_t, state)
+    for one, other in zip(last, state, strict=True):
+        torch.testing.assert_close(other[None], one, rtol=0, atol=1e-12)
+    if isinstance(variant, str):
+        assert len(json.dumps(data["code"])) <= 700  # bytes of a page

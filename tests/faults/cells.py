@@ -47,5 +47,6 @@ def faults() -> Iterator[Tally]:
     )
     words = done.stdout.split()
     tally.tried = int(words[-1]) if words[-2:-1] == ["tried"] else 1
-    tally.check(done.returncode == 0, (done.stderr or done.stdout)[-1500:])
+    said = done.stderr[max(done.stderr.find("ERROR: AddressSanitizer"), 0) :]
+    tally.check(done.returncode == 0, said[:800] + said[-800:])
     yield tally

@@ -684,3 +684,54 @@ def every_t(call: Node) -> bool:
     if in_place(call) or name in ("detach", "abs"):
         return True
     return name in ("mean", "var", "std", "sum", "amax") and isinstance(over, int) and over < 0
+
+
+def as_data(cell: Cell) -> tuple[dict[str, Any], dict[str, list[Tensor]]]:
+    """A cell in time as lines that any language can run, JSON but for their constants, which are `cell`'s own:
+
+        ["x", k]           constant k of a character: its row (S, 1, h) of the table (S, d, h)
+        ["c", k]           constant row k (S, 1, h)         ["mm", a, k]        value a times matrix k (S, h, h)
+        ["lin", c, k, a..] c + k a + ...                    ["mul", a, b]       ["where", condition, a, b]
+        ["gate", a, "Z"]   a, or what Z is held at          ["tanh", a]         UNARY, COMPARE, mean over the units
+
+    Values are numbered, the states first, then the lines. `out`: the states after. A gate stays a line of its own.
+    """
+    graph, states, after = trace(type(cell), cell.d, cell.h, False, gates=True)
+    code, known, at = list[list[Any]](), dict[Any, Any](), {x: i for i, x in enumerate(states)}
+    constants: dict[str, list[Tensor]] = {"x": [], "c": [], "mm": []}
+
+    def line(*words: Any) -> int:
+        code.append(list(words))
+        return len(states) + len(code) - 1
+
+    def constant(op: str, x: Node) -> int:
+        found = value(x, cell, None, known).detach()
+        constants[op].append(found if op == "mm" else found.expand(*found.shape[:-1], cell.h))
+        return len(constants[op]) - 1
+
+    def lower(x: Any) -> int:
+        x = x if isinstance(x, Node) else graph.make("lin", float(x), ())
+        if x in at:
+            return at[x]
+        if isinstance(plain(x), float):
+            at[x] = line("lin", plain(x))
+        elif x.level != STATE and x.op not in COMPARE:
+            op = "x" if x.level == INPUT else "c"
+            at[x] = line(op, constant(op, x))
+        elif x.op == "matmul":
+            at[x] = line("mm", lower(x.args[0]), constant("mm", x.args[1]))
+        elif x.op == "lin":
+            apart = functools.reduce(lambda made, term: _sum(term[1], made, own=term[0]),
+                                     [term for term in x.args[1] if term[1].level != STATE], x.args[0])  # fmt: skip
+            terms = [word for k, a in x.args[1] if a.level == STATE for word in (k, lower(a))]
+            fixed = isinstance(plain(apart), float)
+            at[x] = line("lin", plain(apart), *terms) if fixed else line("lin", 0.0, 1.0, lower(apart), *terms)
+        elif x.op == "gate":
+            at[x] = line("gate", lower(x.args[1]), x.args[0])
+        else:
+            at[x] = line(x.op, *(lower(a) for a in x.args))
+        return at[x]
+
+    out = [lower(x) for x in after]
+    gates = {words[2]: len(states) + i for i, words in enumerate(code) if words[0] == "gate"}
+    return {"states": len(states), "code": code, "out": out, "gates": gates}, constants
