@@ -77,6 +77,15 @@ def test_a_failed_seed_is_counted_does_not_count_as_solved_and_enters_no_mean() 
     assert own.error == "1 of 3: diverged: no number"
 
 
+def test_tasks_stand_in_the_order_of_their_file_and_variants_as_ablate_has_them() -> None:
+    groups = [rows(variant, [400.0, 500.0], task=task)
+              for task in ("lag", "s3") for variant in ("rnn", "gru1", "gru:Z=0", "gru")]  # fmt: skip
+    table = built(*groups).reset_index()
+    assert list(zip(table.task, table.variant, strict=True)) == [
+        (task, variant) for task in ("s3", "lag") for variant in ("gru", "gru:Z=0", "rnn", "gru1")
+    ]
+
+
 def test_the_window_of_rates_is_how_many_solve_for_all_that_choose() -> None:
     tried = [
         {"protocol": "s3", "variant": "gru", "lr": lr, "seeds": 2, "failed": 0, "solved": k, "chosen": lr == 0.01}

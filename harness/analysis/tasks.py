@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from harness.analysis.stats import ALPHA, holm, interval, share, sign_flip
-from harness.experiments.grid import BASELINE
+from harness.experiments.grid import BASELINE, TASK_VARIANTS
+from harness.experiments.tasks import TASKS
 from harness.record.store import COLUMNS
 
 GROUP = ["protocol", "task", "length", "variant", "engine", "precision", "device"]
@@ -48,7 +49,9 @@ def build(trained: pd.DataFrame, rates: pd.DataFrame, baseline: str = BASELINE) 
             row.update(against)
         rows.append(row)
         ps.append(p)
-    frame = pd.DataFrame(rows, columns=list(COLUMNS["tasks"]))
+    order = sorted(range(len(rows)), key=lambda k: _place(rows[k]))
+    frame = pd.DataFrame([rows[k] for k in order], columns=list(COLUMNS["tasks"]))
+    ps = [ps[k] for k in order]
     frame["p_holm"] = holm(ps, max(int(frame["baseline"].notna().sum()), 1)) if rows else []
     frame["verdict"] = [
         said or _by_updates(ratio, p) if isinstance(base, str) else ""
@@ -57,6 +60,16 @@ def build(trained: pd.DataFrame, rates: pd.DataFrame, baseline: str = BASELINE) 
         )
     ]
     return frame
+
+
+def _place(row: dict[str, object]) -> tuple[object, ...]:
+    """Tasks in the order of their file, the variants that ablate trains first."""
+    tasks, usual = list(TASKS), list(TASK_VARIANTS)
+    task, variant = str(row["task"]), str(row["variant"])
+    return (
+        tasks.index(task) if task in tasks else len(tasks), task, row["length"], row["protocol"],
+        usual.index(variant) if variant in usual else len(usual), variant, row["engine"],
+    )  # fmt: skip
 
 
 def _by_updates(ratio: float, p: float) -> str:
