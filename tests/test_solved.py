@@ -122,6 +122,8 @@ def test_tasks_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert command.main(words) == 0
     assert "16 done already" in capsys.readouterr().out
     (section,) = [s for s in sections.sections(evidence.typed(results)) if s.id == "tasks"]
+    assert not [s for s in sections.sections(evidence.typed(results)) if s.id == "rates"]  # of a text alone
+    assert "of 4 rates" in " ".join(cell.note for row in section.table.rows for cell in row)  # type: ignore[union-attr]
     again = command.parser().parse_args(section.command.split()[3:])
     keys = [
         {run.key for plan in planning.on_tasks(asked) for run in plan.runs}

@@ -109,8 +109,8 @@ def published(data: record.Results) -> Section | None:
 
 
 def rates(data: record.Results) -> Section | None:
-    """How each variant's learning rate was chosen."""
-    rows = data.learning_rates
+    """How each variant's learning rate was chosen on a text; the section of tasks has theirs."""
+    rows = data.learning_rates[~data.learning_rates.protocol.isin(data.tasks.protocol)]
     if rows.empty:
         return None
     tried = sorted(rows.lr.unique())
@@ -196,9 +196,10 @@ def _solved(r: Any) -> Cell:
         after = f"after {count(r.updates_median)} [{count(r.updates_least)} to {count(r.updates_most)}]"
     else:
         after = f"score {score(r.score)}, guessing {score(r.trivial)}"
-    edge = "\nrate at the grid\u2019s edge" if r.rate_at_edge else ""
+    window = f"\nsolved at {count(r.rates_that_solve)} of {count(r.rates_tried)} rates" if r.rates_tried > 0 else ""
+    edge = ", the chosen at the grid\u2019s edge" if r.rate_at_edge else ""
     verdict = f"{r.verdict}\n" if r.verdict else ""
-    return Cell(f"{count(r.solved)}/{n}", f"{verdict}{after}\nshare {bounds}{edge}", f"{r.solved / n:.4f}")
+    return Cell(f"{count(r.solved)}/{n}", f"{verdict}{after}\nshare {bounds}{window}{edge}", f"{r.solved / n:.4f}")
 
 
 def _told(own: pd.DataFrame) -> str:
