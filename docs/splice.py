@@ -251,7 +251,7 @@ def tasks() -> str:
     note = (
         f"Seeds that solve it (of n = {span(own.seeds + own.failed)}), and their median updates; F: fails, its exact "
         f"95 % interval of the share apart from that of `{grid.BASELINE}`; S: slower, updates paired by seed, Holm "
-        "over all contrasts. "
+        "over the contrasts of the task. "
         f"{span(own.hidden)} hidden units, at most {span(own.budget)} updates, the learning rate chosen from "
         f"{span(own.rates_tried)} by {len(grid.RATE_SEEDS)} seeds that are not scored."
     )

@@ -61,6 +61,9 @@ def test_shares_apart_fail_and_updates_are_paired_by_seed() -> None:
     assert table.verdict.to_dict() == {"gru": "", "rnn": "fails", "gru:R=1": "slower", "gru:Z=0": "undecided"}
     assert table.loc["gru:R=1", "updates_ratio"] == pytest.approx(2)
     assert table.loc["gru:R=1", "p_holm"] == pytest.approx(2 / 2**10 * 3)  # three contrasts
+    more = built(*(rows(v, list(whole), task=task) for v in ("gru", "rnn") for task in ("s3", "lag", "copy")),
+                 rows("gru:R=1", [2 * u for u in whole]))  # fmt: skip
+    assert more.loc["gru:R=1", "p_holm"] == pytest.approx(2 / 2**10 * 2)  # two contrasts of its task
     assert table.loc["gru", "updates_median"] == 345
     assert pd.isna(table.loc["rnn", "updates_median"])  # missing, not 0
     assert pd.isna(table.loc["rnn", "updates_ratio"])

@@ -28,7 +28,7 @@ def build(trained: pd.DataFrame, rates: pd.DataFrame, baseline: str = BASELINE) 
     A share of seeds has its exact (Clopper-Pearson) 95 % interval; updates are of the seeds that solved; scores have t
     intervals. Against the baseline on the same task: `fails` and `succeeds` where the intervals of the two shares are
     apart; else, where both solved it, `slower` and `faster` by an exact sign-flip test of the log ratio of updates,
-    paired by seed, Holm over all contrasts of the table; else `undecided`.
+    paired by seed, Holm over the contrasts of the task; else `undecided`.
     """
     trained = trained.assign(error=trained["error"].fillna("").astype(str))
     groups = {key: own for key, own in trained.groupby(GROUP, sort=False)}
@@ -52,7 +52,9 @@ def build(trained: pd.DataFrame, rates: pd.DataFrame, baseline: str = BASELINE) 
     order = sorted(range(len(rows)), key=lambda k: _place(rows[k]))
     frame = pd.DataFrame([rows[k] for k in order], columns=list(COLUMNS["tasks"]))
     ps = [ps[k] for k in order]
-    frame["p_holm"] = holm(ps, max(int(frame["baseline"].notna().sum()), 1)) if rows else []
+    frame["p_holm"] = np.array(ps, dtype=float)
+    for _, own in frame.groupby("protocol"):  # a task is a question, and its contrasts a family
+        frame.loc[own.index, "p_holm"] = holm(own["p_holm"], max(int(own["baseline"].notna().sum()), 1))
     frame["verdict"] = [
         said or _by_updates(ratio, p) if isinstance(base, str) else ""
         for said, base, ratio, p in zip(

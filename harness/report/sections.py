@@ -167,7 +167,8 @@ def tasks(data: record.Results) -> Section | None:
         f"{count(SCORED)} sequences never trained on, at two checks in a row, within {span(table.budget)} updates. "
         f"{span(table.hidden)} hidden units, Adam, {trained} a cell; each learning rate was chosen by "
         f"{len(grid.RATE_SEEDS)} other seeds from {count(table.rates_tried.max()) or 'one'}. Shares have exact 95 % "
-        f"intervals; a variant fails where its interval and that of {grid.BASELINE} are apart. What "
+        f"intervals; a variant fails where its interval and that of {grid.BASELINE} are apart, is slower or faster "
+        "by an exact sign-flip test of updates paired by seed, Holm over the contrasts of the task. What "
         "is not solved within the budget may be solved after it."
     )
     heads = [("task", "length, what it asks for", False), *((name, "solved, updates", True) for name in names)]
