@@ -59,22 +59,22 @@ class Swap(Cell):
 
 
 class Twice(Cell):
-    """One weight in two products, one of them halved; the state's own way has no activation."""
+    """One weight in two products, one of them halved, as the input is; the state's own way has no activation."""
 
     weights = "W_xh W_hh b_h"
 
     def step(self, X: Tensor, H: Tensor) -> Tensor:
-        N = tanh(X @ self.W_xh + H @ self.W_hh + self.b_h)
+        N = tanh((0.5 * X) @ self.W_xh + H @ self.W_hh + self.b_h)
         return 0.5 * H - 0.25 * tanh((0.5 * N) @ self.W_hh) + N / 2
 
 
 class Deep(Cell):
-    """Three products one after the other."""
+    """Three products one after the other; two of one state in one sum, so that their gradients are one."""
 
     weights = "W_xh W_ha W_hb W_hc b_a b_b"
 
     def step(self, X: Tensor, H: Tensor) -> Tensor:
-        A = relu(X @ self.W_xh + H @ self.W_ha + self.b_a)
+        A = relu(X @ self.W_xh + H @ self.W_ha + H @ self.W_hc + self.b_a)
         B = sigmoid(A @ self.W_hb + self.b_b) * A
         return tanh(B @ self.W_hc + A) + 0.1 * H
 

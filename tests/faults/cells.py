@@ -39,9 +39,12 @@ print("tried", tried)
 
 def faults() -> Iterator[Tally]:
     tally = Tally("a cell at random, compiled")
-    found = subprocess.run(["gcc", "-print-file-name=libasan.so"], capture_output=True, text=True, check=False).stdout
+    found = [  # what throws must be there before what watches it
+        subprocess.run(["gcc", f"-print-file-name={name}"], capture_output=True, text=True, check=False).stdout.strip()
+        for name in ("libasan.so", "libstdc++.so")
+    ]
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    environment = {**os.environ, "LD_PRELOAD": found.strip(), "ASAN_OPTIONS": "detect_leaks=0", "PYTHONPATH": paths}
+    environment = {**os.environ, "LD_PRELOAD": " ".join(found), "ASAN_OPTIONS": "detect_leaks=0", "PYTHONPATH": paths}
     done = subprocess.run(
         [sys.executable, "-c", LOOK, str(TRIED)], capture_output=True, text=True, env=environment, cwd=ROOT, check=False
     )
