@@ -26,8 +26,7 @@ tried = 0
 def look(cell):
     global tried
     tried += 1
-    agrees(cell, native)
-    if native.refuses(cell) == "":
+    if agrees(cell, native):
         learned(cell, "native", [0, 1], counts=True)
 torch.set_num_threads(2)
 for cell in newcomers.ALL:

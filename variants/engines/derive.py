@@ -506,9 +506,11 @@ class Program:
         for leaf in [*self.inputs, *self.rows]:
             adjoint: dict[Node, Any] = {leaf.args[0]: 1.0}
             for x in sorted(parts_of(leaf.args[0]), key=lambda x: -x.index):
+                if x not in adjoint:
+                    continue
                 table = x.op == "matmul" and x.args[0].op == "X" and scaled(x.args[1])[1].op == "weight"
                 plain_row = x.op == "weight" and not x.args[0].startswith("W_")
-                if x in adjoint and x.op not in POINTWISE and not plain_row and not table:
+                if x.op not in POINTWISE and not plain_row and not table:
                     self.outside = self.outside or f"torch's {x.args[0].__name__ if x.op == 'call' else x.op}"
                 s = plain(adjoint.pop(x, 0.0))
                 if x.op == "weight" or table:
