@@ -91,7 +91,7 @@ def test_the_book_is_in_the_package_and_any_other_bytes_there_are_passed_over(
 
 def test_the_book_goes_into_the_wheel() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    own = project["tool"]["setuptools"]["package-data"]["harness"]
+    own = project["tool"]["setuptools"]["package-data"]["harness.data"]
     assert any(corpus.PACKAGED in corpus.PACKAGED.parent.glob(pattern) for pattern in own)
 
 

@@ -38,6 +38,7 @@ from harness.run.train import Outcome, train
 TINY = Protocol(
     train_characters=150, heldout_characters=60, batch_size=4, num_steps=5, hidden=4, epochs=3, evaluations=3, lr=0.5
 )
+WIDE = len(record.COLUMNS["runs"])
 Arrays = dict[str, npt.NDArray[Any]]
 
 
@@ -308,7 +309,7 @@ def swap(old: str, new: str) -> Callable[[list[str]], list[str]]:
         (swap("8.25", "inf"), "line 3: heldout_perplexity is 'inf'"),
         (swap("8.25", "nan"), "line 3: heldout_perplexity is 'nan'"),
         (swap("8.25", "0.25"), "line 3: heldout_perplexity is '0.25'"),
-        (swap("8.25", "8,25"), "line 3: 26 cells under 25 heads"),
+        (swap("8.25", "8,25"), f"line 3: {WIDE + 1} cells under {WIDE} heads"),
         (swap("False", "perhaps"), "line 3: capture is 'perhaps'"),
         (lambda lines: [*lines[:3], lines[3][:60]], "line 4"),  # half a line
         (lambda lines: [*lines, lines[2]], "line 5: the run 'rnn-1-"),

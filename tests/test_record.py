@@ -145,7 +145,7 @@ def test_written_whole_or_not_at_all(fail: str, tmp_path: Path, monkeypatch: pyt
 
 
 def test_one_writer(tmp_path: Path) -> None:
-    code = "import sys, pathlib; from harness import record\nwith record.writing(pathlib.Path(sys.argv[1])): pass"
+    code = "import sys, pathlib; from harness.record import store\nwith store.writing(pathlib.Path(sys.argv[1])): pass"
     run = [sys.executable, "-c", code, str(tmp_path)]
     with record.writing(tmp_path):
         second = subprocess.run(run, capture_output=True, text=True)

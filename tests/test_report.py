@@ -139,7 +139,7 @@ def test_same_bytes_elsewhere_without_torch(
         "    def find_spec(self, name, *_):\n"
         "        if name.split('.')[0] == 'torch': raise ImportError(name)\n"
         "sys.meta_path.insert(0, NoTorch()); sys.path[:0] = sys.argv[1:3]\n"
-        "import made_up; from harness import report\n"
+        "import made_up; from harness.report import page as report\n"
         "charts, further = report.charts, report.further\n"
         "for source, target, only in zip(*[iter(sys.argv[3:])] * 3):\n"
         "    report.charts = lambda data, verb, kept: charts(data, verb, kept) if verb == only else []\n"
@@ -712,7 +712,7 @@ backend: nonsense
 def test_figures_are_the_same_whatever_backend_and_style_a_user_has(single: Path, tmp_path: Path) -> None:
     code = (
         "import sys, pathlib, hashlib, warnings; warnings.simplefilter('error'); sys.path[:0] = sys.argv[1:3]\n"
-        "import made_up; from harness import draw, evidence\n"
+        "import made_up; from harness.report import figures as draw, select as evidence\n"
         "data = evidence.typed(made_up.read(pathlib.Path(sys.argv[3])))\n"
         "for figure in draw.updates(data.tasks, data.probes), draw.gate_map(data.heat):\n"
         "    print(hashlib.sha256(draw.svg(figure).encode() + draw.png(figure)).hexdigest())"
