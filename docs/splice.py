@@ -6,6 +6,7 @@ does. `python -m docs.splice --check` changes nothing; exit status 1 where a fig
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import functools
 import html
@@ -233,6 +234,18 @@ def book_curve() -> str:
         mean = np.exp(np.log(each.heldout_perplexity).groupby(each.epoch).mean())
         rows.append([f"`{name}`", ppl(mean.min()), f"{mean.idxmin():g}", ppl(mean.iloc[-1]), f"{mean.index[-1]:g}"])
     return table(["variant", "lowest mean over seeds", "at epoch", "at the end", "epoch"], rows)
+
+
+@block("tree")
+def tree() -> str:
+    """Every Python file of the product, and the first sentence of its docstring."""
+    rows = []
+    for package in ("variants", "harness"):
+        for path in sorted((ROOT / package).rglob("*.py"), key=lambda p: (str(p.parent), p.name)):
+            said = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+            name = path.relative_to(ROOT).as_posix().removesuffix("__init__.py")
+            rows.append([f"[{name}](../{name})", " ".join(said.split("\n\n")[0].split())])
+    return table(["file", "is"], rows)
 
 
 @block("tasks")
