@@ -38,8 +38,8 @@ from variants import registry
 
 if TYPE_CHECKING:
     from harness.data.corpus import Corpus
+    from harness.experiments.grid import Contender
     from harness.record.store import Results
-    from harness.run.timing import Contender
 
 VERBS = {
     "bench": "train and time the cells written here and torch's: bench.csv and the report",
@@ -475,7 +475,7 @@ def _session(verb: str, contenders: Sequence[Contender], device: str) -> str:
     import json
 
     from harness.plan import NO_NUMBERS, TIMED
-    from harness.run.timing import SETTLED, environment
+    from harness.run.machine import SETTLED, environment
     from variants.fingerprint import code
 
     keys = [(contender.label, contender.run.key) for contender in contenders]

@@ -13,9 +13,8 @@ import os
 import platform
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
-
-from harness.run.timing import now
 
 LOCK, PART = ".lock", ".part"
 SEAL = re.compile(r',\n "sha256": "([0-9a-f]{64})"\n}$')
@@ -99,3 +98,8 @@ def _is(path: Path, handle: int) -> bool:
         return os.path.samestat(os.stat(path), os.fstat(handle))
     except OSError:
         return False
+
+
+def now() -> str:
+    """This instant in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -20,7 +20,7 @@ from harness.experiments.grid import Protocol, Run
 
 if TYPE_CHECKING:
     from harness.data.corpus import Corpus
-    from harness.run.timing import Contender
+    from harness.experiments.grid import Contender
 
 SIZES = (256, 128, 512)  # hidden units of a sweep; the first is the book's
 PRECISIONS = ("ieee", "tf32", "bf16")
@@ -29,7 +29,7 @@ UNTIL = "until-decided"
 
 # The code that the numbers of a training follow from, where it begins; all that it refers to is found from there
 # (variants/fingerprint.py). Its equations, its engine and the model are among it anyway. By whether it is of text:
-_BOTH = ("harness.experiments.grid.Run.setting", "harness.run.timing.settle")
+_BOTH = ("harness.experiments.grid.Run.setting", "harness.run.machine.settle")
 NUMBERS = {
     True: ("harness.run.train.train", "harness.data.corpus.Corpus.unknown_nats", *_BOTH),
     False: ("harness.run.train_task.train", *_BOTH),
@@ -40,7 +40,7 @@ CAPTURE = "harness.run.cuda_graph.captured"  # only where it is asked for
 # saved, what results are put into, how an error is told.
 NO_NUMBERS = ("harness", "variants.registry", CAPTURE, "harness.run.progress.CHECKPOINT_S",
               "harness.run.progress.SIGN_S",
-              "harness.run.timing._keep_pages", "harness.run.timing.describe", "harness.experiments.tasks.TASKS",
+              "harness.run.machine._keep_pages", "harness.run.process.describe", "harness.experiments.tasks.TASKS",
               "harness.run.train.Outcome", "harness.run.train.Point")  # fmt: skip
 GRIDS = {"bench": grid.BENCH, "ablate": grid.ABLATE}
 
@@ -135,7 +135,7 @@ class Plan:
 
         Under `quick`, made for minutes, only what trains: the rest doubles its time (`sweep` has it).
         """
-        from harness.run.timing import AGAIN, Contender
+        from harness.experiments.grid import AGAIN, Contender
 
         every = self.verb == "bench" and not self.protocol.name.startswith("quick")
         timed = [
@@ -264,7 +264,7 @@ def _scored_apart(plan: Plan) -> None:
 
 def sizes(plans: Sequence[Plan], full: bool) -> list[Contender]:
     """What a sweep times: each variant by hidden size; engines and seeds side by side of all (full), or of the GRU."""
-    from harness.run.timing import AGAIN, Contender
+    from harness.experiments.grid import AGAIN, Contender
 
     timed = []
     for plan in plans:

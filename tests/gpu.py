@@ -82,7 +82,8 @@ def agree(done: set[str]) -> Iterator[Fact]:
     sys.path.insert(0, str(ROOT / "tests"))
     from test_engines import results
 
-    from harness.run.timing import ROUNDED, environment
+    from harness.run.agreement import ROUNDED
+    from harness.run.machine import environment
     from variants.engines import loop, resident
 
     yield {"key": "machine", **environment("cuda")}
@@ -114,7 +115,7 @@ def agree(done: set[str]) -> Iterator[Fact]:
 def gaps(done: set[str]) -> Iterator[Fact]:
     import torch
 
-    from harness.run.timing import node_gap_us
+    from harness.run.roofline import node_gap_us
 
     if "node" not in done:
         yield {"key": "node", "us": node_gap_us()}

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 import variants
-from harness.run import timing
+from harness.run import machine
 from variants.engines import loop
 from variants.model import Model
 
@@ -100,7 +100,7 @@ def by_jax(variant: str, size: str) -> Step:
 def main() -> int:
     sizes, named = sys.argv[1:] or ["quick", "classic"], os.environ.get("PEERS", "").split()
     threads = int(os.environ.get("THREADS", "1"))
-    timing.settle(threads, "ieee")
+    machine.settle(threads, "ieee")
     clock = time.process_time if threads == 1 else time.perf_counter
     out = csv.DictWriter(sys.stdout, COLUMNS)
     out.writeheader()

@@ -20,8 +20,8 @@ import variants
 from harness.experiments import grid
 from harness.experiments.grid import Protocol
 from harness.run.executors.local import cores
+from harness.run.machine import settle
 from harness.run.progress import clock
-from harness.run.timing import settle
 from variants.model import Model
 
 ROUNDS, ROUND_S, WARM_ROUNDS = 20, 0.05, 2

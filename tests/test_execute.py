@@ -17,7 +17,7 @@ import torch
 from harness.data import corpus
 from harness.experiments.grid import Protocol, Run
 from harness.run.executors import local as execute
-from harness.run.timing import Fact
+from harness.run.machine import Fact
 from harness.run.train import Outcome, train
 from variants.cell import Cell, State
 from variants.engines import fused

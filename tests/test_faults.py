@@ -29,9 +29,8 @@ from harness.experiments import grid
 from harness.experiments.grid import Protocol, Run
 from harness.record import store as record
 from harness.report import page as report
+from harness.run import process, train_task
 from harness.run import progress as watch
-from harness.run import timing as measure
-from harness.run import train_task
 from harness.run.executors import local as execute
 from harness.run.train import Outcome, train
 
@@ -270,16 +269,16 @@ def test_of_a_run_whose_worker_said_nothing_parameters_and_machine_are_unknown(t
     ],
 )
 def test_want_of_memory_has_its_own_name(error: Exception, kind: str) -> None:
-    assert measure.describe(error).split(":")[0] == kind
+    assert process.describe(error).split(":")[0] == kind
 
 
 def test_a_process_that_the_system_ended_for_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "memory_kills", lambda: 5)
-    assert measure.ended(-9, 4) == "oom: the system ended its process, which had no memory left"
+    monkeypatch.setattr(process, "memory_kills", lambda: 5)
+    assert process.ended(-9, 4) == "oom: the system ended its process, which had no memory left"
     for status, kills, said in [(-9, 5, "ended by SIGKILL"), (-9, None, "ended by SIGKILL"), (-11, 4, "by SIGSEGV"),
                                 (1, 4, "with status 1"), (-100, 4, "with status -100")]:  # fmt: skip
-        assert said in measure.ended(status, kills)
-        assert measure.ended(status, kills).startswith("crashed: ")
+        assert said in process.ended(status, kills)
+        assert process.ended(status, kills).startswith("crashed: ")
 
 
 # ---- results from elsewhere -------------------------------------------------------------------

@@ -18,8 +18,7 @@ from harness import plan as planning
 from harness.data import corpus
 from harness.experiments import grid
 from harness.experiments.grid import Protocol, Run
-from harness.run import timing as measure
-from harness.run import train, train_task
+from harness.run import machine, train, train_task
 from variants import registry
 from variants.fingerprint import COMPUTED, _Walk, code, fingerprint
 
@@ -86,7 +85,7 @@ def executed(work: Callable[[], object]) -> set[tuple[Path, int]]:
 
 def trains(variant: str, engine: str, protocol: Protocol, text: corpus.Corpus) -> None:
     run = Run(variant, 0, protocol, text.sha256, "cpu", engine)
-    measure.settle(1, "ieee")
+    machine.settle(1, "ieee")
     if protocol.task == "text":
         train.train([run], text)
     else:
@@ -128,7 +127,7 @@ def test_every_function_that_a_training_goes_through_is_in_its_key(home: Path) -
             if prints(home, variant, engine, roots) == before:
                 missed.append(f"{path.stem}.{own[0].name}")
             copy.write_text(text, encoding="utf-8")
-    assert set(missed) == {"timing._keep_pages"}  # memory, and no number: see plan.NO_NUMBERS
+    assert set(missed) == {"machine._keep_pages"}  # memory, and no number: see plan.NO_NUMBERS
     assert len(gone) > 100
 
 

@@ -142,8 +142,8 @@ def test_each_stage_of_its_own_runs_to_its_end(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(resident, "processors", lambda device: 132)
     monkeypatch.setattr(resident, "tile", resident.tile)  # the stage puts another in its place
     monkeypatch.setattr(gpu, "meetings", lambda: kernel)
-    monkeypatch.setattr("harness.run.timing.node_gap_us", lambda: 1.3)
-    monkeypatch.setattr("harness.run.timing.environment", lambda device: {"device": device})
+    monkeypatch.setattr("harness.run.roofline.node_gap_us", lambda: 1.3)
+    monkeypatch.setattr("harness.run.machine.environment", lambda device: {"device": device})
     monkeypatch.setattr("harness.run.timing.sample", lambda run, *rest: {"blocks": [], "key_of": run.key})
     monkeypatch.setattr("harness.run.cuda_graph.captured", lambda epoch, streams, weights: lambda fresh: None)
     for name, value in {"Event": Event, "synchronize": lambda: None, "init": lambda: None,

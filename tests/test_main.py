@@ -75,7 +75,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
             trained.append(run)
             ppl = 7 + run.seed / 100 + len(run.variant) / 10
             outcome = Outcome(1.5, ppl, 10, 100, 1.0, "time traveller", "", (Point(1, 100, 1.5, ppl),))
-            yield execute.Finished(run, outcome, 1.0, 1, 0.1, measure.now(), {"torch": "fake", "device": "cpu"})
+            yield execute.Finished(run, outcome, 1.0, 1, 0.1, files.now(), {"torch": "fake", "device": "cpu"})
 
     def sample(run: Run, vocabulary: int, threads: int, seeds: int, patience_s: float) -> measure.Answer:
         block = {
@@ -262,7 +262,7 @@ def test_a_failed_run_is_a_row_out_of_every_mean_and_tried_again(
     def first_seed_fails(runs: Sequence[Run], *rest: object) -> Iterator[execute.Finished]:
         for finished in well(runs, *rest):  # type: ignore[arg-type]
             outcome = broken if finished.run.seed == 0 else finished.outcome
-            yield execute.Finished(finished.run, outcome, 1.0, 1, 0.1, measure.now(), finished.environment)
+            yield execute.Finished(finished.run, outcome, 1.0, 1, 0.1, files.now(), finished.environment)
 
     words = [*ONE_RNN, "--results", str(tmp_path)]
     words[words.index("--seeds") + 1] = "3"

@@ -15,7 +15,9 @@ import pytest
 import torch
 
 import variants
+from harness.experiments import grid
 from harness.experiments.grid import Protocol, Run
+from harness.run import machine, process, roofline
 from harness.run import timing as measure
 from variants.engines import native
 from variants.model import Model
@@ -86,7 +88,7 @@ def test_what_goes_wrong_is_an_answer(run: Run, patience: float, said: str) -> N
 
 def test_every_contender_once_a_round_in_changing_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "sample", lambda run, vocabulary, threads, seeds, patience_s: {"seed": run.seed})
-    contenders = [measure.Contender(f"c{k}", Run("rnn", k, Protocol(), "sha", "cpu")) for k in range(5)]
+    contenders = [grid.Contender(f"c{k}", Run("rnn", k, Protocol(), "sha", "cpu")) for k in range(5)]
     seen = [(number, c.label, a["seed"]) for number, c, a in measure.compare(contenders, 28, 1, [0, 1, 4])]
     assert collections.Counter(number for number, _, _ in seen) == {0: 5, 1: 5, 4: 5}
     orders = [[label for n, label, _ in seen if n == number] for number in (0, 1, 4)]
@@ -109,7 +111,7 @@ def timed(monkeypatch: pytest.MonkeyPatch, answers: dict[str, list[measure.Answe
         return answers[run.variant].pop(0)
 
     monkeypatch.setattr(measure, "sample", sample)
-    contenders = [measure.Contender(v, Run(v, 0, Protocol(), "sha", "cpu")) for v in answers]
+    contenders = [grid.Contender(v, Run(v, 0, Protocol(), "sha", "cpu")) for v in answers]
     given = list(measure.compare(contenders, 28, 1, [0]))
     return [f"{c.label} {a.get('error', measure.disturbed(a))}" for _, c, a in given]
 
@@ -138,11 +140,11 @@ def test_on_a_machine_that_stays_busy_timing_ends(monkeypatch: pytest.MonkeyPatc
 
 
 def test_errors_are_typed() -> None:
-    assert measure.describe(MemoryError()).startswith("oom: ")
+    assert process.describe(MemoryError()).startswith("oom: ")
     assert (
-        measure.describe(RuntimeError("CUDA out of memory.\nTried")) == "oom: RuntimeError: CUDA out of memory. Tried"
+        process.describe(RuntimeError("CUDA out of memory.\nTried")) == "oom: RuntimeError: CUDA out of memory. Tried"
     )
-    assert measure.describe(ValueError("a\nb")) == "crashed: ValueError: a b"
+    assert process.describe(ValueError("a\nb")) == "crashed: ValueError: a b"
 
 
 @pytest.mark.skipif(not Path("/proc/stat").exists(), reason="no /proc/stat on this system")
@@ -180,7 +182,7 @@ def test_work_of_a_step_by_hand() -> None:
     h, v = 4, 28
     for variant, square in {"rnn": 1, "gru": 3, "gru:R=1": 2, "gru:Z=0,R=0": 0, "nn.gru": 3, "lstm": 4}.items():
         model = Model(variant, v, h, [0])
-        assert measure.gflop(model, 10) == pytest.approx(6 * 10 * (square * h * h + h * v) / 1e9), variant
+        assert roofline.gflop(model, 10) == pytest.approx(6 * 10 * (square * h * h + h * v) / 1e9), variant
 
 
 def test_the_share_of_the_ceiling_is_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,9 +208,9 @@ def test_a_step_is_never_above_the_ceiling(monkeypatch: pytest.MonkeyPatch) -> N
 def test_the_ceiling_is_the_faster_of_torch_s_product_and_our_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     """On an AMD processor torch's own reaches less than half of it."""
     monkeypatch.setattr(native, "arithmetic", lambda times: 1e15)
-    assert measure.ceiling("cpu")[0] > 1e6
+    assert roofline.ceiling("cpu")[0] > 1e6
     monkeypatch.setattr(native, "arithmetic", lambda times: 0.0)  # no compiler
-    assert 0.1 < measure.ceiling("cpu")[0] < 1e6
+    assert 0.1 < roofline.ceiling("cpu")[0] < 1e6
 
 
 @pytest.mark.skipif(bool(WITHOUT), reason=WITHOUT or "it runs")
@@ -263,9 +265,9 @@ def test_memory_used_before_is_not_the_steps(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_floor_is_the_longer_of_work_and_waiting(answer: measure.Answer) -> None:
-    assert measure.floor_ms(1.42, 330.0, 35, None) == pytest.approx(4.303, abs=0.001)
-    assert measure.floor_ms(1.42, 50_000.0, 35, 1.2) == pytest.approx(0.084)  # 70 dependent kernels
-    assert measure.floor_ms(1.42, 10_000.0, 35, 1.2) == pytest.approx(0.142)
+    assert roofline.floor_ms(1.42, 330.0, 35, None) == pytest.approx(4.303, abs=0.001)
+    assert roofline.floor_ms(1.42, 50_000.0, 35, 1.2) == pytest.approx(0.084)  # 70 dependent kernels
+    assert roofline.floor_ms(1.42, 10_000.0, 35, 1.2) == pytest.approx(0.142)
     assert answer["node_gap_us"] is None  # of a GPU
     block = answer["blocks"][0]
     assert answer["floor_ms"] / block["step_ms"] == pytest.approx(block["percent_of_peak"] / 100)
@@ -273,17 +275,17 @@ def test_a_floor_is_the_longer_of_work_and_waiting(answer: measure.Answer) -> No
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here")
 def test_a_gap_between_kernels_of_a_gpu_is_microseconds() -> None:
-    assert 0.1 < measure.node_gap_us() < 100
+    assert 0.1 < roofline.node_gap_us() < 100
 
 
 def test_a_ceiling_is_a_rate() -> None:
-    rate, copied = measure.ceiling("cpu")
+    rate, copied = roofline.ceiling("cpu")
     assert rate > 0.1
     assert copied > 0.01
 
 
 def test_the_commit_is_this_codes_whatever_a_git_hook_has_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    own = measure._commit()
+    own = machine._commit()
     other = tmp_path / "other"
     identity = ["-c", "user.name=x", "-c", "user.email=x@x"]
     try:
@@ -294,4 +296,4 @@ def test_the_commit_is_this_codes_whatever_a_git_hook_has_set(tmp_path: Path, mo
     monkeypatch.setenv("GIT_DIR", str(other / ".git"))
     monkeypatch.setenv("GIT_WORK_TREE", str(other))
     monkeypatch.setenv("GIT_INDEX_FILE", str(other / ".git" / "index"))
-    assert measure._commit() == own
+    assert machine._commit() == own

@@ -14,7 +14,7 @@ from compiled import compiled
 from test_engines import results
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from harness.run import timing as measure
+from harness.run import agreement
 from variants.engines import fused, loop, resident
 
 # one of each kind of kernel: reset none, before, after, none and no state in the candidate; Z learned and held
@@ -126,12 +126,12 @@ def apart(variant: str, bits: int, cut: bool = False) -> float:
 
 @pytest.mark.parametrize("variant", ["rnn", "gru", "gru_after"])
 def test_rounded_products_are_within_half_of_what_is_allowed(variant: str) -> None:
-    assert apart(variant, 10) <= measure.ROUNDED["tf32"] / 2
-    assert apart(variant, 7) <= measure.ROUNDED["bf16"] / 2
+    assert apart(variant, 10) <= agreement.ROUNDED["tf32"] / 2
+    assert apart(variant, 7) <= agreement.ROUNDED["bf16"] / 2
 
 
 def test_products_cut_off_are_not() -> None:
-    assert apart("rnn", 10, cut=True) > measure.ROUNDED["tf32"] / 2
+    assert apart("rnn", 10, cut=True) > agreement.ROUNDED["tf32"] / 2
 
 
 # ---- the machine code ------------------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ def work(way: str) -> int:
     runs = list(Plan("ablate", grid.ABLATE, protocol, SEEDS, text, "cpu", way).runs)
     if way == "auto":
         return sum(not finished.outcome.error for finished in execute(runs, text, cores()))
-    from harness.run.timing import settle
+    from harness.run.machine import settle
     from harness.run.train import train
 
     settle(cores(), "ieee")

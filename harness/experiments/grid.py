@@ -340,3 +340,15 @@ def meant(text: str, kind: type = int) -> str:
     if re.fullmatch(r"\d*(,\d+)+", text):
         return f": write {text.replace(',', '.')}" if kind is float else f": write {text.replace(',', ' ')}"
     return ""
+
+
+AGAIN = "#2"  # the label of the baseline's second self (A/A)
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One thing to be timed. Two labels may name the same run: that pair measures the noise."""
+
+    label: str
+    run: Run
+    seeds: int = 1  # side by side in one tensor program

@@ -35,9 +35,8 @@ import pandas as pd
 
 from harness.experiments.grid import MISSING, Protocol, Run
 from harness.experiments.tasks import TASKS
-from harness.files import digest, sealed, unsealed, write
+from harness.files import digest, now, sealed, unsealed, write
 from harness.files import writing as writing
-from harness.run.timing import now
 
 VERSION = 1  # of the JSON files
 COLUMNS: dict[str, tuple[str, ...]] = {

@@ -6,11 +6,14 @@ Rule: no torch, and nothing of the harness.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import io
 import os
 import select
+import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 
@@ -82,3 +85,40 @@ def _to_nowhere(handle: int) -> None:
         os.close(nowhere)
     else:
         os.set_inheritable(handle, True)
+
+
+def describe(error: BaseException) -> str:
+    """One line for a row: a word for the kind, then the reason."""
+    said = str(error).lower()
+    no_memory = isinstance(error, MemoryError) or "out of memory" in said or "can't allocate memory" in said
+    reason = " ".join(str(error).split())[:300]
+    return f"{'oom' if no_memory else 'crashed'}: {type(error).__name__}: {reason}"
+
+
+def ended(status: int | None, kills: int | None) -> str:
+    """One line for a row: a process that ended without an answer. `kills`: `memory_kills` before it began."""
+    after = memory_kills()
+    if status == -signal.SIGKILL and kills is not None and after is not None and after > kills:
+        return "oom: the system ended its process, which had no memory left"
+    if status is not None and status < 0:
+        with contextlib.suppress(ValueError):
+            return f"crashed: its process was ended by {signal.Signals(-status).name}"
+    return f"crashed: its process ended with status {status}"
+
+
+def memory_kills() -> int | None:
+    """Processes that the system has ended since it started, to have memory again; None where that is not to be had."""
+    try:
+        lines = Path("/proc/vmstat").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), None)
+
+
+def follow_parent(parent: int | None = None) -> None:
+    """End this process when the one that started it ends, however that does (Linux; elsewhere at its next answer)."""
+    parent, follow = parent or os.getppid(), 1  # from prctl.h: PR_SET_PDEATHSIG
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).prctl(follow, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit(1)  # it ended before this was said

@@ -1,40 +1,35 @@
-"""THE CLOCK: tokens/sec, memory, and the machine they were had on.
+"""Time training steps, each sample in a fresh process that runs alone.
 
-Rule: one sample is one fresh process, alone on the machine; a block of whole training steps is timed with
-everything asked of the device done at both ends, and whatever disturbed it is written beside it.
-`main` is that process: a JSON request on stdin, a JSON answer on stdout.
+A block of whole training steps is timed with everything asked of the device done at both ends, and whatever disturbed
+it is recorded beside it. `main` is that process: a JSON request on stdin, a JSON answer on stdout.
 """
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import functools
 import json
 import os
-import platform
 import random
 import re
 import resource
-import signal
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from importlib import metadata
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.experiments.grid import Protocol, Run
-from harness.run.process import command
+from harness.experiments.grid import Contender, Protocol, Run
+from harness.run.agreement import disagreement, disagrees
+from harness.run.machine import Fact, environment, settle
+from harness.run.process import command, describe, ended, follow_parent, memory_kills
+from harness.run.roofline import FED, ceiling, floor_ms, gflop, node_gap_us
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from variants.model import Model
 
 ROUNDS, BLOCKS = 5, 3
 WINDOWS = 4  # training steps between two looks at the clock
@@ -45,92 +40,7 @@ PATIENCE_S = 600.0  # a sample that takes longer is an error row
 SAMPLE_S = 30.0  # a comparison ends within as much for each of its samples: where it is quiet one takes a few seconds
 REPEATS = 2  # of a sample all of whose blocks were disturbed, after the others
 OTHERS = 0.3  # processors' worth of work by others, beyond what our threads leave free
-AGREE = 1e-10  # the most an engine may differ from the loop, in float64, before it counts
-# The most an engine for float32 alone may, of the norm: what rounding every product to 11 or 8 bits gives, and some.
-ROUNDED = {"ieee": 1e-5, "tf32": 2e-3, "bf16": 2e-2}
-# facts that `settle` decides
-SETTLED = ("threads", "matmul_precision", "cudnn_rnn_tf32", "flush_denormal", "keeps_pages", "deterministic",
-           "cublas_workspace")  # fmt: skip
-_keeps_pages = False
-FLOAT32 = ("resident",)  # engines that know no float64
-FED = ("loop", "fused")  # engines that a GPU is fed kernel by kernel: one waits for another at each character
-AGAIN = "#2"  # the label of the baseline's second self (A/A)
-
-Fact = str | int | float | bool | None
 Answer = dict[str, Any]  # {blocks: [...], ...} or {error: ...}: what a sample says, as JSON
-
-
-@dataclass(frozen=True)
-class Contender:
-    """One thing to be timed. Two labels may name the same run: that pair measures the noise."""
-
-    label: str
-    run: Run
-    seeds: int = 1  # side by side in one tensor program
-
-
-def environment(device: str) -> dict[str, Fact]:
-    """Everything about machine and software that a number may depend on; '' or None where not to be had."""
-    import torch
-
-    cuda = device == "cuda"
-    facts: dict[str, Fact] = {
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda if cuda else None,
-        "driver": _driver() if cuda else None,
-        "device": device,
-        "device_name": torch.cuda.get_device_name() if cuda else _cpu(),
-        "cpu": _cpu(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "matmul_precision": torch.get_float32_matmul_precision(),
-        "cudnn_rnn_tf32": torch.backends.cudnn.allow_tf32 if cuda else None,
-        "cublas_workspace": os.environ.get("CUBLAS_WORKSPACE_CONFIG", ""),
-        "keeps_pages": _keeps_pages,
-        "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "flush_denormal": bool((torch.tensor([1e-40]) * 1 == 0).item()),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "package": metadata_version(),
-        **_commit(),
-    }
-    return facts
-
-
-def settle(threads: int, precision: str, deterministic: bool = False) -> None:
-    """Set what must be set before a process's first parallel operation, and is recorded afterwards.
-
-    `deterministic`: on CUDA the same bits twice, or RuntimeError where torch has no such way.
-    """
-    import torch
-
-    if deterministic:  # before cuBLAS has its first workspace
-        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
-        torch.use_deterministic_algorithms(True)
-        torch.backends.cudnn.benchmark = False
-        # a kernel for each new tensor, all of which is written anyway
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-
-    torch.set_num_threads(threads)
-    torch.set_flush_denormal(True)  # denormals slow a CPU step 32 times, for some variants and not for others
-    torch.set_float32_matmul_precision({"ieee": "highest", "tf32": "high", "bf16": "medium"}[precision])
-    torch.backends.cudnn.allow_tf32 = precision != "ieee"  # cudnn.rnn does unless told not to, a written cell does not
-    _keep_pages()
-
-
-def _keep_pages() -> None:
-    """Have glibc keep the memory that is freed: else each step asks the system for the same pages again.
-
-    That is a fifth of a step of some variants and nothing of others, so it would be a bias and not only a cost.
-    """
-    global _keeps_pages
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return  # another allocator
-    trim, pad, mapped = -1, -2, -3  # from malloc.h: M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD
-    _keeps_pages = all([mallopt(trim, 2**30), mallopt(pad, 2**26), mallopt(mapped, 2**25)])
 
 
 def compare(
@@ -319,53 +229,6 @@ def time_steps(run: Run, vocabulary: int, seeds: int = 1) -> Answer:
     }
 
 
-def disagreement(run: Run, vocabulary: int) -> float:
-    """The largest difference from the plainest engine in float64: of the losses, the last state, every gradient, and
-
-    of all that a training step leaves.
-
-    At the size that is to be timed, from a state that is not zero, every weight random. 0 for the plainest itself.
-    Of an engine that knows no float64, the norm of the difference over that of the plainest's, the largest.
-    """
-    import torch
-
-    import variants
-    from variants.model import Model
-
-    plain = variants.plainest(run.variant)
-    if run.engine == plain:
-        return 0.0
-    size, device = run.setting, run.device
-    found = []
-    for engine in (plain, run.engine):
-        rng = torch.Generator().manual_seed(0)
-        dtype = torch.float32 if engine in FLOAT32 else torch.float64
-        model = Model(run.variant, vocabulary, size.hidden, [0], "torch", dtype=dtype, device=device, engine=engine)
-        X = torch.randint(vocabulary, (size.num_steps + 1, 1, size.batch_size), generator=rng).to(device)
-        state = tuple(
-            torch.randn(s.shape, generator=rng, dtype=torch.float64).to(device, dtype)
-            for s in model.cell.begin(size.batch_size)
-        )
-        losses, after = model.losses(X[:-1], X[1:], state)
-        torch.autograd.backward([losses, *after], [torch.ones_like(losses), *(torch.ones_like(s) for s in after)])
-        results = [losses, *after, *(torch.zeros_like(w) if w.grad is None else w.grad for w in model.parameters())]
-        results = [value.detach() for value in results]
-        model.gather()
-        losses, norms, after = model.learn(X[:-1], X[1:], state, 1.0, 1.0)  # whole steps may be another code
-        found.append([*results, losses, norms, *after, *model.parameters()])
-    if run.engine in FLOAT32:
-        return float(max((a - b).norm() / a.norm() for a, b in zip(*found, strict=True)))
-    return float(max((a - b).abs().max() for a, b in zip(*found, strict=True)))
-
-
-def disagrees(run: Run, apart: float) -> str:
-    """'' where so large a difference is within what this engine may round, else why nothing it gives counts."""
-    most = ROUNDED[run.precision] if run.engine in FLOAT32 else AGREE
-    if apart <= most:
-        return ""
-    return f"disagrees: {run.engine} differs from the plainest engine by {apart:.2g}, over {most:g}"
-
-
 def repeat_difference(run: Run, vocabulary: int, streams: Tensor) -> float:
     """How far two trainings from one start on the same streams end apart: the largest difference of a weight.
 
@@ -383,79 +246,6 @@ def repeat_difference(run: Run, vocabulary: int, streams: Tensor) -> float:
         epoch_of(model, streams, windows=WINDOWS, protocol=protocol)
         weights.append([w.detach() for w in model.parameters()])
     return max(float((a - b).abs().max()) for a, b in zip(*weights, strict=True))
-
-
-def ceiling(device: str) -> tuple[float, float]:
-    """What this machine reaches at best: GFLOP/s of float32, GiB/s of a large copy, read and written.
-
-    At the precision that `settle` set, with its threads. Of a large product of torch's and, on a CPU with a compiler,
-    of the micro-kernel of native.c the faster one: torch's own product (MKL) uses a fraction of an AMD processor.
-    """
-    import torch
-
-    from harness.run.progress import clock
-    from variants.engines import native
-
-    def best_s(work: Callable[[], object], times: int) -> float:
-        work()
-        taken = []
-        for _ in range(times):
-            begun = clock(device)
-            work()
-            taken.append(clock(device) - begun)
-        return min(taken)
-
-    rates = []
-    bf16 = device == "cuda" and torch.get_float32_matmul_precision() == "medium"
-    kind = torch.bfloat16 if bf16 else torch.float32  # of float32 it would be tf32's
-    for n in (1024, 2048) if device == "cpu" else (4096, 8192):
-        A, B, C = (torch.ones(n, n, device=device, dtype=kind).normal_() for _ in range(3))
-        rates.append(2 * n**3 / best_s(functools.partial(torch.mm, A, B, out=C), 3) / 1e9)
-    times = 10_000  # a few ms
-    if device == "cpu" and (operations := native.arithmetic(times)):
-        rates.append(operations / best_s(functools.partial(native.arithmetic, times), 20) / 1e9)
-    source = torch.ones(2**24 if device == "cpu" else 2**28, device=device)
-    target = torch.empty_like(source)
-    moved = 2 * source.numel() * source.element_size() / 2**30
-    return max(rates), moved / best_s(lambda: target.copy_(source), 3)
-
-
-def node_gap_us(nodes: int = 1000) -> float:
-    """Microseconds from one kernel of a CUDA graph to the next that waits for it: a dependent step takes no less."""
-    import torch
-
-    from harness.run.progress import clock
-
-    counter = torch.zeros(1, device="cuda")
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for _ in range(nodes):
-            counter.add_(1)
-    graph.replay()
-    taken = []
-    for _ in range(5):
-        begun = clock("cuda")
-        graph.replay()
-        taken.append(clock("cuda") - begun)
-    return 1e6 * min(taken) / nodes
-
-
-def floor_ms(work: float, peak_gflops: float, steps: int, gap_us: float | None) -> float:
-    """What no training step of so many GFLOP can be faster than here: all of it at the peak rate, or, of a GPU that is
-
-    fed kernel by kernel, one after the other forward and back through all steps, whichever is longer.
-    """
-    return max(1000 * work / peak_gflops, 2 * steps * (gap_us or 0.0) / 1000)
-
-
-def gflop(model: Model, tokens: int) -> float:
-    """Of a training step, what no method avoids: 6 operations a character and weight that multiplies a state.
-
-    Two forward, two for the gradient of the state, two for that of the weight; the output layer's weights too.
-    """
-    names = ("W_h", "weight_hh")  # ours, torch's
-    weights = sum(w.numel() for name, w in model.named_parameters() if any(n in name for n in names))
-    return 6 * tokens * weights / 1e9
 
 
 def _kernels(step: Callable[[], object], device: str) -> str:
@@ -521,60 +311,6 @@ def _reset_high_water() -> bool:
     return True
 
 
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())
-
-
-def _driver() -> str:
-    try:
-        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-        return subprocess.run(query, capture_output=True, text=True, timeout=20).stdout.strip().splitlines()[0]
-    except (OSError, subprocess.SubprocessError, IndexError):
-        return ""
-
-
-def _commit() -> dict[str, Fact]:
-    """The commit of this code and whether it was changed since; None where it is no checkout."""
-    here = Path(__file__).parents[2]
-    if not (here / ".git").exists():
-        return {"commit": None, "dirty": None}
-    # a git hook's GIT_DIR and the like name another repository
-    own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    how: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 20, "env": own}
-    try:
-        ask = ["git", "-C", str(here)]
-        commit = subprocess.run([*ask, "rev-parse", "HEAD"], **how)
-        code = ["harness", "variants"]
-        changed = subprocess.run([*ask, "status", "--porcelain", "--untracked-files=normal", "--", *code], **how)
-    except (OSError, subprocess.SubprocessError):
-        return {"commit": None, "dirty": None}
-    if commit.returncode or changed.returncode:
-        return {"commit": None, "dirty": None}
-    return {"commit": commit.stdout.strip(), "dirty": bool(changed.stdout.strip())}
-
-
-def metadata_version() -> str:
-    from harness import __version__
-
-    versions = [f"harness {__version__}"]
-    for name in ("numpy", "scipy", "pandas", "seaborn"):
-        try:
-            versions.append(f"{name} {metadata.version(name)}")
-        except metadata.PackageNotFoundError:
-            continue
-    return ", ".join(versions)
-
-
-def now() -> str:
-    """This instant in UTC, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
 def main() -> None:
     follow_parent()
     request = json.loads(sys.stdin.read())
@@ -586,40 +322,3 @@ def main() -> None:
     except Exception as error:  # the parent records it as a row
         answer = {"error": describe(error)}
     print(json.dumps(answer))
-
-
-def describe(error: BaseException) -> str:
-    """One line for a row: a word for the kind, then the reason."""
-    said = str(error).lower()
-    no_memory = isinstance(error, MemoryError) or "out of memory" in said or "can't allocate memory" in said
-    reason = " ".join(str(error).split())[:300]
-    return f"{'oom' if no_memory else 'crashed'}: {type(error).__name__}: {reason}"
-
-
-def ended(status: int | None, kills: int | None) -> str:
-    """One line for a row: a process that ended without an answer. `kills`: `memory_kills` before it began."""
-    after = memory_kills()
-    if status == -signal.SIGKILL and kills is not None and after is not None and after > kills:
-        return "oom: the system ended its process, which had no memory left"
-    if status is not None and status < 0:
-        with contextlib.suppress(ValueError):
-            return f"crashed: its process was ended by {signal.Signals(-status).name}"
-    return f"crashed: its process ended with status {status}"
-
-
-def memory_kills() -> int | None:
-    """Processes that the system has ended since it started, to have memory again; None where that is not to be had."""
-    try:
-        lines = Path("/proc/vmstat").read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), None)
-
-
-def follow_parent(parent: int | None = None) -> None:
-    """End this process when the one that started it ends, however that does (Linux; elsewhere at its next answer)."""
-    parent, follow = parent or os.getppid(), 1  # from prctl.h: PR_SET_PDEATHSIG
-    with contextlib.suppress(AttributeError, OSError, TypeError):
-        ctypes.CDLL(None).prctl(follow, signal.SIGKILL)
-    if os.getppid() != parent:
-        sys.exit(1)  # it ended before this was said

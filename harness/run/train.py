@@ -24,8 +24,8 @@ from harness.experiments.grid import BASELINE, PROMPT, Protocol, Run
 from harness.run import diagnostics as inside
 from harness.run.cuda_graph import Epoch, captured
 from harness.run.diagnostics import Alive
+from harness.run.process import describe
 from harness.run.progress import Arrays, Keep, Progress, Watch, set_words, words_of
-from harness.run.timing import describe
 from variants.cell import State
 from variants.model import Model
 

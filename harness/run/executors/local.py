@@ -25,20 +25,11 @@ from typing import cast
 from harness.data.corpus import Corpus
 from harness.experiments.grid import Run
 from harness.experiments.tasks import TASKS
-from harness.run.process import command, keep_streams
+from harness.files import now
+from harness.run.agreement import disagreement, disagrees
+from harness.run.machine import Fact, environment, settle
+from harness.run.process import command, describe, ended, follow_parent, keep_streams, memory_kills
 from harness.run.progress import Keep
-from harness.run.timing import (
-    Fact,
-    describe,
-    disagreement,
-    disagrees,
-    ended,
-    environment,
-    follow_parent,
-    memory_kills,
-    now,
-    settle,
-)
 from harness.run.train import Outcome, packs, train
 from harness.run.train_task import train as train_task
 

@@ -1,0 +1,62 @@
+"""Compare an engine with the reference engine: no time and no perplexity of one that disagrees counts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from harness.experiments.grid import Run
+
+if TYPE_CHECKING:
+    pass
+
+AGREE = 1e-10  # the most an engine may differ from the loop, in float64, before it counts
+# The most an engine for float32 alone may, of the norm: what rounding every product to 11 or 8 bits gives, and some.
+ROUNDED = {"ieee": 1e-5, "tf32": 2e-3, "bf16": 2e-2}
+FLOAT32 = ("resident",)  # engines that know no float64
+
+
+def disagreement(run: Run, vocabulary: int) -> float:
+    """The largest difference from the plainest engine in float64: of the losses, the last state, every gradient, and
+
+    of all that a training step leaves.
+
+    At the size that is to be timed, from a state that is not zero, every weight random. 0 for the plainest itself.
+    Of an engine that knows no float64, the norm of the difference over that of the plainest's, the largest.
+    """
+    import torch
+
+    import variants
+    from variants.model import Model
+
+    plain = variants.plainest(run.variant)
+    if run.engine == plain:
+        return 0.0
+    size, device = run.setting, run.device
+    found = []
+    for engine in (plain, run.engine):
+        rng = torch.Generator().manual_seed(0)
+        dtype = torch.float32 if engine in FLOAT32 else torch.float64
+        model = Model(run.variant, vocabulary, size.hidden, [0], "torch", dtype=dtype, device=device, engine=engine)
+        X = torch.randint(vocabulary, (size.num_steps + 1, 1, size.batch_size), generator=rng).to(device)
+        state = tuple(
+            torch.randn(s.shape, generator=rng, dtype=torch.float64).to(device, dtype)
+            for s in model.cell.begin(size.batch_size)
+        )
+        losses, after = model.losses(X[:-1], X[1:], state)
+        torch.autograd.backward([losses, *after], [torch.ones_like(losses), *(torch.ones_like(s) for s in after)])
+        results = [losses, *after, *(torch.zeros_like(w) if w.grad is None else w.grad for w in model.parameters())]
+        results = [value.detach() for value in results]
+        model.gather()
+        losses, norms, after = model.learn(X[:-1], X[1:], state, 1.0, 1.0)  # whole steps may be another code
+        found.append([*results, losses, norms, *after, *model.parameters()])
+    if run.engine in FLOAT32:
+        return float(max((a - b).norm() / a.norm() for a, b in zip(*found, strict=True)))
+    return float(max((a - b).abs().max() for a, b in zip(*found, strict=True)))
+
+
+def disagrees(run: Run, apart: float) -> str:
+    """'' where so large a difference is within what this engine may round, else why nothing it gives counts."""
+    most = ROUNDED[run.precision] if run.engine in FLOAT32 else AGREE
+    if apart <= most:
+        return ""
+    return f"disagrees: {run.engine} differs from the plainest engine by {apart:.2g}, over {most:g}"

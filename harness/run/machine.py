@@ -1,0 +1,133 @@
+"""Set up a process for numbers, and record the machine, the software and the commit they were measured with."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    pass
+
+# facts that `settle` decides
+SETTLED = ("threads", "matmul_precision", "cudnn_rnn_tf32", "flush_denormal", "keeps_pages", "deterministic",
+           "cublas_workspace")  # fmt: skip
+_keeps_pages = False
+Fact = str | int | float | bool | None
+
+
+def environment(device: str) -> dict[str, Fact]:
+    """Everything about machine and software that a number may depend on; '' or None where not to be had."""
+    import torch
+
+    cuda = device == "cuda"
+    facts: dict[str, Fact] = {
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda if cuda else None,
+        "driver": _driver() if cuda else None,
+        "device": device,
+        "device_name": torch.cuda.get_device_name() if cuda else _cpu(),
+        "cpu": _cpu(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "matmul_precision": torch.get_float32_matmul_precision(),
+        "cudnn_rnn_tf32": torch.backends.cudnn.allow_tf32 if cuda else None,
+        "cublas_workspace": os.environ.get("CUBLAS_WORKSPACE_CONFIG", ""),
+        "keeps_pages": _keeps_pages,
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "flush_denormal": bool((torch.tensor([1e-40]) * 1 == 0).item()),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "package": metadata_version(),
+        **_commit(),
+    }
+    return facts
+
+
+def settle(threads: int, precision: str, deterministic: bool = False) -> None:
+    """Set what must be set before a process's first parallel operation, and is recorded afterwards.
+
+    `deterministic`: on CUDA the same bits twice, or RuntimeError where torch has no such way.
+    """
+    import torch
+
+    if deterministic:  # before cuBLAS has its first workspace
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+        # a kernel for each new tensor, all of which is written anyway
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)  # denormals slow a CPU step 32 times, for some variants and not for others
+    torch.set_float32_matmul_precision({"ieee": "highest", "tf32": "high", "bf16": "medium"}[precision])
+    torch.backends.cudnn.allow_tf32 = precision != "ieee"  # cudnn.rnn does unless told not to, a written cell does not
+    _keep_pages()
+
+
+def _keep_pages() -> None:
+    """Have glibc keep the memory that is freed: else each step asks the system for the same pages again.
+
+    That is a fifth of a step of some variants and nothing of others, so it would be a bias and not only a cost.
+    """
+    global _keeps_pages
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return  # another allocator
+    trim, pad, mapped = -1, -2, -3  # from malloc.h: M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD
+    _keeps_pages = all([mallopt(trim, 2**30), mallopt(pad, 2**26), mallopt(mapped, 2**25)])
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
+
+
+def _driver() -> str:
+    try:
+        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        return subprocess.run(query, capture_output=True, text=True, timeout=20).stdout.strip().splitlines()[0]
+    except (OSError, subprocess.SubprocessError, IndexError):
+        return ""
+
+
+def _commit() -> dict[str, Fact]:
+    """The commit of this code and whether it was changed since; None where it is no checkout."""
+    here = Path(__file__).parents[2]
+    if not (here / ".git").exists():
+        return {"commit": None, "dirty": None}
+    # a git hook's GIT_DIR and the like name another repository
+    own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    how: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 20, "env": own}
+    try:
+        ask = ["git", "-C", str(here)]
+        commit = subprocess.run([*ask, "rev-parse", "HEAD"], **how)
+        code = ["harness", "variants"]
+        changed = subprocess.run([*ask, "status", "--porcelain", "--untracked-files=normal", "--", *code], **how)
+    except (OSError, subprocess.SubprocessError):
+        return {"commit": None, "dirty": None}
+    if commit.returncode or changed.returncode:
+        return {"commit": None, "dirty": None}
+    return {"commit": commit.stdout.strip(), "dirty": bool(changed.stdout.strip())}
+
+
+def metadata_version() -> str:
+    from harness import __version__
+
+    versions = [f"harness {__version__}"]
+    for name in ("numpy", "scipy", "pandas", "seaborn"):
+        try:
+            versions.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            continue
+    return ", ".join(versions)
