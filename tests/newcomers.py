@@ -131,4 +131,14 @@ class Scaled(Cell):
         return tanh(H @ (self.W_ha - 2 * self.W_hb) + A) * sigmoid(self.b_b + 1)
 
 
-ALL = [Highway, TwoLayers, Leaky, Swap, Twice, Deep, Ratio, LayerNorm, TorchsLayerNorm, Activations, Scaled]
+class Asks(Cell):
+    """A comparison of the input alone: its weight has no gradient, and is needed before time."""
+
+    weights = "W_xa W_xb W_ha b_a b_b"
+
+    def step(self, X: Tensor, H: Tensor) -> Tensor:
+        A = torch.where(X @ self.W_xa > self.b_a, self.b_b, 0.5 * self.b_b)
+        return tanh(H @ self.W_ha + A * H + torch.where(X @ self.W_xa > 0, X @ self.W_xb, H))
+
+
+ALL = [Asks, Highway, TwoLayers, Leaky, Swap, Twice, Deep, Ratio, LayerNorm, TorchsLayerNorm, Activations, Scaled]

@@ -504,19 +504,26 @@ class Program:
         self.weights: dict[str, dict[Node, Any]] = {}
         self.outside = next((f"{W.op} of several weights" for W in self.matrices if W.op != "weight"), "")
         for leaf in [*self.inputs, *self.rows]:
-            adjoint: dict[Node, Any] = {leaf.args[0]: 1.0}
-            for x in sorted(parts_of(leaf.args[0]), key=lambda x: -x.index):
-                if x not in adjoint:
-                    continue
-                table = x.op == "matmul" and x.args[0].op == "X" and scaled(x.args[1])[1].op == "weight"
-                plain_row = x.op == "weight" and not x.args[0].startswith("W_")
-                if x.op not in POINTWISE and not plain_row and not table:
+            made, left = dict[Node, tuple[float, Node] | None](), [leaf.args[0]]
+            while left:  # also what only a comparison reads: it has no gradient, and must be known
+                x = left.pop()
+                factor, W = scaled(x.args[1]) if x.op == "matmul" else (1.0, x)
+                table = x.op == "matmul" and x.args[0].op == "X" and W.op == "weight"
+                if table or (x.op == "weight" and not x.args[0].startswith("W_")):
+                    made[x] = factor, W
+                    self.weights.setdefault(W.args[0], {})
+                elif x.op in POINTWISE:
+                    made[x] = None
+                    left += [part for part in x.parts if part not in made]
+                else:
                     self.outside = self.outside or f"torch's {x.args[0].__name__ if x.op == 'call' else x.op}"
-                s = plain(adjoint.pop(x, 0.0))
-                if x.op == "weight" or table:
-                    k, W = scaled(x.args[1]) if table else (1.0, x)
-                    terms = self.weights.setdefault(W.args[0], {})
-                    terms[leaf] = plain(k * s + terms.get(leaf, 0.0))
+            adjoint: dict[Node, Any] = {leaf.args[0]: 1.0}
+            for x in sorted(made, key=lambda x: -x.index):
+                s, weight = plain(adjoint.get(x, 0.0)), made[x]
+                if weight:
+                    terms = self.weights[weight[1].args[0]]
+                    terms[leaf] = plain(weight[0] * s + terms.get(leaf, 0.0))
+                    continue
                 for a, slope in slopes(x):
                     adjoint[a] = adjoint.get(a, 0.0) + s * slope
 

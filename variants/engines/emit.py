@@ -273,7 +273,11 @@ def _before(plan: Program) -> str:
         seg.stores = [f"t{leaves.index(x)}[j] = {seg.of(x.args[0])};" for x in some]
         back = Segment(load)
         for i, terms in enumerate(plan.weights.values()):
-            now = [(f"g{leaves.index(leaf)}[j]", s) for leaf, s in terms.items() if leaf in some and leaf in plan.of]
+            now = [
+                (f"g{leaves.index(leaf)}[j]", s)
+                for leaf, s in terms.items()
+                if leaf in some and leaf in plan.of and s != 0
+            ]
             if now:
                 to = f"z{i}" + "_" * names_matrix(names[i])
                 back.stores.append(f"{to}[j] = {to}[j] + {back.total(now)};")
