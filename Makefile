@@ -17,7 +17,7 @@
 # Choose with NAME=value, like: make bench VARIANTS="rnn gru" SEEDS=3
 #   PROTOCOL   quick, classic, v1, book CORPUS    time-machine, or the path of a UTF-8 file (SET=text=raw: as it is)
 #   DEVICE     cpu, cuda or auto        SEEDS     how many trainings a variant, or until-decided
-#   VARIANTS   like "gru gru:R=1"       SET       fields of the protocol, like "epochs=20 hidden=64"
+#   VARIANTS   like "gru gru:R=1"       SET       fields of the protocol, like "epochs=20 hidden=16,32,64" (a list: an axis)
 #   MAX        the most of SEEDS=until-decided        MATCH   hidden or parameters: what variants share
 #   TASKS      of probe, like "adding copy"           LENGTHS of probe, like "10 50"
 #   INIT       own, book or torch       RESULTS   folder to write to, results if not given

@@ -25,6 +25,7 @@ from harness.plan import (
     PRECISIONS,
     SIZES,
     Plan,
+    along,
     described,
     on_tasks,
     planned,
@@ -375,6 +376,43 @@ def reproduce(plans: Sequence[Plan], settings: Sequence[tuple[str, Sequence[str]
         return _ended(runs, folder, [])
 
 
+def axes(plans: Sequence[Plan], settings: Sequence[str], folder: Path) -> int:
+    """Train every variant at every point of the lists in `settings`, and follow each effect. The exit status."""
+    from harness import terminal as screen
+    from harness.record import store as record
+
+    fields = grid.axes_of(settings)
+    with record.writing(folder):
+        size = sum(plan.size for plan in plans)
+        print(f"axes: {' x '.join(fields)}, {len(plans)} points x {len(plans[0].variants)} variants x "
+              f"{plans[0].seeds} seeds = {size} trainings; nothing is timed")  # fmt: skip
+        choices: list[dict[str, object]] = []
+        runs: list[Run] = []
+        try:
+            chosen = []
+            for plan in plans:
+                if plan.protocol.rate == "chosen":
+                    [plan], rows = choose([plan], folder)
+                    choices += rows
+                chosen.append(plan)
+            runs = [run for plan in chosen for run in plan.runs]
+            record.write_grid(folder, "axes", {
+                "runs": [run.key for run in runs], "session": "", "anchors": {}, "fields": fields,
+                "learning_rates": choices,
+                "parts": [
+                    {**described(plan), "point": [str(getattr(plan.protocol, f)) for f in fields]} for plan in chosen
+                ],
+            })  # fmt: skip
+            for plan in chosen:
+                todo = [run for run in plan.runs if not record.done(folder, run)]
+                train(todo, plan.corpus, plan.corpus.name, folder, plan.protocol.label)
+        except KeyboardInterrupt:
+            return _stopped(runs, folder)
+        results = tabulate(folder)
+        screen.print_axes(results.axes)
+        return _ended(runs, folder, [])
+
+
 def probe(plans: Sequence[Plan], folder: Path) -> int:
     """Train on every task, length and variant, and set what solves them side by side. The exit status."""
     from harness import terminal as screen
@@ -540,6 +578,11 @@ def tabulate(folder: Path) -> Results:
         from harness.experiments import published
 
         answers["reproduce"] = published.compare(results.runs, grids["reproduce"])
+    answers["axes"] = record.frame("axes", [])
+    if "axes" in grids:
+        from harness.analysis import axes as effects
+
+        answers["axes"] = effects.build(results.runs, grids["axes"])
     keys = [key for asked in grids.values() if asked.get("tasks") for key in asked["runs"]]
     answers["tasks"] = record.frame("tasks", []) if not keys else solved.build(
         results.probes[results.probes["run"].isin(keys)], results.learning_rates
@@ -637,6 +680,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             settings = [[*options.settings, f"hidden={h}"] for h in ((256, 128, 192, 512) if options.full else SIZES)]
             plans = [planned("sweep", argparse.Namespace(**{**vars(options), "settings": s})) for s in settings]
             return sweep(plans, options.full, folder)
+        if options.verb in GRIDS and grid.axes_of(options.settings):
+            return axes(along(options.verb, options), options.settings, folder)
         with_tasks = options.verb == "ablate" and not options.no_tasks and options.variants is None
         tasks = on_tasks(tasks_of(options)) if with_tasks else []
         return go(planned(options.verb, options), folder, not options.no_timing, tasks)

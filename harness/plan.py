@@ -26,6 +26,7 @@ SIZES = (256, 128, 512)  # hidden units of a sweep; the first is the book's
 PRECISIONS = ("ieee", "tf32", "bf16")
 DEVICES = ("auto", "cpu", "cuda")
 UNTIL = "until-decided"
+MOST_POINTS = 100  # of a grid of lists in --set
 
 # The code that the numbers of a training follow from, where it begins; all that it refers to is found from there
 # (variants/fingerprint.py). Its equations, its engine and the model are among it anyway. By whether it is of text:
@@ -208,8 +209,26 @@ def reproductions(options: argparse.Namespace) -> tuple[list[Plan], list[tuple[s
     return plans, settings
 
 
+def along(verb: str, options: argparse.Namespace) -> list[Plan]:
+    """A plan for each point of the grid that lists in `--set` make, the same variants, seeds and device in all."""
+    if options.seeds == UNTIL:
+        raise ValueError(f"--seeds {UNTIL} is of one comparison: give --seeds N with the list in --set")
+    every = grid.points(options.settings)
+    if len(every) > MOST_POINTS:
+        raise ValueError(f"the lists in --set make {len(every):,} points: at most {MOST_POINTS}")
+    plans = [planned(verb, argparse.Namespace(**{**vars(options), "settings": point})) for point in every]
+    if why := grid.no_verdict(plans[0].variants):
+        raise ValueError(f"an effect along an axis is a difference: {why}")
+    return plans
+
+
 def on_tasks(options: argparse.Namespace) -> list[Plan]:
-    """A plan a task and length. ValueError, in one line, for what cannot be asked of a task."""
+    """A plan a task, length and point of the lists in `--set`. ValueError for what cannot be asked of a task."""
+    plans = [_on_tasks(argparse.Namespace(**{**vars(options), "settings": s})) for s in grid.points(options.settings)]
+    return [plan for some in plans for plan in some]
+
+
+def _on_tasks(options: argparse.Namespace) -> list[Plan]:
     import variants
     from harness.data.corpus import NOTHING
     from harness.experiments.tasks import TASKS

@@ -139,6 +139,17 @@ def print_reproduce(table: pd.DataFrame) -> None:
     print("\nperplexity, mean +- sd over builds and over seeds; classic: training, v1: held out, mean of exp(loss).")
 
 
+def print_axes(table: pd.DataFrame) -> None:
+    """Each variant's difference to the baseline at each value of the field."""
+    rows = [("field", "value", "setting", "variant", "seeds", "difference, nats/char", "verdict")]
+    for r in table.to_dict("records"):
+        known = r["delta_nats"] == r["delta_nats"]  # not NaN
+        bounds = f"{r['delta_nats']:+.3f} [{r['delta_low']:+.3f}, {r['delta_high']:+.3f}]" if known else ""
+        rows.append((str(r["axis"]), str(r["point"]), str(r["setting"]), str(r["variant"]), str(r["seeds"]), bounds,
+                     str(r["verdict"])))  # fmt: skip
+    _print(rows, {"field", "value", "setting", "variant", "verdict"})
+
+
 def print_tasks(table: pd.DataFrame) -> None:
     """How many seeds of each variant solve each task, and after how many updates."""
     heads = ("task", "length", "variant", "solved", "updates [least, most]", "score", "longer", "against gru")

@@ -179,6 +179,18 @@ def looked_into(
             for name, fails in (("s3", {"rnn"}), ("table3", {"gru:R=1", "rnn"}))
             for variant in ("gru", "gru:R=1", "rnn") for solved in [0 if variant in fails else 10]
         ],
+        "axes": [
+            {"axis": "hidden", "point": str(h), "setting": "", "variant": variant, "engine": "native", "device": "cpu",
+             "protocol": f"quick,hidden={h}", "corpus": "time-machine", "corpus_sha256": SHA, "hidden": h, "lr": 2.0,
+             "parameters": 40 * h, "seeds": 10, "failed": 0, "heldout_perplexity": 7.0, "heldout_low": 6.9,
+             "heldout_high": 7.1, "family": 3, **({} if variant == "gru" else {
+                 "baseline": "gru", "pairs": 10, "delta_nats": h / 1000, "delta_low": h / 1000 - 0.005,
+                 "delta_high": h / 1000 + 0.005, "p_signflip": 2 / 1024, "p_holm": 6 / 1024,
+                 "verdict": "equivalent" if h == 8 else "worse"}),
+             **({"change_nats": 0.024, "change_low": 0.02, "change_high": 0.028, "change_p_holm": 6 / 1024}
+                if variant == "rnn" and h == 32 else {})}
+            for h in (8, 32) for variant in ("gru", "rnn")
+        ],
         "gates": [
             {**r, "gate": gate, "mean": 0.4 + k / 1000, "sd": 0.2, "shut": 0.1, "open": 0.05, "unit_sd": 0.1,
              **({"tau_10": 0.5, "tau_25": 1.0, "tau_50": 2.0, "tau_75": 4.0, "tau_90": 9.0} if gate == "Z" else {})}

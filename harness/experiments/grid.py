@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import math
 import re
@@ -247,6 +248,36 @@ def _said(part: Run | Protocol, unsaid: Mapping[str, object]) -> dict[str, objec
 def rates(protocol: Protocol) -> tuple[float, ...]:
     """What the learning rate is chosen from."""
     return RATES if protocol.task == "text" else TASK_RATES
+
+
+def listed(setting: str) -> tuple[str, list[str]]:
+    """The field of `field=value` and its values: several where they are a list like `16,32,64`, an axis of a grid.
+
+    `10,000` and `0,5` are numbers misspelt, which `Protocol.override` says.
+    """
+    field, _, text = setting.partition("=")
+    values = text.split(",")
+    number = FIELDS.get(field) in (int, float)
+    slip = any(
+        not v or (number and re.match("0[0-9]|0$", v) and not (v == "0" and field in MAY_BE_ZERO)) for v in values
+    )
+    if len(values) < 2 or field not in FIELDS or slip or "=" in text:
+        return field, [text]
+    if len(set(values)) < len(values):
+        raise ValueError(f"--set {setting} has {next(v for v in values if values.count(v) > 1)} twice")
+    return field, values
+
+
+def points(settings: Sequence[str]) -> list[list[str]]:
+    """Every combination of the values of settings, the first field's slowest: one, where none of them is a list."""
+    each = [[f"{field}={value}" for value in values] for field, values in map(listed, settings) if values != [""]]
+    each += [[setting] for setting in settings if listed(setting)[1] == [""]]
+    return [list(point) for point in itertools.product(*each)]
+
+
+def axes_of(settings: Sequence[str]) -> tuple[str, ...]:
+    """The fields that have a list."""
+    return tuple(field for field, values in map(listed, settings) if len(values) > 1)
 
 
 @functools.cache

@@ -85,6 +85,13 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         "protocol", "variant", "engine", "quantity", "published", "published_sd", "builds_least", "builds_most",
         "perplexity", "sd", "seeds", "failed", "within_2sd", "exp_of_mean", "corpus",
     ),
+    # one row a point of the lists in --set and a variant; `change`: of the effect, first point of the axis to last
+    "axes": (
+        "axis", "point", "setting", "variant", "engine", "device", "protocol", "corpus", "corpus_sha256", "hidden",
+        "lr", "parameters", "seeds", "failed", "heldout_perplexity", "heldout_low", "heldout_high", "baseline", "pairs",
+        "delta_nats", "delta_low", "delta_high", "p_signflip", "p_holm", "family", "verdict", "change_nats",
+        "change_low", "change_high", "change_p_holm", "error",
+    ),
     # one row a training on a task; `solved_after`: updates, empty where it was not solved within `budget`
     "probes": (
         "run", "variant", "engine", "capture", "precision", "device", "seed", "protocol", "task", "length", "hidden",
@@ -163,6 +170,9 @@ TEXTS = {
     "match",
     "update_bias",
     "stop",
+    "axis",
+    "point",
+    "setting",
 }  # all other columns are numbers
 HEAD = f'{{\n "version": {VERSION},\n'  # how a file of this version begins
 WELL = '\n  "error": "",\n'  # the line in it, at the depth of an outcome's fields alone, of a training that ended well
@@ -183,6 +193,7 @@ class Results:
     heat: pd.DataFrame
     speed: pd.DataFrame
     reproduce: pd.DataFrame
+    axes: pd.DataFrame
     probes: pd.DataFrame
     tasks: pd.DataFrame
     learning_rates: pd.DataFrame
@@ -356,7 +367,7 @@ def gather(folder: Path) -> Results:
     order = sorted(rows, key=lambda k: tuple(rows[k][c] for c in ("protocol", "variant", "engine", "seed", "run")))
     trained, outcomes = [rows[k] for k in order], [held[k] for k in order]
     return Results(
-        **{name: frame(name, []) for name in ("bench", "ablate", "reproduce", "tasks")},
+        **{name: frame(name, []) for name in ("bench", "ablate", "reproduce", "axes", "tasks")},
         runs=frame("runs", [row for row in trained if "task" not in row]),
         probes=frame("probes", [row for row in trained if "task" in row]),
         **{name: _of_each(name, trained, [facts(o) for o in outcomes]) for name, facts in WITHIN.items()},

@@ -335,15 +335,16 @@ def updates(tasks: pd.DataFrame, trained: pd.DataFrame, width: float = WIDE) -> 
     not solve it. Colours and names as everywhere: a variant without a gate has that gate's colour."""
     if tasks.empty:
         return None
-    panels = list(dict.fromkeys(zip(tasks.task, tasks.length, strict=True)))
+    tasks = tasks if "setting" in tasks else tasks.assign(setting="")
+    panels = list(dict.fromkeys(zip(tasks.task, tasks.length, tasks.setting, strict=True)))
     columns = min(len(panels), 2 if width > 5 else 1)
     rows = math.ceil(len(panels) / columns)
     with _style() as ink:
         tall = 0.55 + 0.24 * tasks.variant.nunique()
         figure = Figure(figsize=(width, 0.3 + tall * rows), layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False)
-        for panel, (task, length) in zip(grid.flat, panels, strict=False):
-            own = tasks[(tasks.task == task) & (tasks.length == length)]
+        for panel, (task, length, setting) in zip(grid.flat, panels, strict=False):
+            own = tasks[(tasks.task == task) & (tasks.length == length) & (tasks.setting == setting)]
             budget = float(own.budget.max())
             for y, r in enumerate(own.itertuples()):
                 colour, _, marker = _look(r.variant)
@@ -365,7 +366,10 @@ def updates(tasks: pd.DataFrame, trained: pd.DataFrame, width: float = WIDE) -> 
             panel.set_xticks(ticks, [compact(t) for t in ticks])
             panel.xaxis.set_minor_locator(NullLocator())
             panel.set_title(
-                f"{_short(str(task).replace('_', ' '))}, length {count(length)}", loc="left", color=ink["ink"]
+                f"{_short(str(task).replace('_', ' '))}, length {count(length)}"
+                + f", {setting}" * (tasks.setting.nunique() > 1),
+                loc="left",
+                color=ink["ink"],
             )
         for panel in grid.flat[len(panels) :]:
             panel.set_visible(False)
@@ -377,14 +381,59 @@ def updates_alt(tasks: pd.DataFrame, trained: pd.DataFrame) -> str:
     if tasks.empty:
         return ""
     said = []
-    for (task, length), own in tasks.groupby(["task", "length"], sort=False):
+    tasks = tasks if "setting" in tasks else tasks.assign(setting="")
+    for (task, length, setting), own in tasks.groupby(["task", "length", "setting"], sort=False):
         each = ", ".join(
             f"{r.variant} {int(r.solved)} of {int(r.seeds + r.failed)}"
             + (f" after {count(r.updates_median)}" if r.solved else "")
             for r in own.itertuples()
         )
-        said.append(f"{task}, length {count(length)}: {each}")
+        said.append(f"{task}, length {count(length)}{_space(setting)}: {each}")
     return f"Dot charts of the updates until each seed solved a task, {len(said)} tasks. {'; '.join(said)}."
+
+
+def along(axes: pd.DataFrame, width: float = WIDE) -> Figure | None:
+    """The difference of each variant to the baseline, in nats a character of held-out text, at each value of the field;
+    above zero is worse. Bars: intervals, paired by seed. Shaded: the margin, stated beforehand, inside which a
+    difference counts as none. A variant without a gate has that gate's colour; its name stands at its last point."""
+    data = axes.dropna(subset=["delta_nats"])
+    if data.empty:
+        return None
+    settings = list(dict.fromkeys(data.setting))[:MOST]
+    with _style() as ink:
+        figure = Figure(figsize=(width, 0.4 + 3.0 * len(settings)), layout="constrained")
+        for ax, setting in zip(figure.subplots(len(settings), 1, squeeze=False).flat, settings, strict=True):
+            own = data[data.setting == setting]
+            points = list(dict.fromkeys(own.point))
+            ax.axhspan(-stats.MARGIN_NATS, stats.MARGIN_NATS, color=ink["band"], lw=0, zorder=0)
+            ax.axhline(0, color=ink["ink"], lw=1, zorder=1)
+            ends, names = [], list(dict.fromkeys(own.variant))[:MOST]
+            for k, name in enumerate(names):
+                line = own[own.variant == name]
+                x = [points.index(p) + 0.05 * (k - (len(names) - 1) / 2) for p in line.point]
+                colour, dash, marker = _look(name)
+                ax.plot(x, line.delta_nats, color=ink[colour], lw=1.3, marker=marker, ms=5, ls=dash)
+                ax.vlines(x, line.delta_low, line.delta_high, color=ink[colour], lw=1.6)
+                ends.append((float(line.delta_nats.iloc[-1]), _short(name), ink[colour]))
+            ax.set_xticks(range(len(points)), points)
+            ax.set_xlabel(str(own.axis.iloc[0]).replace("_", " "))
+            ax.set_title(setting, loc="left", color=ink["ink"])
+            ax.set_ylabel(f"difference to {_short(own.baseline.iloc[0])}, nats/char\n(worse \u2191)")
+            _name_lines(ax, ends, 72 * 2.4)
+        return figure
+
+
+def along_alt(axes: pd.DataFrame) -> str:
+    data = axes.dropna(subset=["delta_nats"])
+    if data.empty:
+        return ""
+    said = [
+        f"{name}{_space(setting)}: "
+        + ", ".join(f"{nats(r.delta_nats, sign=True)} at {r.point} (n = {count(r.pairs)})" for r in own.itertuples())
+        for (setting, name), own in data.groupby(["setting", "variant"], sort=False)
+    ]
+    axis, base = data.axis.iloc[0], data.baseline.iloc[0]
+    return f"Line chart of the difference of held-out log-perplexity to {base}, by {axis}: {'; '.join(said)}."
 
 
 def reach(shares: pd.DataFrame, width: float = WIDE) -> Figure | None:

@@ -15,9 +15,10 @@ import pandas as pd
 from markupsafe import Markup
 
 from harness.analysis import stats
+from harness.analysis.axes import trend
 from harness.experiments import grid
 from harness.experiments.tasks import SCORED, TASKS
-from harness.formatting import both, bracket, compact, count, plain, ppl, score, several, span
+from harness.formatting import both, bracket, compact, count, nats, plain, ppl, score, several, span
 from harness.record import store as record
 from harness.report import figures as draw
 from harness.report import select as evidence
@@ -45,7 +46,7 @@ class Section:
 
 def sections(data: record.Results) -> list[Section]:
     """Those that have something to show."""
-    return [s for s in (published(data), rates(data), tasks(data), gates(data)) if s]
+    return [s for s in (published(data), rates(data), axes(data), tasks(data), gates(data)) if s]
 
 
 def published(data: record.Results) -> Section | None:
@@ -148,6 +149,57 @@ def rates(data: record.Results) -> Section | None:
     return Section("rates", "Learning rates", "Which learning rate suits each?", setting, said, table)
 
 
+def axes(data: record.Results) -> Section | None:
+    """The effect of each variant along a field of the protocol."""
+    rows = data.axes[(data.axes.baseline != "") & (data.axes.seeds + data.axes.failed > 0)]
+    if rows.empty:
+        return None
+    axis, points = str(rows.axis.iloc[0]), list(dict.fromkeys(rows.point))
+    cells, said = [], []
+    for (setting, variant), own in rows.groupby(["setting", "variant"], sort=False):
+        by = {r.point: r for r in own.itertuples()}
+        last = own.iloc[-1]
+        word, change = trend(last), Cell()
+        if word:
+            bounds = bracket(last.change_low, last.change_high, nats)
+            change = Cell(nats(last.change_nats, sign=True), f"{bounds}\n{word}", plain(last.change_nats))
+            what = {"grows": "grows", "shrinks": "shrinks"}.get(word, "may or may not change")
+            said.append(
+                Markup("The difference of <code>{}</code>{} {} from {} {} to {}: by {} nats {}.").format(
+                    variant, f" at {setting}" if setting else "", what, axis, points[0], last.point,
+                    nats(last.change_nats, sign=True), bounds)
+            )  # fmt: skip
+        cells.append([Cell(str(variant), str(setting), f"{setting} {variant}"), *(_effect(by.get(p)) for p in points),
+                      change])  # fmt: skip
+    one = rows.iloc[0]
+    setting = (
+        f"Every variant was trained at each value of {axis}, {span(rows.seeds)} seeds each. Differences to "
+        f"{one.baseline} in held-out nats a character, paired by seed, above 0 is worse; Holm over all "
+        f"{count(one.family)} differences and changes of the grid. A change is that of a difference "
+        f"from {points[0]} to {points[-1]}."
+    )
+    heads = [("variant", "setting" * any(rows.setting), False),
+             *((f"{axis} {p}", "nats/char", True) for p in points),
+             ("change", f"{points[0]} to {points[-1]}", True)]  # fmt: skip
+    table = Table("axes", f"Differences to {one.baseline} by {axis}", heads, cells, cards=True)
+    picture = (
+        "axes",
+        f"Does the effect depend on {axis.replace('_', ' ')}?",
+        draw.along,
+        draw.along_alt,
+        (rows,),
+        None,
+    )
+    return Section("axes", "Axes", f"Effects by {axis.replace('_', ' ')}", setting, said, table, [picture])
+
+
+def _effect(r: Any) -> Cell:
+    if r is None or not math.isfinite(r.delta_nats):
+        return Cell()
+    bounds = bracket(r.delta_low, r.delta_high, nats)
+    return Cell(nats(r.delta_nats, sign=True), f"{r.verdict}\n{bounds}\nn = {count(r.pairs)}", plain(r.delta_nats))
+
+
 def tasks(data: record.Results) -> Section | None:
     """Which variants solve each task, and after how many updates."""
     table = data.tasks[data.tasks.seeds + data.tasks.failed > 0].dropna(subset=["solved", "budget", "length"])
@@ -155,10 +207,14 @@ def tasks(data: record.Results) -> Section | None:
         return None
     names = list(dict.fromkeys(table.variant))
     cells = []
-    for (task, length), own in table.groupby(["task", "length"], sort=False):
+    table = table.assign(setting=[setting_of(label) for label in table.protocol])
+    for (task, length, changed), own in table.groupby(["task", "length", "setting"], sort=False):
         by = {r.variant: r for r in own.itertuples()}
         about = TASKS[task].asks if task in TASKS else ""
-        name = Cell(str(task).replace("_", " "), f"length {count(length)}\n{about}".strip(), f"{task} {length:06.0f}")
+        note = "\n".join(
+            filter(None, (f"length {count(length)}", changed if table.setting.nunique() > 1 else "", about))
+        )
+        name = Cell(str(task).replace("_", " "), note, f"{task} {length:06.0f} {changed}")
         cells.append([name, *(_solved(by.get(variant)) for variant in names)])
     one = table.iloc[0]
     trained = several(table.seeds.iloc[0], "seed") if table.seeds.nunique() == 1 else f"{span(table.seeds)} seeds"
@@ -181,10 +237,18 @@ def tasks(data: record.Results) -> Section | None:
              "--tasks", *lengths, "--variants", *names]  # fmt: skip
     if len(set(lengths.values())) == 1:
         words += ["--lengths", *(str(int(length)) for length in next(iter(lengths.values())))]
-    changed = [part for part in str(one.protocol).split(",")[1:] if not part.startswith("num_steps=")]
-    words += ["--set", *changed] if changed else []
+    lists: dict[str, list[str]] = {}
+    for name, _, value in (part.partition("=") for setting in dict.fromkeys(table.setting) for part in setting.split()):
+        lists.setdefault(name, []).append(value)
+    changed = [f"{name}={','.join(dict.fromkeys(values))}" for name, values in lists.items()]
+    words += ["--set", *changed] if changed and "" not in set(table.setting) else []
     title = "Tasks: what each gate is for"
     return Section("tasks", "Tasks", title, setting, said, grid_table, [picture], shlex.join(words))
+
+
+def setting_of(label: str) -> str:
+    """What a protocol's label says beside its name and its length."""
+    return " ".join(part for part in str(label).split(",")[1:] if not part.startswith("num_steps="))
 
 
 def _solved(r: Any) -> Cell:
