@@ -36,6 +36,7 @@ PARTS = {
     "variants/gru.py variants/gru_after.py variants/lstm.py variants/ligru.py variants/mgu.py": "test_variants.py",
     "variants/rnn.py variants/cifg.py variants/gru1.py variants/gru2.py variants/gru3.py variants/indrnn.py "
     "variants/janet.py variants/lstm_peephole.py variants/mgu_keep.py variants/min_gru.py variants/min_lstm.py "
+    "variants/min_gru_signed.py variants/gru_diag.py variants/ugrnn.py "
     "variants/library.py": "test_variants.py test_engines.py",
 }
 

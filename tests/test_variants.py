@@ -228,6 +228,36 @@ def min_gru(w: Weights, held: Held, x: list[float], state: list[list[float]]) ->
     return [new]
 
 
+def min_gru_signed(w: Weights, held: Held, x: list[float], state: list[list[float]]) -> list[list[float]]:
+    (h,) = state
+    new = []
+    for j in range(len(h)):
+        z = held.get("Z", sigma(times(x, w["W_xz"], j) + w["b_z"][0][j]))
+        new.append(h[j] - 2 * z * h[j] + z * (times(x, w["W_xh"], j) + w["b_h"][0][j]))
+    return [new]
+
+
+def gru_diag(w: Weights, held: Held, x: list[float], state: list[list[float]]) -> list[list[float]]:
+    (h,) = state
+    new = []
+    for j in range(len(h)):
+        z = held.get("Z", sigma(times(x, w["W_xz"], j) + w["w_hz"][0][j] * h[j] + w["b_z"][0][j]))
+        r = held.get("R", sigma(times(x, w["W_xr"], j) + w["w_hr"][0][j] * h[j] + w["b_r"][0][j]))
+        candidate = math.tanh(times(x, w["W_xh"], j) + w["w_hh"][0][j] * r * h[j] + w["b_h"][0][j])
+        new.append(candidate + z * (h[j] - candidate))
+    return [new]
+
+
+def ugrnn(w: Weights, held: Held, x: list[float], state: list[list[float]]) -> list[list[float]]:
+    (h,) = state
+    new = []
+    for j in range(len(h)):
+        z = held.get("Z", sigma(times(x, w["W_xz"], j) + times(h, w["W_hz"], j) + w["b_z"][0][j]))
+        candidate = math.tanh(times(x, w["W_xh"], j) + times(h, w["W_hh"], j) + w["b_h"][0][j])
+        new.append(candidate + z * (h[j] - candidate))
+    return [new]
+
+
 def min_lstm(w: Weights, held: Held, x: list[float], state: list[list[float]]) -> list[list[float]]:
     (h,) = state
     new = []
@@ -269,6 +299,9 @@ CELLS: dict[str, tuple[Twin, Callable[[int], int]]] = {
     "lstm_peephole": (lstm_peephole, lambda h: 4 * h * (28 + h + 1) + 3 * h),
     "indrnn": (indrnn, lambda h: h * (28 + 2)),
     "min_gru": (min_gru, lambda h: 2 * h * (28 + 1)),
+    "min_gru_signed": (min_gru_signed, lambda h: 2 * h * (28 + 1)),
+    "gru_diag": (gru_diag, lambda h: 3 * h * (28 + 2)),
+    "ugrnn": (ugrnn, lambda h: 2 * h * (28 + h + 1)),
     "min_lstm": (min_lstm, lambda h: 3 * h * (28 + 1)),
     "ligru": (ligru, lambda h: 2 * h * (28 + h + 2)),
 }
