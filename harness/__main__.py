@@ -154,7 +154,12 @@ def parser() -> Parser:
         help=f"how many trainings a variant, {grid.SEEDS} if not given; or until-decided",
     )  # fmt: skip
     top.add_argument("--max", metavar="N", help="the most seeds of --seeds until-decided, 30 if not given")
-    top.add_argument("--variants", nargs="+", metavar="V", help="like rnn gru:R=1 nn.gru (`list` names them all)")
+    top.add_argument(
+        "--variants",
+        nargs="+",
+        metavar="V",
+        help="like rnn gru:R=1 nn.gru (`list` names them all); of your own: ./my_cell.py, package.module:Cell",
+    )
     top.add_argument("--set", nargs="+", action="extend", default=[], dest="settings", metavar="FIELD=VALUE",
                      help=f"fields of the protocol: {', '.join(grid.FIELDS)}")  # fmt: skip
     top.add_argument("--tasks", nargs="+", metavar="T", help=f"of probe: {', '.join(task_names())}")
@@ -633,6 +638,7 @@ def _report(folder: Path) -> int:
 def _list(options: argparse.Namespace, folder: Path) -> int:
     import variants
     from harness.record import store as record
+    from variants import outside
 
     plans = [planned(verb, options) for verb in GRIDS][: 1 if options.variants else None]  # the same for both then
     print("variants, with the gates that can be fixed (like gru:R=1 or gru:Z=0,R=1):")
@@ -647,6 +653,10 @@ def _list(options: argparse.Namespace, folder: Path) -> int:
             print(f"{'':<20}in the loop: {why}")
     for name, why in variants.unusable().items():
         print(f"  {name:<10} variants/{why}")
+    for name, point in outside.installed().items():
+        if name not in variants.found() or variants.found()[name].path == "":
+            print(f"  {name:<10} {point.value}, of {point.dist.name if point.dist else 'a package'}"
+                  f"{': its name is taken' * (name in variants.found())}")  # fmt: skip
     known = record.grids(folder)
     for asked in plans:
         rows = [row for one in known.values() for row in one.get("learning_rates", ())]

@@ -160,10 +160,10 @@ class Plan:
 
 def planned(verb: str, options: argparse.Namespace) -> Plan:
     """What the options ask for, whole and checked. ValueError, in one line, names what is wrong with them."""
-    import variants
     from harness.data import corpus
+    from variants.outside import resolve
 
-    names = tuple(dict.fromkeys(variants.canonical(v) for v in options.variants or GRIDS.get(verb, grid.SWEEP)))
+    names = resolve(options.variants or GRIDS.get(verb, grid.SWEEP))
     if options.max is not None and options.seeds != UNTIL:
         raise ValueError(f"--max is the end of --seeds {UNTIL}: give that too, or leave --max out")
     most = _count("max", options.max or "30")
@@ -229,14 +229,14 @@ def on_tasks(options: argparse.Namespace) -> list[Plan]:
 
 
 def _on_tasks(options: argparse.Namespace) -> list[Plan]:
-    import variants
     from harness.data.corpus import NOTHING
     from harness.experiments.tasks import TASKS
+    from variants.outside import resolve
 
     for setting in options.settings:
         if setting.partition("=")[0] not in grid.TASK_FIELDS:
             raise ValueError(grid.unknown("field of a task", setting.partition("=")[0], grid.TASK_FIELDS))
-    names = tuple(dict.fromkeys(variants.canonical(v) for v in options.variants or grid.TASK_VARIANTS))
+    names = resolve(options.variants or grid.TASK_VARIANTS)
     for name in options.tasks or ():
         if name not in TASKS:
             raise ValueError(grid.unknown("task", name, TASKS))

@@ -23,11 +23,12 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .registry import found, parse, plainest
+from .registry import found, parse, plainest, written
 
 HOME = Path(__file__).parent.parent  # where the packages lie that qualified names begin with
 DEEPEST = 20  # imports that hand one name on: they may go in a circle
 PACKAGES = {"numpy", "platformdirs", "torch", "triton"}  # installed, also where somebody works on one of them
+OWN = ("harness", "variants")  # from wherever they are imported, those beside this file
 COMPUTED = ("variants.registry.get", "variants.registry.parse")  # of finding a cell by its name, what is computed
 SKIPPED = {"ctx", "kind", "type_comment", "type_ignores", "type_params", "annotation", "returns", "simple"}
 
@@ -42,17 +43,23 @@ def fingerprint(
     """
     entries = found()
     entry = entries[parse(variant)[0]]
-    cell = code([f"variants.{entry.file}.{entry.cls}"], home=home)
+    root = (Path(entry.path), entry.cls) if entry.path else f"variants.{entry.file}.{entry.cls}"
+    cell = code([root], home=home, package=entry.file if entry.path else "")
     # An engine names the cells it is written for; what they compute is theirs.
-    cells = [f"variants.{other.file}.{other.cls}" for other in entries.values()]
+    cells = [f"variants.{other.file}.{other.cls}" for other in written().values()]
     own = [f"variants.engines.{engine or plainest(variant)}.unroll", "variants.model.Model"]
     rest = code([*own, *COMPUTED, *roots], [*cells, *stops], home)
     return hashlib.sha256((cell + rest).encode()).hexdigest()[:16]
 
 
-def code(roots: Sequence[str], stops: Collection[str] = (), home: Path = HOME) -> str:
-    """A hash of these definitions and of all that they refer to. ValueError for a name that is not there."""
-    text = "\n".join(_Walk(home, stops, roots).said())
+def code(
+    roots: Sequence[str | tuple[Path, str]], stops: Collection[str] = (), home: Path = HOME, package: str = ""
+) -> str:
+    """A hash of these definitions and of all that they refer to. ValueError for a name that is not there.
+
+    A root outside `home` is a file and a name in it; `package`: its module, if its package is to be followed by name.
+    """
+    text = "\n".join(_Walk(home, stops, roots, package).said())
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
@@ -88,8 +95,15 @@ class Module:
         self.imports: dict[str, list[Import]] = {}
         self.effects: list[ast.AST] = []
         self.read: dict[str, Definition] = {}
-        for node in ast.parse(text).body:
+        tree = ast.parse(text)
+        for node in tree.body:
             self._add(node)
+        if "__getattr__" in self.nodes:  # it hands on, when asked, what it seems to import for annotations alone
+            for node in tree.body:
+                if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+                    for inner in node.body:
+                        if isinstance(inner, ast.Import | ast.ImportFrom):
+                            self._import(inner)
 
     def _add(self, node: ast.stmt) -> None:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
@@ -151,16 +165,28 @@ class Module:
 class _Walk:
     """From definitions to all that they refer to, each once, numbered in the order in which they are met."""
 
-    def __init__(self, home: Path, stops: Collection[str], roots: Sequence[str]) -> None:
+    def __init__(
+        self, home: Path, stops: Collection[str], roots: Sequence[str | tuple[Path, str]], package: str = ""
+    ) -> None:
         self.home = home
-        self.own = {name.partition(".")[0] for name in [*roots, *stops]}
+        named = [root for root in roots if isinstance(root, str)]
+        self.own = {name.partition(".")[0]: home for name in [*OWN, *named, *stops]}
         self.modules: dict[Path, Module] = {}
         self.places: dict[tuple[Path, int, str], Path | None] = {}
         self.numbers: dict[Key, int] = {}
         self.reached: dict[Path, None] = {}
         self.stops: set[Key] = set()
         for root in roots:
-            self._number(*self._named(root))
+            if isinstance(root, str):
+                self._number(*self._named(root))
+                continue
+            if package and not package.endswith(".py"):
+                above = package.count(".") + (root[0].name == "__init__.py")
+                self.own.setdefault(package.partition(".")[0], root[0].parents[above])
+            for path, name, _ in self._targets(*root, ()):
+                self._number(path, name)
+            if not self.numbers:
+                raise ValueError(f"no {root[1]!r} in {root[0]}: it is to be a class, or a name assigned there")
         self.stops = {self._named(stop) for stop in stops}
 
     def said(self) -> Iterator[str]:
@@ -259,7 +285,7 @@ class _Walk:
         if level:
             folders = [path.parents[level - 1]]
         elif first in self.own:
-            folders = [self.home]
+            folders = [self.own[first]]
         elif not first or first in sys.stdlib_module_names or first in PACKAGES:
             return None
         else:

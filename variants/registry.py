@@ -11,16 +11,17 @@ import functools
 import importlib
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .cell import Cell
 
 HERE = Path(__file__).parent
 # the fastest first; the last is only to be timed beside them
+NAME = re.compile(r"[^\W\d][\w-]*(\.[\w-]+)*")  # of a cell
 ENGINES = ("library", "resident", "native", "scan", "fused", "loop", "book")
 
 
@@ -36,11 +37,40 @@ class Entry:
     gates: tuple[str, ...]
     about: str
     library: bool = False
+    path: str = ""  # of a cell that lies elsewhere; `file` is then its file's name, or its module
+
+    @property
+    def where(self) -> str:
+        """Its file, as a message names it."""
+        return self.path or f"variants/{self.file}.py"
+
+
+OUTSIDE: dict[str, Entry] = {}  # cells that lie elsewhere, by name: see outside.py
+
+
+def use(cells: Mapping[str, Entry]) -> None:
+    """Have these cells, which lie elsewhere, found by their names, and no others that do."""
+    from . import fingerprint
+
+    OUTSIDE.clear()
+    OUTSIDE.update(cells)
+    _class.cache_clear()
+    fingerprint.fingerprint.cache_clear()
+
+
+def tell(cells: Mapping[str, tuple[Any, ...]]) -> None:
+    """Know the cells that another process of ours knows, each given as the fields of its entry."""
+    use({name: Entry(*fields) for name, fields in cells.items()})
+
+
+def written() -> dict[str, Entry]:
+    """Every variant of this folder, by name: the cells written here first, then torch's."""
+    return _read()[0]
 
 
 def found() -> dict[str, Entry]:
-    """Every variant, by name: the cells written here first, then torch's."""
-    return _read()[0]
+    """Every variant, by name: those of this folder, then those that lie elsewhere."""
+    return {**written(), **OUTSIDE} if OUTSIDE else written()
 
 
 def unusable() -> dict[str, str]:
@@ -60,7 +90,7 @@ def _read() -> tuple[dict[str, Entry], dict[str, str]]:
             if not path.stem.isidentifier():
                 raise ValueError("a cell's file is named with letters, digits and _ alone")
         except (OSError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            faults[path.stem] = f"{path.name} cannot be used: {_line(error)}"
+            faults[path.stem] = f"{path.name} cannot be used: {one_line(error)}"
             modules.pop(path.stem, None)
     entries: dict[str, Entry] = {}
     for stem, module in modules.items():
@@ -84,7 +114,7 @@ def _read() -> tuple[dict[str, Entry], dict[str, str]]:
                 continue
             name, gates = name or stem, _gates(modules, line)
             about = module.about if name == stem else f"torch.nn.{cls}, as torch runs it" * (stem == "library")
-            if not re.fullmatch(r"[^\W\d][\w-]*(\.[\w-]+)*", name):
+            if not NAME.fullmatch(name):
                 faults[name] = f"{stem}.py names its cell {name!r}: a name is letters, digits, _, - and ."
             elif name in entries:
                 other = entries[name]
@@ -233,7 +263,7 @@ def _parse(name: str) -> tuple[str, dict[str, float]]:
     if base not in found() and base in unusable():
         raise ValueError(f"variants/{unusable()[base]}")
     if base not in found():
-        raise ValueError(unknown("variant", base, found()))
+        raise ValueError(unknown("variant", base, found()) + "; of your own: ./FILE.py, or package.module:Cell")
     gates = found()[base].gates
     values: dict[str, float] = {}
     for part in fixed.split(",") if colon else ():
@@ -275,11 +305,16 @@ def _class(base: str) -> type[Cell]:
     from .contract import fault
 
     entry = found()[base]
-    where = f"variants/{entry.file}.py cannot be used: "
+    where = f"{entry.where} cannot be used: "
     try:
-        cell: type[Cell] = getattr(importlib.import_module(f"variants.{entry.file}"), entry.cls)
+        if entry.path:
+            from .outside import load
+
+            cell = load(entry)
+        else:
+            cell = getattr(importlib.import_module(f"variants.{entry.file}"), entry.cls)
     except (Exception, SystemExit) as error:
-        raise ValueError(f"{where}it cannot be imported: {_line(error)}") from None
+        raise ValueError(f"{where}it cannot be imported: {one_line(error)}") from None
     if broken := fault(cell, entry.gates):
         raise ValueError(f"{where}{broken}")
     return cell
@@ -299,7 +334,7 @@ def refusals(
         try:
             engine = importlib.import_module(f"variants.engines.{name_of}")
         except Exception as error:  # a cell that it builds on is half-written
-            said[name_of] = f"it cannot be imported: {_line(error)}"
+            said[name_of] = f"it cannot be imported: {one_line(error)}"
             continue
         said[name_of] = engine.refuses(get(name), device)
         if not said[name_of] and hasattr(engine, "fits"):
@@ -309,7 +344,7 @@ def refusals(
     return said
 
 
-def _line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     """An exception in one line, its kind first."""
     if isinstance(error, SyntaxError):
         return f"{error.msg} (line {error.lineno})"

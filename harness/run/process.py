@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import dataclasses
 import errno
 import io
 import os
@@ -16,15 +17,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from variants import registry
+
 
 def command(code: str) -> list[str]:
-    """The command of a fresh Python that finds modules where this one does and runs `code`.
+    """The command of a fresh Python that finds modules where this one does and runs `code`, knowing the same cells.
 
     Unlike multiprocessing's children it imports nobody's main script: not one without a `__main__` guard, nor one that
     was typed into a pipe. PYTHONSAFEPATH and the folder it starts in make no difference.
     """
     path = [entry for entry in sys.path if isinstance(entry, str)]
-    return [sys.executable, "-c", f"import sys; sys.path[:] = {path!a}; {code}"]
+    cells = {name: dataclasses.astuple(entry) for name, entry in registry.OUTSIDE.items()}
+    known = f"import harness; from variants import registry; registry.tell({cells!a}); " if cells else ""
+    return [sys.executable, "-c", f"import sys; sys.path[:] = {path!a}; {known}{code}"]
 
 
 class Stream(io.RawIOBase):
