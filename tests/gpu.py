@@ -243,28 +243,30 @@ def seeds(done: set[str]) -> Iterator[Fact]:
 
 
 def book(done: set[str]) -> Iterator[Fact]:
+    """An epoch of `book`, as a training captures it and as one graph: what is one of all its windows worth?"""
     import torch
 
     from harness.experiments import grid
-    from harness.run.cuda_graph import captured
-    from harness.run.train import epoch_of, windows_of
+    from harness.run import train
     from variants.model import Model
 
-    if "book" in done:
-        return
     protocol = grid.protocol("book")
-    windows = windows_of(protocol.train_characters, protocol)
+    windows = train.windows_of(protocol.train_characters, protocol)
     torch.cuda.init()
-    for some in (8, windows):
+    for some in (train.GRAPH_WINDOWS, windows):
+        key = f"book, graphs of {some} windows"
+        if key in done:
+            continue
+        train.GRAPH_WINDOWS = some
         model = Model("lstm", 28, protocol.hidden, [0], device="cuda", engine="loop")
-        streams = torch.randint(28, (some * protocol.num_steps + 1, 1, protocol.batch_size), device="cuda")
+        streams = torch.randint(28, (windows * protocol.num_steps + 1, 1, protocol.batch_size), device="cuda")
         before, begun = torch.cuda.mem_get_info()[0], time.monotonic()
-        epoch = captured(functools.partial(epoch_of, model, windows=some, protocol=protocol), streams,
-                         [*model.parameters(), *model.buffers()])  # fmt: skip
+        graphs = train.graphs_of(model, streams, windows, protocol)
         made_s = time.monotonic() - begun
-        yield {"key": "book" if some == windows else f"book, {some} windows", "windows": some, "capture_s": made_s,
-               "mib": (before - torch.cuda.mem_get_info()[0]) / 2**20,
-               "epoch_ms": milliseconds(lambda: epoch(streams), 3)}  # noqa: B023  # fmt: skip
+        epoch = functools.partial(train.epoch_of, model, streams, windows=windows, protocol=protocol, graphs=graphs)
+        yield {"key": key, "windows": windows, "capture_s": made_s,
+               "nodes": [getattr(graph, "nodes", None) for graph in dict.fromkeys(work for _, work in graphs.values())],
+               "mib": (before - torch.cuda.mem_get_info()[0]) / 2**20, "epoch_ms": milliseconds(epoch, 3)}  # fmt: skip
 
 
 OWN: dict[str, Callable[[set[str]], Iterator[Fact]]] = {

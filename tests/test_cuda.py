@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy.typing as npt
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness.data import corpus
 from harness.experiments import grid, tasks
 from harness.experiments.grid import Protocol, Run
 from harness.run import progress as watch
+from harness.run import roofline, train_task
 from harness.run import timing as measure
 from harness.run import train as training
-from harness.run import train_task
-from variants.engines import resident
+from harness.run.cuda_graph import Work, captured
+from variants.engines import fused, resident
 from variants.model import Model
 
 TINY = Protocol(
@@ -246,30 +251,214 @@ def _fails(*rest: object) -> None:
     raise RuntimeError("operation not permitted when stream is capturing")
 
 
-def _works(epoch: Callable[[Tensor], Tensor], example: Tensor, weights: Sequence[Tensor]) -> object:
-    return epoch
+class Replayed:
+    """A graph that is none: its tensors stay where they are, and fresh ones are copied into them, shaped as they are.
+
+    `windows`: of each that was made, how many it holds, which its nodes are as many times as.
+    """
+
+    windows: ClassVar[list[int]] = []
+
+    def __init__(self, work: Work, example: Sequence[Tensor], weights: Sequence[Tensor]) -> None:
+        self.work, self.inputs = work, [tensor.clone() for tensor in example]
+        before, learnt = [w.detach().clone() for w in weights], 0
+        real = Model.learn
+
+        def learn(*args: Any, **how: Any) -> Any:
+            nonlocal learnt
+            learnt += 1
+            return real(*args, **how)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Model, "learn", learn)
+            self.outputs = work(*self.inputs)
+        self.windows.append(learnt)
+        with torch.no_grad():
+            for weight, value in zip(weights, before, strict=True):
+                weight.copy_(value)
+
+    def __call__(self, *fresh: Tensor) -> tuple[Tensor, ...]:
+        for old, new in zip(self.inputs, fresh, strict=True):
+            assert old.shape == new.shape
+            old.copy_(new)
+        for old, new in zip(self.outputs, self.work(*self.inputs), strict=True):
+            old.copy_(new)
+        return tuple(output.clone() for output in self.outputs)
 
 
-@pytest.mark.parametrize("sampling", ["sequential", "windows"])
-@pytest.mark.parametrize(("first", "then"), [(a, b) for a in (_fails, _works) for b in (_fails, _works)])
+@pytest.mark.parametrize("graph", [2, 8])
+@pytest.mark.parametrize(("sampling", "characters"), [("sequential", 240), ("windows", 42)])
+@pytest.mark.parametrize(("first", "then"), [(a, b) for a in (_fails, Replayed) for b in (_fails, Replayed)])
 def test_a_training_stopped_inside_an_epoch_is_the_one_that_never_stopped(
-    first: Callable[..., object], then: Callable[..., object], sampling: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    first: Callable[..., object], then: Callable[..., object], sampling: str, characters: int, graph: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     """Whether its epochs could be captured before, and whether they can be now: no window is trained twice."""
     monkeypatch.setattr(watch, "CHECKPOINT_S", 0.0)
-    protocol = dataclasses.replace(TINY, sampling=sampling, train_characters=60, heldout_characters=50, epochs=3)
+    monkeypatch.setattr(training, "GRAPH_WINDOWS", graph)
+    protocol = dataclasses.replace(
+        TINY, sampling=sampling, train_characters=characters, heldout_characters=50, epochs=3
+    )
     run = Run("gru", 0, protocol, "", "cpu", "fused", capture=True)
     straight = training.train([dataclasses.replace(run, capture=False)], corpus.embedded())[0]
-    kept = Kept(after=2 if first is _works else training.windows_of(60, protocol) + 1)
+    kept = Kept(after=4)
     monkeypatch.setattr(training, "captured", first)
     with pytest.raises(Stopped):
         training.train([run], corpus.embedded(), keep=kept)
     assert kept.arrays is not None
-    assert bool(kept.arrays["window"]) == (first is _fails)
+    assert int(kept.arrays["window"]) == {_fails: 3, Replayed: {2: 6, 8: 8}[graph]}[first]
     monkeypatch.setattr(training, "captured", then)
     gone_on = training.train([run], corpus.embedded(), keep=Kept(arrays=kept.arrays))[0]
     same = {"train_s": 0.0, "uncaptured": ""}
     assert dataclasses.replace(gone_on, **same) == dataclasses.replace(straight, **same)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("variant", ["lstm", "nn.gru"])
+@pytest.mark.parametrize(("sampling", "characters", "windows"), [("sequential", 410, 20), ("windows", 75, 19)])
+def test_an_epoch_of_many_windows_is_a_short_graph_replayed(
+    sampling: str, characters: int, windows: int, variant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the same numbers as one graph of the whole epoch and as step by step; of what is left over another is made."""
+    protocol = dataclasses.replace(TINY, sampling=sampling, train_characters=characters, heldout_characters=50)
+    run = Run(variant, 0, protocol, "", "cpu", "library" if variant == "nn.gru" else "loop")
+    assert training.windows_of(characters, protocol) == windows
+    monkeypatch.setattr(training, "captured", Replayed)
+    found = [training.train([run], corpus.embedded())[0]]
+    for most, made in ((8, [8, windows - 16]), (windows, [windows]), (4, [4] if windows == 20 else [4, 3])):
+        monkeypatch.setattr(training, "GRAPH_WINDOWS", most)
+        monkeypatch.setattr(Replayed, "windows", [])
+        found.append(training.train([dataclasses.replace(run, capture=True)], corpus.embedded())[0])
+        assert Replayed.windows == made
+    assert len({repr(dataclasses.replace(outcome, train_s=0.0)) for outcome in found}) == 1
+
+
+class Streams:
+    """As much of torch.cuda as a capture and a sample ask of it; `fails`: what capturing raises. `said`: in order."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, fails: str = "") -> None:
+        self.said: list[str] = []
+        self.current = self.main = SimpleNamespace(name="main", wait_stream=lambda other: None)
+        side = SimpleNamespace(name="side", wait_stream=lambda other: None)
+
+        @contextlib.contextmanager
+        def on(stream: SimpleNamespace) -> Iterator[None]:
+            before, self.current = self.current, stream
+            yield
+            self.current = before
+
+        @contextlib.contextmanager
+        def capturing(graph: object, stream: SimpleNamespace) -> Iterator[None]:
+            self.current = stream  # as torch, it leaves it so where capturing fails
+            self.said.append("capture")
+            yield
+            if fails:
+                raise RuntimeError(fails)
+            self.current = self.main
+
+        graph = SimpleNamespace(replay=lambda: self.said.append("replay"), instantiate=lambda: None)
+        for name, value in {
+            "Stream": lambda: side, "current_stream": lambda: self.current, "stream": on, "graph": capturing,
+            "CUDAGraph": lambda keep_graph: graph, "set_stream": lambda stream: setattr(self, "current", stream),
+            "synchronize": lambda: self.said.append("wait"), "empty_cache": lambda: None,
+            "memory_allocated": lambda: 32 * 2**20, "max_memory_allocated": lambda: 100 * 2**20,
+            "max_memory_reserved": lambda: 0, "memory_reserved": lambda: 0, "mem_get_info": self.free,
+            "reset_peak_memory_stats": lambda: self.said.append("reset"),
+        }.items():  # fmt: skip
+            patch.setattr(torch.cuda, name, value)
+
+    def free(self) -> tuple[int, int]:
+        """7 MiB less once something was captured."""
+        return (80 - 7 * ("capture" in self.said)) * 2**20, 90 * 2**20
+
+
+@pytest.mark.parametrize("fails", ["", "operation not permitted when stream is capturing"])
+def test_after_a_capture_the_stream_and_the_weights_are_what_they_were(
+    fails: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cuda, weight = Streams(monkeypatch, fails), torch.ones(2)
+
+    def work(x: Tensor) -> tuple[Tensor]:
+        assert cuda.current.name == "side"
+        cuda.said.append("work")
+        return (weight.add_(x).clone(),)
+
+    if fails:
+        with pytest.raises(RuntimeError, match="not permitted"):
+            captured(work, [torch.ones(2)], [weight])
+    else:
+        graph = captured(work, [torch.ones(2)], [weight])
+        (out,) = graph(torch.full((2,), 5.0))
+        assert cuda.said[-1] == "replay"
+        assert graph.inputs[0].tolist() == [5, 5]
+        assert out.tolist() == [4, 4]  # warmed up twice, captured once
+        assert getattr(graph, "nodes", 0) is None
+    assert cuda.said[:4] == ["work", "work", "capture", "work"]
+    assert cuda.current is cuda.main
+    assert weight.tolist() == [1, 1]
+
+
+class OnCPU(TorchFunctionMode):
+    """What is asked of a GPU is done on the CPU."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        args = ["cpu" if isinstance(a, str) and a == "cuda" else a for a in args]
+        return function(*args, **{k: "cpu" if k == "device" else v for k, v in (kwargs or {}).items()})
+
+
+@pytest.mark.parametrize("apart", [0.0, 1.0])
+def test_a_sample_on_a_gpu_agrees_before_its_first_step_and_tells_memory_apart(
+    apart: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a compiler takes is in no clock, and cuBLAS' workspaces, one a stream, in no peak; a graph's is told."""
+    cuda = Streams(monkeypatch)
+    monkeypatch.setattr(measure, "BLOCK_S", 0.0)
+    monkeypatch.setattr(measure, "WARM_S", 0.0)
+    for name, value in {
+        "disagreement": lambda *of: (cuda.said.__iadd__(["agree"]), apart)[1], "environment": lambda device: {},
+        "ceiling": lambda device: (1e9, 1.0), "node_gap_us": lambda: 1.5, "_kernels": lambda *of: "",
+        "repeat_difference": lambda *of: 0.0,
+    }.items():  # fmt: skip
+        monkeypatch.setattr(measure, name, value)
+    found = {}
+    for capture in (False, True):
+        cuda.said.clear()
+        with OnCPU():
+            found[capture] = measure.time_steps(Run("gru", 0, TINY, "", "cuda", "fused", capture), 28)
+        assert cuda.said[0] == "agree"
+        assert cuda.said.count("agree") == 1
+        assert ("wait" in cuda.said) == (apart == 0)  # the clock is not asked for anything that does not count
+    if apart:
+        assert all("disagrees" in answer["error"] for answer in found.values())
+        return
+    assert [(a["peak_memory_mib"], a["graph_mib"]) for a in found.values()] == [(68, None), (36, 7)]
+    for engine, kernels in (("fused", 2 * TINY.num_steps), ("loop", 2 * TINY.num_steps), ("resident", 2)):
+        with OnCPU():
+            monkeypatch.setattr(resident, "unroll", fused.unroll)
+            answer = measure.time_steps(Run("gru", 0, TINY, "", "cuda", engine), 28)
+        assert answer["floor_ms"] == pytest.approx(max(1e3 * answer["gflop"] / 1e9, kernels * 1.5 / 1000)), engine
+
+
+@pytest.mark.parametrize(("precision", "kind"), [("highest", torch.float32), ("medium", torch.bfloat16)])
+def test_the_peak_is_that_of_the_precision(precision: str, kind: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch multiplies float32 as tf32 where bf16 is asked for: the peak would be another class's."""
+    multiplied: set[torch.dtype] = set()
+    Streams(monkeypatch)
+    monkeypatch.setattr(torch, "mm", lambda A, B, out: multiplied.add(A.dtype))
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: precision)
+    real = torch.ones
+    monkeypatch.setattr(torch, "ones", lambda *size, device, **how: real([min(64, n) for n in size], **how))
+    roofline.ceiling("cuda")
+    assert multiplied == {kind}
+
+
+def test_deterministic_fills_no_tensor_with_what_is_not_a_number() -> None:
+    """All of it is written anyway: on a GPU it would be a kernel for each new tensor."""
+    code = (
+        "import torch; from harness.run.machine import settle; settle(1, 'ieee', True); "
+        "print(torch.are_deterministic_algorithms_enabled(), torch.empty(10_000).isnan().all().item())"
+    )
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert child.stdout.split() == ["True", "False"]
 
 
 # ---- a training step, as asked of a device -------------------------------------------------------------------------

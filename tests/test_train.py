@@ -456,7 +456,7 @@ def test_a_graph_that_cannot_be_had_is_said_and_the_training_is_the_same(
     plain, asked = run(variant), dataclasses.replace(run(variant), capture=True)
     seen: list[Tensor] = []
 
-    def fails(epoch: Callable[[Tensor], Tensor], example: Tensor, weights: Sequence[Tensor]) -> None:
+    def fails(work: object, example: Sequence[Tensor], weights: Sequence[Tensor]) -> None:
         seen.extend(weights)
         raise RuntimeError("operation not permitted when\nstream is capturing")
 
@@ -469,7 +469,7 @@ def test_a_graph_that_cannot_be_had_is_said_and_the_training_is_the_same(
     averages = 4 * (variant == "ligru")
     assert sum(not weight.requires_grad for weight in seen) == averages + 1  # and the cell's zero
 
-    monkeypatch.setattr(training, "captured", lambda epoch, example, weights: epoch)
+    monkeypatch.setattr(training, "captured", lambda work, example, weights: work)
     caught = train([asked], book())[0]
     assert caught.uncaptured == ""
     assert dataclasses.replace(caught, **same) == dataclasses.replace(eager, **same)  # type: ignore[arg-type]

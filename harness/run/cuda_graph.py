@@ -1,37 +1,36 @@
-"""A training epoch as one CUDA graph: every window's forward, loss, backward, clip and update, launched at once.
+"""Training steps as one CUDA graph: every window's forward, loss, backward, clip and update, launched at once.
 
 Rule: it knows no cell and no engine. What it captures must never read a value back from the device.
 """
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-Epoch = Callable[
-    [Tensor], Tensor
-]  # streams (length, S, n) -> mean loss (S,) in nats; trains the weights it closes over
+Work = Callable[..., Sequence[Tensor]]  # of tensors; trains the weights it closes over
 
 
-def captured(epoch: Epoch, example: Tensor, weights: Sequence[Tensor]) -> Epoch:
-    """`epoch`, to be replayed on streams shaped as `example`. Warming up trains the `weights`, and is undone.
+def captured(work: Work, example: Sequence[Tensor], weights: Sequence[Tensor]) -> Graph:
+    """`work`, to be replayed on tensors shaped as `example`. Warming up trains the `weights`, and is undone.
 
     RuntimeError from torch where something in it cannot be captured; the weights are then as they were.
     """
-    streams = example.clone()
+    inputs = [tensor.clone() for tensor in example]
     before = [weight.detach().clone() for weight in weights]
     side, current = torch.cuda.Stream(), torch.cuda.current_stream()
     side.wait_stream(current)
-    graph = torch.cuda.CUDAGraph()
+    graph = torch.cuda.CUDAGraph(keep_graph=True)  # to count its nodes
     try:
         with torch.cuda.stream(side):  # libraries set themselves up, each for its stream, which a graph cannot hold
             for _ in range(2):
-                epoch(streams)
+                work(*inputs)
         current.wait_stream(side)
         with torch.cuda.graph(graph, stream=side):
-            nats = epoch(streams)
+            outputs = work(*inputs)
     finally:
         torch.cuda.set_stream(current)  # where capturing fails torch leaves the other
         with torch.no_grad():
@@ -39,9 +38,29 @@ def captured(epoch: Epoch, example: Tensor, weights: Sequence[Tensor]) -> Epoch:
                 weight.copy_(value)
                 weight.grad = None
 
-    def replay(fresh: Tensor) -> Tensor:
-        streams.copy_(fresh)
-        graph.replay()
-        return nats.clone()
+    graph.instantiate()
+    return Graph(graph, inputs, outputs)
 
-    return replay
+
+class Graph:
+    """What was captured. Called with tensors, it replays on them, on the current stream. `nodes`: how many it has."""
+
+    def __init__(self, graph: torch.cuda.CUDAGraph, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
+        self.graph, self.inputs, self.outputs, self.nodes = graph, inputs, outputs, nodes(graph)
+
+    def __call__(self, *fresh: Tensor) -> tuple[Tensor, ...]:
+        for old, new in zip(self.inputs, fresh, strict=True):
+            old.copy_(new)
+        self.graph.replay()
+        return tuple(output.clone() for output in self.outputs)
+
+
+def nodes(graph: torch.cuda.CUDAGraph) -> int | None:
+    """Return how many nodes a kept graph has; None where the driver does not say."""
+    count = ctypes.c_size_t()
+    try:
+        ask = ctypes.CDLL("libcuda.so.1").cuGraphGetNodes
+        failed = ask(ctypes.c_void_p(graph.raw_cuda_graph()), None, ctypes.byref(count))
+    except (OSError, AttributeError, RuntimeError):
+        return None
+    return None if failed else count.value

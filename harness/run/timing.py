@@ -119,9 +119,8 @@ def time_steps(run: Run, vocabulary: int, seeds: int = 1) -> Answer:
     """Blocks of whole training steps (forward, loss, backward, clip, update) on data that is on the device."""
     import torch
 
-    from harness.run.cuda_graph import Epoch, captured
     from harness.run.progress import clock
-    from harness.run.train import epoch_of
+    from harness.run.train import epoch_of, graphs_of, start_of
     from variants.model import Model
 
     protocol, device = run.setting, run.device
@@ -142,7 +141,8 @@ def time_steps(run: Run, vocabulary: int, seeds: int = 1) -> Answer:
     steps, n = protocol.num_steps, protocol.batch_size
     shape = (WINDOWS * steps + 1, seeds, n) if protocol.sampling == "sequential" else (steps + 1, seeds, WINDOWS * n)
     streams = torch.randint(vocabulary, shape, generator=rng).to(device)
-    epoch: Epoch = functools.partial(epoch_of, model, windows=WINDOWS, protocol=protocol)
+    at = start_of(model, protocol, seeds)
+    epoch = functools.partial(epoch_of, model, windows=WINDOWS, protocol=protocol, at=at)
 
     def timed(count: int) -> float:
         begun = clock(device)
@@ -153,7 +153,7 @@ def time_steps(run: Run, vocabulary: int, seeds: int = 1) -> Answer:
     begun, graph_mib = clock(device), None
     if run.capture:
         taken = _outside_mib()
-        epoch = captured(epoch, streams, [*model.parameters(), *model.buffers()])
+        epoch = functools.partial(epoch, graphs=graphs_of(model, streams, WINDOWS, protocol))
         graph_mib = _outside_mib() - taken
     else:
         epoch_of(model, streams[: steps + 1], windows=1, protocol=protocol)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,7 +22,7 @@ import variants
 from harness.data import corpus as text
 from harness.experiments.grid import BASELINE, PROMPT, Protocol, Run
 from harness.run import diagnostics as inside
-from harness.run.cuda_graph import Epoch, captured
+from harness.run.cuda_graph import Work, captured
 from harness.run.diagnostics import Alive
 from harness.run.process import describe
 from harness.run.progress import Arrays, Keep, Progress, Watch, set_words, words_of
@@ -34,6 +34,7 @@ SAMPLED = 50  # characters of a sample, as in the book
 # Of what is scored, whatever the training's batch: characters of a stream, characters it reads before, streams at most.
 STREAM, WARM, STREAMS = 256, 128, 256
 AT_ONCE = 32  # steps of a stream between two signs of life
+GRAPH_WINDOWS = 8  # of one CUDA graph, which is replayed: an epoch of `book` has 149, of a thousand kernels and more
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Position:
-    """Within an epoch: minibatches done, the state after them, and the sum of their mean losses (S,)."""
+    """Within an epoch: minibatches done, the state carried on (none by windows), the sum of their mean losses (S,)."""
 
     window: int
     state: State
@@ -111,13 +112,12 @@ def train(
     watch = Watch(device, progress, keep)
     if found := watch.load():
         begin, at, lost, looked = resume(found, model, orders)
-    epoch_on: Epoch | None = None
+    graphs: dict[int, tuple[int, Work]] = {}
     uncaptured = ""
     if runs[0].capture:
         example = drawn(characters, protocol, [random.Random(0) for _ in runs])
-        whole = functools.partial(epoch_of, model, windows=windows, protocol=protocol)
         try:
-            epoch_on = captured(whole, example, [*model.parameters(), *model.buffers()])
+            graphs = graphs_of(model, example, windows, protocol)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:  # the same steps, one by one, are the same numbers, only later
@@ -132,11 +132,8 @@ def train(
             watch.between(share, lambda: standing(model, epoch, words_of(states), done, lost, looked))
 
         data = drawn(characters, protocol, orders)
-        if epoch_on is None or at.window:  # a checkpoint inside an epoch is gone on from step by step
-            nats = epoch_of(model, data, windows=windows, protocol=protocol, at=at, between=between)
-        else:  # one graph is one epoch: nothing happens inside it
-            between(at)
-            nats = epoch_on(data)
+        between(at)
+        nats = epoch_of(model, data, windows=windows, protocol=protocol, at=at, between=between, graphs=graphs)
         lost.logical_or_(~nats.isfinite())
         watch.stop()
         model.eval()
@@ -302,9 +299,9 @@ def sequential(characters: Tensor, protocol: Protocol, offsets: Sequence[int]) -
 
 
 def start_of(model: Model, protocol: Protocol, seeds: int) -> Position:
-    """Before an epoch's first minibatch: a zero state, nothing lost."""
+    """Before an epoch's first minibatch: a zero state where one is carried, nothing lost."""
     total = torch.zeros(seeds, device=model.b_q.device, dtype=model.b_q.dtype)
-    return Position(0, model.cell.begin(protocol.batch_size), total)
+    return Position(0, model.cell.begin(protocol.batch_size) if protocol.sampling == "sequential" else (), total)
 
 
 def epoch_of(
@@ -315,27 +312,60 @@ def epoch_of(
     protocol: Protocol,
     at: Position | None = None,
     between: Callable[[Position], None] = lambda done: None,
+    graphs: Mapping[int, tuple[int, Work]] | None = None,
 ) -> Tensor:
     """Train over one epoch's streams (length, S, n), state carried and detached. Mean loss (S,) in nats.
 
     Or over its windows (num_steps + 1, S, N), `batch_size` at a time, each from a zero state. From where it stands,
-    `at`, on; `between` is told where after each minibatch but the last.
+    `at`, on; `between` is told where after each minibatch but the last, or after each of `graphs` (see `graphs_of`).
 
     NaN for a seed that had a loss or a gradient that is not finite: the epoch's mean is not its either.
     """
     at = at or start_of(model, protocol, streams.shape[1])
-    state, total = at.state, at.total.clone()
-    for w in range(at.window, windows):
-        if protocol.sampling == "sequential":
-            part = streams[w * protocol.num_steps : (w + 1) * protocol.num_steps + 1]
-        else:
-            part = streams[:, :, w * protocol.batch_size : (w + 1) * protocol.batch_size]
-            state = model.cell.begin(part.shape[2])
-        losses, norms, state = model.learn(part[:-1], part[1:], state, protocol.lr, protocol.clip)
-        total += torch.where(norms.isfinite(), losses, math.nan)
-        if w + 1 < windows:
-            between(Position(w + 1, state, total))
-    return total / windows
+    while at.window < windows:
+        end, work = (graphs or {}).get(at.window) or (at.window + 1, functools.partial(steps, model, protocol))
+        total, *state = work(part_of(streams, at.window, end, protocol), at.total, *at.state)
+        at = Position(end, tuple(state), total)
+        if end < windows:
+            between(at)
+    return at.total / windows
+
+
+def part_of(streams: Tensor, begin: int, end: int, protocol: Protocol) -> Tensor:
+    """Windows `begin` to `end` of an epoch's data, as it is laid out."""
+    if protocol.sampling == "sequential":
+        return streams[begin * protocol.num_steps : end * protocol.num_steps + 1]
+    return streams[:, :, begin * protocol.batch_size : end * protocol.batch_size]
+
+
+def steps(model: Model, protocol: Protocol, part: Tensor, total: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+    """Train over some windows, laid out as an epoch's: the sum of mean losses (S,) so far, and the state after them."""
+    T, n, carried = protocol.num_steps, protocol.batch_size, protocol.sampling == "sequential"
+    for w in range((len(part) - 1) // T if carried else math.ceil(part.shape[2] / n)):
+        window = part_of(part, w, w + 1, protocol)
+        if not carried:
+            state = model.cell.begin(window.shape[2])
+        losses, norms, state = model.learn(window[:-1], window[1:], state, protocol.lr, protocol.clip)
+        total = total + torch.where(norms.isfinite(), losses, math.nan)
+    return (total, *(state if carried else ()))
+
+
+def graphs_of(model: Model, example: Tensor, windows: int, protocol: Protocol) -> dict[int, tuple[int, Work]]:
+    """An epoch as CUDA graphs: first window -> (window after the last, graph).
+
+    A graph has GRAPH_WINDOWS windows at most, whatever an epoch has: one is replayed again and again. What an epoch
+    ends with is another.
+    """
+    weights, at = [*model.parameters(), *model.buffers()], start_of(model, protocol, example.shape[1])
+    made: dict[tuple[int, ...], Work] = {}
+    graphs: dict[int, tuple[int, Work]] = {}
+    for begin in range(0, windows, GRAPH_WINDOWS):
+        end = min(begin + GRAPH_WINDOWS, windows)
+        part = part_of(example, begin, end, protocol)
+        if part.shape not in made:
+            made[part.shape] = captured(functools.partial(steps, model, protocol), (part, at.total, *at.state), weights)
+        graphs[begin] = end, made[part.shape]
+    return graphs
 
 
 def standing(
