@@ -15,10 +15,12 @@ import pytest
 import torch
 
 from harness.data import corpus
+from harness.experiments import grid
 from harness.experiments.grid import Protocol, Run
 from harness.run.executors import local as execute
 from harness.run.machine import Fact
 from harness.run.train import Outcome, train
+from variants import registry
 from variants.cell import Cell, State
 from variants.engines import fused
 
@@ -125,6 +127,17 @@ def test_a_run_that_raises_is_an_outcome() -> None:
     (finished,) = execute._one([run], corpus.embedded(), 1, lambda sign: None)
     assert finished.outcome.error.startswith("crashed: ValueError: ")
     assert finished.outcome.parameters is None
+
+
+@pytest.mark.parametrize("variant", sorted({*grid.ABLATE, *grid.BENCH, "gru:Z=1,R=1", "lstm:F=1,I=0", "mgu:F=0"}))
+def test_every_variant_of_a_default_command_trains_in_every_engine_that_takes_it(variant: str) -> None:
+    """Also those whose state never changes, or whose gates are all fixed: no gradient may be missed."""
+    taken = [engine for engine, refusal in registry.refusals(variant).items() if not refusal]
+    assert taken
+    for engine in taken:
+        run = dataclasses.replace(RUNS[0], variant=variant, engine=engine)
+        (finished,) = execute._one([run], corpus.embedded(), 1, lambda sign: None)
+        assert finished.outcome.error == "", engine
 
 
 def test_what_an_engine_that_disagrees_trains_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:

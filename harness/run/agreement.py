@@ -16,12 +16,11 @@ FLOAT32 = ("resident",)  # engines that know no float64
 
 
 def disagreement(run: Run, vocabulary: int) -> float:
-    """The largest difference from the plainest engine in float64: of the losses, the last state, every gradient, and
+    """Return the largest difference from the plainest engine in float64, over one sequence and one training step.
 
-    of all that a training step leaves.
-
-    At the size that is to be timed, from a state that is not zero, every weight random. 0 for the plainest itself.
-    Of an engine that knows no float64, the norm of the difference over that of the plainest's, the largest.
+    Of the losses, the last state, every gradient, and all that a training step leaves. At the size that is to be
+    timed, from a state that is not zero, every weight random. 0 for the plainest itself. Of an engine that knows no
+    float64, the norm of the difference over that of the plainest's, the largest.
     """
     import torch
 
@@ -43,14 +42,15 @@ def disagreement(run: Run, vocabulary: int) -> float:
             for s in model.cell.begin(size.batch_size)
         )
         losses, after = model.losses(X[:-1], X[1:], state)
-        torch.autograd.backward([losses, *after], [torch.ones_like(losses), *(torch.ones_like(s) for s in after)])
+        ends = [value for value in (losses, *after) if value.requires_grad]  # gru:Z=1 never changes its state
+        torch.autograd.backward(ends, [torch.ones_like(value) for value in ends])
         results = [losses, *after, *(torch.zeros_like(w) if w.grad is None else w.grad for w in model.parameters())]
         results = [value.detach() for value in results]
         model.gather()
         losses, norms, after = model.learn(X[:-1], X[1:], state, 1.0, 1.0)  # whole steps may be another code
-        found.append([*results, losses, norms, *after, *model.parameters()])
+        found.append([*results, *(value.detach() for value in (losses, norms, *after, *model.parameters()))])
     if run.engine in FLOAT32:
-        return float(max((a - b).norm() / a.norm() for a, b in zip(*found, strict=True)))
+        return float(max((a - b).norm() / a.norm().clamp(min=1e-30) for a, b in zip(*found, strict=True)))
     return float(max((a - b).abs().max() for a, b in zip(*found, strict=True)))
 
 
