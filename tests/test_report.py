@@ -552,7 +552,12 @@ def test_every_section_survives(small: record.Results, gone: str, how: str) -> N
         frame = {"no rows": frame.iloc[:0], "all missing": missing, "no columns": pd.DataFrame()}[how]
         results = dataclasses.replace(results, **{name: frame})
     page = Page(drawn(results, "nothing"))
-    assert set(SECTIONS) <= {a["id"] for a in page.all("section") if "id" in a}
+    drawn_ = {a["id"] for a in page.all("section") if "id" in a}
+    assert {"found", "caveats", "read", "limits"} <= drawn_
+    assert {a["href"][1:] for a in page.all("a") if a["href"].startswith("#")} <= drawn_
+    if gone in ("bench", "ablate") and how == "no rows":
+        assert gone not in drawn_
+        assert f"make {gone}" in page.text.partition("Before you believe it")[0]
     assert not re.search(r"\bnan\b|\bNone\b|\bNaT\b|\[, \]|<NA>", page.text.replace("loss is nan", ""))
     if gone in ("ablate", "everything"):
         assert "Fixing" not in page.text.split("How to read it")[0].replace("Fixing a", "")
@@ -564,10 +569,13 @@ def test_every_section_survives(small: record.Results, gone: str, how: str) -> N
         assert "make bench" in page.text
 
 
-def test_nothing_to_draw_names_its_command() -> None:
-    text = Page(report.html(record.Results(**{name: pd.DataFrame() for name in record.COLUMNS}))).text
-    for verb, word in (("bench", "bench"), ("ablate", "ablation")):
-        assert f"No {verb}.csv, so no charts of the {word}: make {verb} runs it." in text
+def test_what_has_no_data_is_not_drawn_and_a_line_names_its_command(results: record.Results) -> None:
+    page = Page(report.html(record.Results(**{name: pd.DataFrame() for name in record.COLUMNS})))
+    assert [a["id"] for a in page.all("section")] == ["found", "caveats", "read", "limits"]
+    assert "make bench and make ablate make them" in page.text
+    data = evidence.typed(dataclasses.replace(results, bench=results.bench.iloc[:0]))
+    said = "the variants side by side, and their speed (make bench); charts: How fast does each train?."
+    assert Page(sentences.absent(data, ["How fast does each train?"])).text == f"Not measured yet: {said}"
 
 
 def test_one_seed_has_no_interval_and_no_verdict(raw_single: str) -> None:
@@ -1072,7 +1080,7 @@ def test_after_bench_alone_the_page_opens_with_what_was_measured(results: record
     best = results.bench.loc[results.bench.heldout_perplexity.idxmin()]
     assert f"{best.variant}: held-out perplexity {best.heldout_perplexity:.2f} [" in cards[0]
     text = Page(page).text
-    assert "What the reset gate and the update gate are for: not measured yet. make ablate runs it." in text
+    assert "Not measured yet: what the reset gate and the update gate are for (make ablate)." in text
 
 
 def test_a_heading_answers_what_a_gate_is_for_where_a_task_of_memory_was_tried(results: record.Results) -> None:

@@ -45,10 +45,10 @@ WIDE, NARROW = 7.6, 3.7  # inches: a page, and a phone
 MOST_POINTS = 200  # of one row as shapes; more are drawn as dots of a picture
 MOST = 24  # rows or panels a figure can hold and be read; the tables have them all
 LIGHT = {"ink": "#1c2126", "muted": "#59636e", "grid": "#dde2e7", "point": "#8a949e", "band": "#e9edf1",
-         "blue": "#0173b2", "vermilion": "#b84600", "green": "#02805d", "violet": "#7a3e9d",
+         "blue": "#1d4ed8", "vermilion": "#c2410c", "green": "#02805d", "violet": "#7a3e9d",
          "paper": "#fdfdfb"}  # fmt: skip
 DARK = {"ink": "#e6e9ec", "muted": "#a3adb8", "grid": "#343c45", "point": "#77828d", "band": "#262d35",
-        "blue": "#5cb6f2", "vermilion": "#ff9257", "green": "#3fd0a2", "violet": "#c79bf0",
+        "blue": "#7fb0ff", "vermilion": "#ff9a5c", "green": "#3fd0a2", "violet": "#c79bf0",
         "paper": "#15191e"}  # fmt: skip
 SWAP = {light: DARK[name] for name, light in LIGHT.items()}
 FAMILY = {"gru": "ink", "lstm": "green", "rnn": "muted"}  # with every gate it has; all other cells are violet

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import pandas as pd
@@ -25,7 +26,7 @@ from harness.formatting import count, mib, rate, several, unique
 from harness.record import store as record
 from harness.report import elements as tables
 from harness.report import figures as draw
-from harness.report import sections, sentences
+from harness.report import first_screen, sections, sentences
 from harness.report import select as evidence
 from harness.report.elements import Numbers, Table
 
@@ -40,7 +41,7 @@ Frames = tuple[pd.DataFrame, pd.DataFrame]
 
 @dataclass(frozen=True)
 class Chart:
-    """`images` are SVG data URIs: wide, wide dark, narrow, narrow dark. `missing` replaces them all."""
+    """`images` are SVG data URIs: wide, wide dark, narrow, narrow dark. `missing`: why there are none."""
 
     id: str
     heading: str
@@ -102,36 +103,41 @@ def html(results: record.Results, figures: Figures | None = None, made_from: str
     drawn: Figures = {} if figures is None else figures
     data = evidence.typed(results)
     verbs = [(verb, table) for verb, table in (("bench", data.bench), ("ablate", data.ablate)) if len(table)]
-    answers = [*sentences.quality_answer(data), *sentences.gate_answers(data), *sentences.loop_answer(data)]
+    first = first_screen.screen(data)
+    every = [chart for verb, _ in verbs for chart in charts(data, verb, drawn)]
+    parts: dict[str, object] = {  # in the order of the page, by its id: what is empty is not drawn
+        "caveats": sentences.caveats(data), "sections": [_section(data, verb) for verb, _ in verbs],
+        "lesions": tables.lesions(data), "sweep": tables.sweep(data),
+        "further": [(section, further(section, drawn)) for section in sections.sections(data)],
+        "charts": [chart for chart in every if not chart.missing], "samples": samples(data),
+        "failures": failures(data), "noise": sentences.noise(data), "machine": tables.machine(data),
+        "methods": sentences.methods(data), "downloads": downloads(results),
+    }  # fmt: skip
     return _template().render(
+        **parts,
+        contents=_contents(parts),
         made_from=made_from,
-        title="What each gate is for, and what it costs" if len(data.ablate) else "Recurrent networks, measured",
-        settings=[
-            (word, sentences.brief(table))
-            for word, table in (("Bench", data.bench), ("Ablation", data.ablate))
-            if len(table)
-        ],
-        answers=answers,
+        title="What is each gate for?" if any(c.symbol for c in first.cards) else "Recurrent networks, measured",
+        settings=[("Bench" if verb == "bench" else "Ablation", sentences.brief(table)) for verb, table in verbs],
+        first=first,
         findings={verb: sentences.findings(data, table) for verb, table in verbs},
-        caveats=sentences.caveats(data),
-        sections=[_section(data, verb) for verb in ("bench", "ablate")],
-        charts=[chart for verb in ("bench", "ablate") for chart in charts(data, verb, drawn)],
-        samples=samples(data),
-        failures=failures(data),
-        noise=sentences.noise(data),
-        lesions=tables.lesions(data),
-        sweep=tables.sweep(data),
-        further=[(section, further(section, drawn)) for section in sections.sections(data)],
-        machine=tables.machine(data),
-        methods=sentences.methods(data),
         margin=stats.MARGIN_NATS,
         alpha=stats.ALPHA,
         symbols=evidence.symbols(data),
         baseline=grid.BASELINE,
-        unmeasured=sentences.unmeasured(data, answers),
+        absent=sentences.absent(data, [chart.heading for chart in every if chart.missing]),
         limits=sentences.limits(data),
-        downloads=downloads(results),
     )
+
+
+def _contents(parts: dict[str, Any]) -> list[tuple[str, str]]:
+    """(id, name) of the sections that are drawn, in their order."""
+    found = [("found", "Found"), ("caveats", "Caveats")]
+    found += [(s["verb"], "Bench" if s["verb"] == "bench" else "Ablation") for s in parts["sections"]]
+    found += [(s.id, s.word) for s, _ in parts["further"]]
+    found += [(name, name.capitalize()) for name in ("charts", "samples", "failures", "noise", "machine", "methods")
+              if parts[name]]  # fmt: skip
+    return [*found, ("read", "How to read it"), ("limits", "Limits"), *[("data", "Data")] * bool(parts["downloads"])]
 
 
 @functools.cache
@@ -150,11 +156,8 @@ def _template() -> jinja2.Template:
 def _section(data: record.Results, verb: str) -> dict[str, object]:
     table = data.bench if verb == "bench" else data.ablate
     title = {"bench": "Bench: the variants side by side", "ablate": "Ablation: one gate held fixed at a time"}[verb]
-    if table.empty:
-        missing = f"There is no {verb}.csv here, or it has no rows. make {verb} runs it and draws this page again."
-        return {"verb": verb, "title": title, "missing": missing}
     return {
-        "verb": verb, "title": title, "missing": "", "setting": sentences.setting(data, table),
+        "verb": verb, "title": title, "setting": sentences.setting(data, table),
         "table": tables.main_table(data, verb, table),
         "anchors": tables.anchor_line(data, table), "sentence": sentences.anchor_sentence(data, table),
         "commands": [(evidence.label(row, table), sentences.command(verb, row)) for _, row in table.iterrows()],
@@ -162,12 +165,9 @@ def _section(data: record.Results, verb: str) -> dict[str, object]:
 
 
 def charts(data: record.Results, verb: str, drawn: Figures) -> list[Chart]:
-    """Those of one table. What has no data says which command makes it."""
+    """Those of one table; one that has no data says what is `missing`."""
     table = data.bench if verb == "bench" else data.ablate
     word = "bench" if verb == "bench" else "ablation"
-    if table.empty:
-        missing = f"No {verb}.csv, so no charts of the {word}: make {verb} runs it."
-        return [Chart(f"{verb}-charts", f"Charts of the {word}", missing=missing)]
     labelled = table.assign(label=[evidence.label(row, table) for _, row in table.iterrows()])
     anchors, own, timed = (
         evidence.anchors(data, table),
@@ -208,7 +208,7 @@ def charts(data: record.Results, verb: str, drawn: Figures) -> list[Chart]:
         heading = f"{question}? ({word})"
         text = alt(*frames)
         if not text:
-            out.append(Chart(f"{verb}-{name}", heading, missing=f"Nothing to draw: {lack}. make {verb} measures it."))
+            out.append(Chart(f"{verb}-{name}", heading, missing=lack))
             continue
         images = _images(f"{verb}-{name}", figure, frames, drawn)
         caption = " ".join((figure.__doc__ or "").split())

@@ -67,6 +67,7 @@ class Answer:
     finding: str
     points: Sequence[Markup]
     cost: Sequence[Markup]
+    gate: str = ""
 
 
 def effect(row: pd.Series, family: int) -> Markup:
@@ -131,16 +132,28 @@ def gate_answers(data: record.Results) -> list[Answer]:
                     *remembered(data, gate),
                 ],
                 cost=gate_cost(data, rows, gate, name),
+                gate=gate,
             )
         )
     return answers
 
 
-def unmeasured(data: record.Results, answers: Sequence[Answer]) -> str:
-    """The questions of the first screen that nothing on file answers, and what would."""
-    asked = [a.question for a in answers]
-    names = [gate.name for gate in GATES.values() if f"What is {gate.name} for?" not in asked]
-    return f"What {both(names)} {'are' if len(names) > 1 else 'is'} for: not measured yet." if names else ""
+def absent(data: record.Results, charts: Sequence[str]) -> Markup:
+    """What is not on the page for want of data, charts among it, and which command makes it."""
+    said = []
+    answered = [a.gate for a in gate_answers(data)]
+    names = [gate.name for symbol, gate in GATES.items() if symbol not in answered]
+    if names:
+        said.append(
+            Markup("what {} {} for (<code>make ablate</code>)").format(both(names), "are" if len(names) > 1 else "is")
+        )
+    elif data.ablate.empty:
+        said.append(Markup("the ablation (<code>make ablate</code>)"))
+    if data.bench.empty:
+        said.append(Markup("the variants side by side, and their speed (<code>make bench</code>)"))
+    if charts:
+        said.append(Markup("charts: {}").format("; ".join(charts)))
+    return Markup("Not measured yet: {}.").format(Markup("; ").join(said)) if said else Markup("")
 
 
 def purpose(data: record.Results, rows: Sequence[pd.Series], gate: str, name: str) -> str:
@@ -490,7 +503,7 @@ def _disturbed(blocks: pd.DataFrame) -> str:
 def _caveats(data: record.Results, verb: str, table: pd.DataFrame) -> list[Markup]:
     """Those of one table."""
     if table.empty:
-        return [Markup("Not run, or its table is missing: <code>make {}</code> makes it.").format(verb)]
+        return []
     said = []
     trained = evidence.finished(data, table)
     dirty = set(data.environments.environment[data.environments.dirty.str.lower() == "true"])
