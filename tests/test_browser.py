@@ -23,6 +23,8 @@ import pytest
 
 from harness.record import store as record
 from harness.report import page as report
+from harness.run import network
+from variants.model import Model
 
 CHROMIUM = next((p for name in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(name))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
@@ -155,6 +157,24 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def laboratory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page in which nine networks of random weights, of 32 hidden units, read what is typed."""
+    names = ("gru", "gru:R=1", "gru:Z=0", "gru:Z=0,R=1", "rnn", "lstm", "mgu", "nn.gru", "nn.rnn")
+    folder = made_up.write(tmp_path_factory.mktemp("laboratory"), seeds=2, bench=names, ablate=names, failures=False)
+    results, letters = record.read(folder), ["<unk>", *" etaoinshrdlucmfwypvbgkjqxz"]
+    runs = results.runs[results.runs.seed == 0]
+    networks = [
+        {"run": run, **network.network(Model(name, len(letters), 32, [0], "torch"), 0, letters, list(range(1, 27)) * 9)}
+        for run, name in zip(runs.run, runs.variant, strict=True)
+    ]  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "charts", lambda *_: [])
+        patch.setattr(report, "further", lambda *_: [])
+        (folder / report.NAME).write_text(report.html(results, networks=networks), encoding="utf-8")
+    return folder
+
+
 @pytest.fixture
 def page(browser: Browser, folder: Path) -> Browser:
     browser.look(1200)
@@ -278,3 +298,124 @@ def test_text_from_a_file_never_runs(browser: Browser, tmp_path: Path) -> None:
     assert browser.js("document.body.innerText.includes('<script>window.hacked=1</script>')")
     assert not [e for e in browser.heard if e["method"] == "Log.entryAdded"]
     assert browser.js("document.querySelectorAll('img[src=x]').length") == 0
+
+
+ROWS = "[...document.querySelectorAll('#lab-rows .net')]"
+PERPLEXITY = f"{ROWS}.map(r => +r.querySelector('strong').dataset.value)"
+TYPE = """(text => { const box = document.getElementById('lab-text'); box.value = text;
+box.dispatchEvent(new Event('input', { bubbles: true })); })"""
+SETTLED = "new Promise(done => setTimeout(done, 400))"
+
+
+@pytest.fixture
+def lab(browser: Browser, laboratory: Path) -> Browser:
+    browser.look(1440)
+    browser.open(laboratory / report.NAME)
+    return browser
+
+
+def quiet(browser: Browser) -> bool:
+    """Nothing was asked for but the page, nothing said."""
+    browser.js(SETTLED)
+    bad = ("Log.entryAdded", "Runtime.exceptionThrown", "Runtime.consoleAPICalled")
+    asked = [e for e in browser.heard if e["method"] == "Network.requestWillBeSent"]
+    return not [e for e in browser.heard if e["method"] in bad] and len(asked) == 1
+
+
+def test_networks_read_what_is_typed(lab: Browser) -> None:
+    before = lab.js(PERPLEXITY)
+    assert len(before) == 4
+    lab.js(f"{TYPE}('The Morlocks, <b>12')")
+    after = lab.js(PERPLEXITY)
+    assert all(a != b and 1 < a < 1000 for a, b in zip(after, before, strict=True))
+    letters = lab.js(f"{ROWS}[0].querySelector('.letters').textContent")
+    assert letters[:-1] == "the\u2423morlocks\u2423b\u2423"  # as the text was read; the last is its own guess
+    assert lab.js(f"{ROWS}[0].querySelectorAll('.letters span[data-bits]').length") == len(letters)
+    lab.js(f"{TYPE}('')")
+    lab.js(f"{TYPE}('<script>window.hacked=1</script>')")
+    assert lab.js("window.hacked === undefined")
+    assert quiet(lab)
+
+
+def test_a_gate_is_held_by_its_slider_and_freed(lab: Browser) -> None:
+    free = lab.js(PERPLEXITY)
+    lab.js("document.querySelector('#lab-holds input[data-gate=Z]').focus()")
+    lab.key("ArrowRight", 39)
+    held = lab.js(PERPLEXITY)
+    assert held[0] != free[0]
+    assert held[1:] == free[1:]
+    assert "held: Z=0.51" in lab.js(f"{ROWS}[0].textContent")
+    lab.js(SETTLED)
+    assert "Z%3D0.51" in lab.js("location.hash")
+    lab.js("document.querySelector('#lab-holds .hold:has([data-gate=Z]) input[type=checkbox]').click()")
+    assert lab.js(PERPLEXITY) == free
+    assert lab.js("[...document.querySelectorAll('#lab-which option')].length") == 6
+    assert quiet(lab)
+
+
+def test_a_letter_is_looked_at_by_mouse_and_by_keys(lab: Browser) -> None:
+    spot = lab.js(f"""(() => {{ const r = {ROWS}[1].querySelectorAll('.letters span')[20];
+        r.scrollIntoView({{ behavior: 'instant', block: 'center' }});
+        const b = r.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2]; }})()""")
+    lab.ask("Input.dispatchMouseEvent", type="mouseMoved", x=spot[0], y=spot[1])
+    chosen = f"{ROWS}.map(r => [...r.querySelectorAll('.letters span')].findIndex(s => s.classList.contains('on')))"
+    assert lab.js(chosen) == [20] * 4
+    assert lab.js(f"[...{ROWS}[1].querySelectorAll('[data-share]')].filter(s => s.dataset.share !== '0').length") > 0
+    lab.js("document.getElementById('lab-rows').focus()")
+    lab.key("ArrowLeft", 37)
+    assert lab.js(chosen) == [19] * 4
+    assert "letter 20" in lab.js("document.getElementById('lab-rows').getAttribute('aria-valuetext')")
+    assert "looks back" in lab.js(f"{ROWS}[0].textContent")
+
+
+def test_the_view_is_in_the_address(lab: Browser, laboratory: Path) -> None:
+    view = "#text=a+sentence+of+hers&show=gru+lstm&of=lstm&hold=F%3D0.25&at=5"
+    lab.ask("Page.navigate", url="about:blank")
+    lab.ask("Page.navigate", url=(laboratory / report.NAME).as_uri() + view)
+    lab.wait("Page.loadEventFired")
+    lab.js(SETTLED)
+    assert lab.js("document.getElementById('lab-text').value") == "a sentence of hers"
+    assert lab.js(f"{ROWS}.length") == 2
+    assert "held: F=0.25" in lab.js(f"{ROWS}[1].textContent")
+    assert lab.js("location.hash") == view
+
+
+@pytest.mark.parametrize("width", [360, 768, 1440])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_laboratory_fits_and_is_accessible(lab: Browser, width: int, scheme: str) -> None:
+    lab.look(width, scheme)
+    lab.js(SETTLED)
+    assert lab.js("document.documentElement.scrollWidth <= innerWidth")
+    lab.js(AXE.read_text(encoding="utf-8") + "; 0")
+    found = lab.js(
+        "axe.run(document.querySelector('main')).then(r => r.violations.map(v => [v.impact, v.id, v.nodes[0].html]))"
+    )
+    assert [v for v in found if v[0] in ("serious", "critical")] == []
+
+
+@pytest.mark.parametrize(("width", "height"), [(1440, 900), (390, 844)])
+def test_the_picture_is_above_the_fold(lab: Browser, width: int, height: int) -> None:
+    lab.ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+    assert lab.js("document.querySelector('.panels').getBoundingClientRect().bottom") <= height
+    counts = lab.js("""[...document.querySelectorAll('.answer')].map(card => {
+        const seen = card.innerText;
+        return [seen.split(/\\s+/).length, (seen.match(/\\d[\\d.,]*/g) || []).length]; })""")
+    assert len(counts) == 3
+    assert all(words <= 90 and numbers <= 12 for words, numbers in counts)
+
+
+def test_the_laboratory_is_small(laboratory: Path) -> None:
+    assert (laboratory / report.NAME).stat().st_size < 3_000_000
+    assert sum(report.SCRIPT.joinpath(name).stat().st_size for name in ("net.js", "lab.js")) < 60_000
+
+
+def test_without_script_there_is_no_laboratory_and_a_line_says_so(browser: Browser, laboratory: Path) -> None:
+    browser.ask("Emulation.setScriptExecutionDisabled", value=True)
+    try:
+        browser.look(1200)
+        browser.open(laboratory / report.NAME)
+    finally:
+        browser.ask("Emulation.setScriptExecutionDisabled", value=False)
+    assert browser.js("document.getElementById('lab').hidden")
+    assert "needs script" in browser.js("document.body.innerText")
+    assert browser.js("document.querySelectorAll('.panels .point').length") > 2

@@ -450,7 +450,7 @@ def test_quick_is_labelled_and_classic_is_not(tmp_path: Path, page: Page) -> Non
     assert "The quick protocol" not in text
     assert "A changed protocol: classic,hidden=32" in text
     assert "python -m harness bench --protocol classic --set hidden=32 --corpus time-machine --device cpu" in text
-    assert "Ablation. Not run" in text
+    assert "Not measured yet: what the update gate is for (make ablate)" in text
 
 
 def test_command_quotes_what_a_shell_would_read() -> None:

@@ -3,6 +3,7 @@
 Rule: this file and only this file knows where results lie and how they are spelt. No torch.
 
     results/runs/KEY.json     one training, whole: its run, its environment, its curve, or its error
+    results/networks/         seed 0 of each of them, trained: its program and weights, which the page runs
     results/checkpoints/      trainings that have not ended, as arrays (NumPy's npz, no pickle)
     results/speed/S/N-L.json  one timed sample, a fresh process: session S, round N, label L
     results/grids/NAME.json   what `bench`, `ablate` or another verb that trains or times last asked for
@@ -241,8 +242,17 @@ def checkpoint(folder: Path, runs: Sequence[Run], machine: Mapping[str, object])
 
 def write_run(folder: Path, run: Run, fact: dict[str, object]) -> None:
     """One training that ended. `fact`: corpus, outcome (curve in it), environment, started, wall_s, together, load."""
+    outcome = fact["outcome"]
+    network = outcome.pop("network", None) if isinstance(outcome, dict) else None
+    if network:  # first: were it the other way round, a run could be done and have none
+        _dump(folder / "networks" / f"{run.key}.json", {"run": run.key, "variant": run.variant, **network})
     _dump(_run_path(folder, run.key), {"run": run.fields, **fact})
     _checkpoint_path(folder, run.key).unlink(missing_ok=True)  # of all that trained beside it this run was the last
+
+
+def networks(folder: Path) -> list[Loaded]:
+    """The trained networks that were kept, one seed of a variant, as run/network.py makes them."""
+    return [_load(path) for path in sorted((folder / "networks").glob("[!.]*.json"))]
 
 
 def done(folder: Path, run: Run) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 
 import jinja2
 import pandas as pd
+from markupsafe import Markup
 
 from harness import files
 from harness.analysis import stats
@@ -26,11 +27,12 @@ from harness.formatting import count, mib, rate, several, unique
 from harness.record import store as record
 from harness.report import elements as tables
 from harness.report import figures as draw
-from harness.report import first_screen, sections, sentences
+from harness.report import first_screen, laboratory, sections, sentences
 from harness.report import select as evidence
 from harness.report.elements import Numbers, Table
 
 NAME = "report.html"
+SCRIPT = Path(__file__).parent  # of the laboratory
 MOST_CSV = 700_000  # bytes of tables put inside the page, which is to stay under 3 MB; the smallest go first
 FIRST_ROWS = 5_000  # alone too large: then so is the table
 LONGEST_ERROR = 2_000  # characters shown of one error
@@ -56,7 +58,7 @@ def write(results: record.Results, folder: Path) -> Path:
     """The report as `folder/report.html`, whole or not at all. Returns its path."""
     path = Path(folder) / NAME
     figures: Figures = {}
-    page = html(results, figures, made_from(path.parent))
+    page = html(results, figures, made_from(path.parent), record.networks(path.parent))
     keep(figures, path.parent / "figures")
     files.write(path, page.encode("utf-8", "replace"))
     return path
@@ -70,7 +72,8 @@ def made_from(folder: Path) -> str:
     code = (file for file in sorted(Path(__file__).parent.parent.rglob("*.*")) if "__pycache__" not in file.parts)
     own = [file.read_bytes().hex() for file in code if file.is_file()]
     libraries = [f"{name} {metadata.version(name)}" for name in ("matplotlib", "pandas", "seaborn", "jinja2")]
-    return files.digest("\n".join([sums, *own, *libraries]))
+    kept = sorted(path.name for path in (folder / "networks").glob("[!.]*.json"))
+    return files.digest("\n".join([sums, *own, *libraries, *kept]))
 
 
 def current(folder: Path) -> bool:
@@ -95,8 +98,15 @@ def keep(figures: Figures, folder: Path) -> None:
         files.write(folder / f"{name}.png", draw.png(figure))
 
 
-def html(results: record.Results, figures: Figures | None = None, made_from: str = "") -> str:
+def html(
+    results: record.Results,
+    figures: Figures | None = None,
+    made_from: str = "",
+    networks: Sequence[Mapping[str, Any]] = (),
+) -> str:
     """The whole page. Works for any tables missing, empty or half filled. `figures` gets what is drawn, by its id.
+
+    `networks`: `record.networks`, of the laboratory.
 
     `made_from` stands in its head, so that `current` can tell whether it would come out the same.
     """
@@ -105,6 +115,7 @@ def html(results: record.Results, figures: Figures | None = None, made_from: str
     verbs = [(verb, table) for verb, table in (("bench", data.bench), ("ablate", data.ablate)) if len(table)]
     first = first_screen.screen(data)
     every = [chart for verb, _ in verbs for chart in charts(data, verb, drawn)]
+    lab, left_out = laboratory.data(data, networks)
     parts: dict[str, object] = {  # in the order of the page, by its id: what is empty is not drawn
         "caveats": sentences.caveats(data), "sections": [_section(data, verb) for verb, _ in verbs],
         "lesions": tables.lesions(data), "sweep": tables.sweep(data),
@@ -116,6 +127,9 @@ def html(results: record.Results, figures: Figures | None = None, made_from: str
     return _template().render(
         **parts,
         contents=_contents(parts),
+        lab=lab,
+        left_out=left_out,
+        lab_script=Markup(SCRIPT.joinpath("net.js").read_text() + SCRIPT.joinpath("lab.js").read_text() if lab else ""),
         made_from=made_from,
         title="What is each gate for?" if any(c.symbol for c in first.cards) else "Recurrent networks, measured",
         settings=[("Bench" if verb == "bench" else "Ablation", sentences.brief(table)) for verb, table in verbs],

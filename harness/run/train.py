@@ -24,6 +24,7 @@ from harness.experiments.grid import BASELINE, PROMPT, Protocol, Run
 from harness.run import diagnostics as inside
 from harness.run.cuda_graph import Work, captured
 from harness.run.diagnostics import Alive
+from harness.run.network import network
 from harness.run.process import describe
 from harness.run.progress import Arrays, Keep, Progress, Watch, set_words, words_of
 from variants.cell import State
@@ -67,6 +68,7 @@ class Outcome:
     gates: dict[str, dict[str, Any]] = field(default_factory=dict)  # of diagnostics.py, over the held-out text
     reach: dict[int, float] = field(default_factory=dict)
     heat: tuple[dict[str, object], ...] = ()
+    network: dict[str, object] | None = None  # of seed 0: see run/network.py
     unseen: dict[str, str] = field(default_factory=dict)  # what could not be looked at ('reach', 'lesion R=0') -> why
     uncaptured: str = ""  # why it was trained step by step, where a CUDA graph was asked for
     heldout_mean_exp: float | None = None  # the mean of exp(loss) over minibatches, as the book's later edition has it
@@ -174,6 +176,9 @@ def train(
     shown: list[Any] = []
     if runs[0].variant == BASELINE:
         shown = look("heat", lambda: inside.heat(model, corpus, heldout, watch.alive), 0)
+    kept: list[Any] = []
+    if runs[0].seed == 0:
+        kept = look("network", lambda: [network(model, 0, corpus.vocabulary, heldout.tolist())], 0)
     return [
         Outcome(
             train_perplexity=None if error else curve[-1].train_perplexity,
@@ -188,6 +193,7 @@ def train(
             gates={} if error else values[k] or {},
             reach={} if error else reaches[k] or {},
             heat=tuple(shown) if k == 0 and runs[0].seed == 0 and not error else (),
+            network=kept[0] if k == 0 and kept and not error else None,
             uncaptured=uncaptured,
             heldout_mean_exp=mean if not error and math.isfinite(mean) else None,
             unseen={} if error else unseen,

@@ -1,0 +1,297 @@
+// THE LABORATORY: what is typed, each network's answer, a gate held, a letter looked at. The view is in the address.
+if (document.getElementById("lab-data")) (() => {
+  const data = JSON.parse(document.getElementById("lab-data").textContent);
+  const $ = id => document.getElementById("lab-" + id), letters = data.letters, MOST = 160;
+  const number = new Map(letters.map((c, i) => [c, i])), spaced = { " ": "␣", "\n": "↵", "\t": "⇥" };
+  const nets = new Map(data.nets.map(spec => [spec.name, new Net(spec, letters.length)]));
+  const first = [...nets.values()].find(n => Object.keys(n.gates).length) || [...nets.values()][0];
+  const hueOf = gate => (gate === "R" || gate === "Z" ? gate : "other");
+  const state = { text: data.start, shown: data.shown, which: first.name, hold: {}, at: 0, order: "time", heat: 0 };
+
+  const make = (tag, props = {}, ...children) => {
+    const e = document.createElement(tag);
+    for (const [k, v] of Object.entries(props)) k in e ? (e[k] = v) : e.setAttribute(k, v);
+    e.append(...children);
+    return e;
+  };
+  const svg = (tag, props = {}, text) => {
+    const e = document.createElementNS("http://www.w3.org/2000/svg", tag);
+    for (const [k, v] of Object.entries(props)) e.setAttribute(k, v);
+    if (text !== undefined) e.textContent = text;
+    return e;
+  };
+  // Few values, as attributes with a rule each: a style for every letter takes the browser three times as long.
+  const put = (e, name, value) => { if (e.dataset[name] !== value) e.dataset[name] = value; };
+  const show = c => (c.length > 1 ? "�" : spaced[c] ?? c);
+  const ppl = x => (x < 100 ? x.toFixed(2) : x < 1e4 ? x.toFixed(0) : x.toExponential(1));
+  const spell = hold => Object.entries(hold).map(([g, v]) => `${g}=${v}`).join(",");
+  const best = p => draw(p, 0);
+  // As the text was read: what the vocabulary lacks in lower case, else as a space, several of them as one.
+  const plain = text => {
+    const out = [];
+    let made = false; // whether the last of them is such a space
+    for (const c of text) {
+      const known = number.get(c) ? c : number.get(c.toLowerCase()) ? c.toLowerCase() : "";
+      if (known && !(known === " " && made)) out.push(known);
+      else if (!known && number.get(" ") && out.length && out.at(-1) !== " ") out.push(" ");
+      made = known ? made && known === " " : out.at(-1) === " ";
+    }
+    return out.slice(0, MOST);
+  };
+  const encode = text => text.map(c => number.get(c) ?? 0);
+  let text = plain(state.text);
+
+  // ---- the view in the address: #text=...&show=a b&of=gru&hold=Z=0.5&at=12
+  function remember() {
+    const view = { text: text.join(""), show: state.shown.join(" "), of: state.which, hold: spell(state.hold), at: state.at };
+    history.replaceState(null, "", "#" + new URLSearchParams(view));
+  }
+  function recall() {
+    const view = new URLSearchParams(location.hash.slice(1));
+    if (view.has("text")) text = plain(view.get("text"));
+    const known = (view.get("show") || "").split(" ").filter(n => nets.has(n));
+    if (known.length) state.shown = known;
+    if (nets.has(view.get("of"))) state.which = view.get("of");
+    for (const part of (view.get("hold") || "").split(",")) { // of that network: it is chosen first
+      const [g, v] = part.split("=");
+      if (g in nets.get(state.which).gates && v >= 0 && v <= 1 && v !== "") state.hold[g] = +v;
+    }
+    state.at = view.has("at") ? Math.min(+view.get("at") || 0, text.length) : text.length;
+  }
+
+  // ---- rows: one a network, its letters made once and changed in place
+  const rows = new Map();
+  function row(name) {
+    if (rows.has(name)) return rows.get(name);
+    const net = nets.get(name), strong = make("strong"), small = make("small");
+    const strip = make("div", { className: "letters" }), stack = make("div", { className: "stack" }), back = make("div");
+    const title = make("div", { className: "name" }, make("span", { textContent: net.about || name }), strong, small,
+      make("small", { textContent: "perplexity" }));
+    const whole = make("div", { className: "net h-" + net.hue }, title, strip, make("div", { className: "next" }, stack, back));
+    const made = { whole, strong, small, strip, stack, back, spans: [] };
+    const at = e => { const t = made.spans.indexOf(e.target); if (t > 0) look(t); };
+    strip.addEventListener("pointerover", at);
+    strip.addEventListener("click", at);
+    rows.set(name, made);
+    return made;
+  }
+  function frame() {
+    $("rows").replaceChildren(...state.shown.map(name => row(name).whole));
+    for (const chip of $("chips").children) chip.setAttribute("aria-pressed", state.shown.includes(chip.dataset.name));
+  }
+  const read = name => nets.get(name).held(name === state.which ? state.hold : {}).forward(encode(text));
+  function fill(name) {
+    const r = row(name), net = read(name);
+    while (r.spans.length <= text.length) r.strip.append(r.spans[r.spans.push(make("span")) - 1]);
+    while (r.spans.length > text.length + 1) r.spans.pop().remove();
+    r.spans.forEach((s, t) => {
+      const guess = t === text.length, c = guess ? (t ? letters[best(net.next(t - 1))] : "") : text[t]; // its own guess goes on
+      if (s.textContent !== show(c)) { s.textContent = show(c); s.classList.toggle("gap", c === " "); }
+      s.classList.toggle("guess", guess);
+      put(s, "bits", guess ? "0" : `${Math.round(2 * Math.min(net.bits(t), 9))}`);
+    });
+    const held = name === state.which && Object.keys(state.hold).length;
+    r.small.textContent = held ? "held: " + spell(state.hold) : net.about ? name : "";
+    r.strong.textContent = text.length > 1 ? ppl(net.perplexity()) : "–";
+    r.strong.dataset.value = net.perplexity();
+  }
+  // The letter looked at: its surprise, what was expected there, how far back the network looked.
+  function mark(name) {
+    const r = row(name), net = nets.get(name), t = state.at, typed = t < text.length, p = t > 0 ? net.next(t - 1) : null;
+    const letter = p && (typed ? net.read[t] : best(p)), norms = p ? net.reach(t, letter) : [], most = norms[t - 1] || 1;
+    let sum = 0, far = 0, part = 0;
+    for (const x of norms) sum += x;
+    while (far < norms.length && part < 0.9 * sum) part += norms[norms.length - 1 - far++];
+    r.spans.forEach((s, k) => {
+      s.classList.toggle("on", k === t);
+      put(s, "share", k < t ? `${Math.round(12 * Math.min(1, Math.sqrt(norms[k] / most)))}` : "0");
+    });
+    const order = p ? Array.from(p.keys()).sort((a, b) => p[b] - p[a]).slice(0, 6) : [];
+    r.stack.replaceChildren(...order.map((c, rank) => {
+      const s = make("span", { textContent: p[c] > 0.055 ? show(letters[c]) : "", className: typed && c === letter ? "hit" : "",
+        title: `${show(letters[c])} ${(100 * p[c]).toFixed(1)} %` });
+      s.style.width = 100 * p[c] + "%";
+      put(s, "rank", `${rank}`);
+      return s;
+    }));
+    const said = !p ? "" : typed ? `${net.bits(t).toFixed(1)} bits for “${show(text[t])}”`
+      : `next “${show(letters[letter])}”, ${(100 * p[letter]).toFixed(0)} %`;
+    r.back.textContent = p ? `${said}; looks back ${far} letter${far === 1 ? "" : "s"}` : "";
+    return `${net.about || name} perplexity ${r.strong.textContent}, ${r.back.textContent}`;
+  }
+  function look(t) {
+    state.at = Math.max(0, Math.min(t, text.length));
+    const said = state.shown.map(mark), c = text[state.at] ?? "the next";
+    const values = { valuemin: 1, valuemax: text.length + 1, valuenow: state.at + 1,
+      valuetext: `letter ${state.at + 1}, ${c === " " ? "space" : c}: ${said.join("; ")}` };
+    for (const [k, v] of Object.entries(values)) $("rows").setAttribute("aria-" + k, v);
+    for (const s of document.querySelectorAll(".under")) [...s.children].forEach((e, k) => e.classList.toggle("on", k === state.at));
+    later("remember", remember, 250);
+  }
+  const waiting = new Map(); // what is not needed at once
+  function later(name, work, ms) { clearTimeout(waiting.get(name)); waiting.set(name, setTimeout(work, ms)); }
+
+  // ---- hold a gate
+  const finite = p => (p < 1e6 ? p : 1e6), curves = new Map(); // off the picture is off the picture
+  function curve(gate) { // perplexity on held-out text at every tenth of the slider, the other gates as they are
+    const rest = { ...state.hold };
+    delete rest[gate];
+    const key = `${state.which} ${gate} ${spell(rest)}`;
+    if (!curves.has(key)) {
+      const net = new Net(data.nets.find(n => n.name === state.which), letters.length);
+      const on = hold => finite(net.held(hold).forward(data.heldout).perplexity());
+      curves.set(key, { free: on(rest), points: Array.from({ length: 11 }, (_, k) => on({ ...rest, [gate]: k / 10 })) });
+    }
+    return curves.get(key);
+  }
+  const between = (points, v) => {
+    const k = Math.min(9, Math.floor(v * 10 + 1e-9)), w = v * 10 - k;
+    return points[k] ** (1 - w) * points[k + 1] ** w;
+  };
+  function slider(gate) {
+    const net = nets.get(state.which), box = make("input", { type: "checkbox" }), out = make("output");
+    const range = make("input", { type: "range", min: 0, max: 1, step: 0.01, value: state.hold[gate] ?? 0.5 });
+    range.setAttribute("aria-label", `Hold ${gate} at`);
+    range.dataset.gate = gate;
+    const plot = svg("svg", { width: "100%", height: 96, role: "img" });
+    const top = make("div", { className: "top" }, make("label", {}, box, " hold ", make("i", { textContent: gate })), out);
+    const ends = make("div", { className: "ends" }, make("span", { textContent: "0" }), make("span", { textContent: "◂ drag ▸" }),
+      make("span", { textContent: "1" }));
+    const one = make("div", { className: "hold h-" + hueOf(gate) }, top, plot, range, ends);
+    const set = value => {
+      if (value === undefined) delete state.hold[gate]; else state.hold[gate] = value;
+      if (state.shown.includes(state.which)) { fill(state.which); mark(state.which); } else read(state.which);
+      for (const other of $("holds").children) other.say();
+      compose();
+      later("plots", () => { for (const other of $("holds").children) other.plot(); strips(); remember(); }, 60);
+    };
+    box.addEventListener("change", () => set(box.checked ? +range.value : undefined));
+    range.addEventListener("input", () => set(+range.value));
+    one.say = () => {
+      box.checked = gate in state.hold;
+      out.textContent = box.checked ? `held at ${state.hold[gate].toFixed(2)}` : "free: the network decides";
+      for (const now of plot.querySelectorAll(".now")) {
+        now.setAttribute("cx", `${100 * (state.hold[gate] ?? 0)}%`);
+        now.setAttribute("visibility", box.checked ? "visible" : "hidden");
+        now.setAttribute("cy", one.y ? one.y(between(one.points, state.hold[gate] ?? 0)) : 0);
+      }
+    };
+    one.plot = () => {
+      const { free, points } = curve(gate), alone = !Object.keys(state.hold).some(g => g !== gate);
+      const marks = alone ? Object.entries(net.lesions).filter(([k]) => k.startsWith(gate + "="))
+        .map(([k, [p, n]]) => [+k.split("=")[1], finite(p), n]) : [];
+      const all = [...points, ...marks.map(m => m[1]), free], low = Math.log(Math.min(...all)), high = Math.log(Math.max(...all));
+      const y = v => 78 - (56 * (Math.log(v) - low)) / (high - low || 1), x = v => 100 * v + "%";
+      Object.assign(one, { y, points });
+      plot.replaceChildren(svg("line", { class: "base", x1: 0, x2: "100%", y1: y(free), y2: y(free) }));
+      for (let k = 0; k < 10; k++)
+        plot.append(svg("line", { class: "curve", x1: x(k / 10), x2: x((k + 1) / 10), y1: y(points[k]), y2: y(points[k + 1]) }));
+      for (const [v, p, n] of marks) {
+        const dot = svg("circle", { class: "dot", cx: x(v), cy: y(p), r: 5 });
+        dot.append(svg("title", {}, `measured: ${gate} held at ${v} after training, held-out perplexity ${p}, ${n} networks`));
+        const side = v < 0.2 ? "start" : v > 0.8 ? "end" : "middle";
+        plot.append(dot, svg("text", { x: x(v), y: y(p) + (p < between(points, v) ? 19 : -10), "text-anchor": side }, p.toFixed(1)));
+      }
+      plot.append(svg("text", { x: "100%", y: y(free) + 15, "text-anchor": "end" }, `free: ${free.toFixed(1)}`), svg("circle", { class: "now", r: 6 }));
+      plot.setAttribute("aria-label", `Perplexity on held-out text as ${gate} goes from 0 to 1: ${points.map(p => p.toFixed(1)).join(", ")}; ${free.toFixed(1)} where it is free`);
+      one.say();
+    };
+    one.plot();
+    return one;
+  }
+
+  // ---- what it writes: the same draws for the same seed, so that what changes is what the reader changed
+  let seed = 1;
+  function compose() {
+    let s = (seed * 2654435761) >>> 0;
+    const random = () => (s = (Math.imul(s ^ (s >>> 15), s | 1) + 0x6d2b79f5) >>> 0) / 2 ** 32;
+    const net = nets.get(state.which).held(state.hold), from = text.length ? encode(text) : [data.heldout[0]];
+    $("writes-name").textContent = net.about || state.which;
+    $("writes").textContent = "… " + net.write(from, 90, state.heat, random).map(c => letters[c]).join("");
+  }
+
+  // ---- inside: letters across, units down
+  function strips() {
+    const net = read(state.which), h = net.hidden, T = text.length, keeps = net.keeps in net.gates ? net.keeps : "";
+    const units = Array.from({ length: h }, (_, u) => u);
+    const times_ = units.map(u => {
+      let log = 0;
+      for (let t = 0; keeps && t < T; t++) log += Math.log(Math.max(net.gate(keeps, t)[u], 1e-30));
+      return -T / Math.min(log, -1e-9);
+    });
+    if (state.order === "time" && keeps) units.sort((a, b) => times_[b] - times_[a]);
+    const sorted = [...times_].sort((a, b) => a - b), colors = getComputedStyle(document.documentElement);
+    const long = x => (x > 999 ? "ever" : x.toFixed(1));
+    $("strips").replaceChildren(...Object.keys(net.gates).map(gate => {
+      const canvas = make("canvas", { width: Math.max(T, 1), height: h, role: "img" }), ink = canvas.getContext("2d");
+      ink.fillStyle = colors.getPropertyValue("--" + hueOf(gate)).trim();
+      let sum = 0;
+      for (let t = 0; t < T; t++) {
+        const v = net.gate(gate, t);
+        units.forEach((u, y) => { ink.globalAlpha = Math.max(0, Math.min(1, v[u])); ink.fillRect(t, y, 1, 1); sum += v[u]; });
+      }
+      const fixed = state.hold[gate];
+      const mean = fixed !== undefined ? `held at ${fixed.toFixed(2)}` : `open ${((100 * sum) / Math.max(1, T * h)).toFixed(0)} % on average`;
+      const span = gate === keeps && T && fixed === undefined
+        ? `; half of the units keep for less than ${long(sorted[h >> 1])} letters, the longest for ${long(sorted[h - 1])}` : "";
+      canvas.setAttribute("aria-label", `Gate ${gate}, ${h} units by ${T} letters: ${mean}${span}`);
+      const under = text.map((c, k) => make("span", { textContent: show(c), className: k === state.at ? "on" : "" }));
+      return make("div", { className: "strip h-" + hueOf(gate) }, make("p", {}, make("i", { textContent: gate }), mean + span), canvas,
+        make("div", { className: "under", ariaHidden: "true" }, ...under));
+    }));
+    if (!Object.keys(net.gates).length) $("strips").replaceChildren(make("p", { className: "small", textContent: "It has no gate that is free." }));
+  }
+
+  // ---- together
+  function typed() {
+    text = plain($("text").value);
+    for (const name of state.shown) fill(name);
+    look(text.length);
+    later("slow", () => { compose(); strips(); }, 30);
+  }
+  function choose() {
+    state.hold = Object.fromEntries(Object.entries(state.hold).filter(([g]) => g in nets.get(state.which).gates));
+    $("holds").replaceChildren(...Object.keys(nets.get(state.which).gates).map(slider));
+    compose();
+    strips();
+    for (const name of state.shown) fill(name);
+    look(state.at);
+  }
+  recall();
+  document.getElementById("lab").hidden = false;
+  $("text").value = text.join("");
+  for (const [name, net] of nets) {
+    const chip = make("button", { type: "button", textContent: net.about ? `${net.about} (${name})` : name, className: "chip h-" + net.hue });
+    chip.dataset.name = name;
+    chip.addEventListener("click", () => {
+      state.shown = [...nets.keys()].filter(n => (n === name) !== state.shown.includes(n));
+      frame();
+      for (const n of state.shown) fill(n);
+      look(state.at);
+    });
+    $("chips").append(chip);
+    if (Object.keys(net.gates).length) $("which").append(make("option", { textContent: net.about ? `${net.about} (${name})` : name, value: name }));
+  }
+  $("which").value = state.which;
+  $("text").addEventListener("input", typed);
+  $("rows").addEventListener("keydown", e => {
+    const to = { ArrowLeft: state.at - 1, ArrowRight: state.at + 1, ArrowUp: state.at - 1, ArrowDown: state.at + 1, Home: 1, End: text.length }[e.key];
+    if (to !== undefined) { look(to); e.preventDefault(); }
+  });
+  $("which").addEventListener("change", e => {
+    const old = state.which;
+    state.which = e.target.value;
+    if (state.shown.includes(old)) fill(old);
+    choose();
+  });
+  $("order").addEventListener("change", e => { state.order = e.target.value; strips(); });
+  $("temperature").addEventListener("input", e => {
+    state.heat = +e.target.value;
+    $("degrees").textContent = state.heat ? state.heat.toFixed(1) : "0, the likeliest";
+    compose();
+  });
+  $("again").addEventListener("click", () => { seed++; compose(); });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", strips);
+  frame();
+  choose();
+})();
