@@ -24,7 +24,9 @@ from harness.analysis import stats
 from harness.experiments import grid
 from harness.experiments.tasks import TASKS
 from harness.formatting import bracket, count, pct, percent, plain, ppl, sd, span, times, unique
-from harness.record import store as record
+from harness.record import schema
+from harness.record import tables as record
+from harness.record.schema import COLUMNS
 from harness.report import sections, sentences
 from harness.report import select as evidence
 
@@ -81,7 +83,7 @@ def results(folder: str) -> record.Results:
 
     Read as anyone would: a folder may be of an earlier version, whose tables lack a column.
     """
-    files = {name: REFERENCE / folder / f"{name}.csv" for name in record.COLUMNS}
+    files = {name: REFERENCE / folder / f"{name}.csv" for name in COLUMNS}
     return evidence.typed(
         record.Results(**{name: pd.read_csv(f) if f.exists() else record.frame(name, []) for name, f in files.items()})
     )
@@ -194,7 +196,7 @@ def folders() -> str:
         holds += [f"reproduction (n = {span(data.reproduce.seeds)})"] if len(data.reproduce) else []
         scored = data.tasks
         holds += [f"{scored.task.nunique()} tasks (n = {span(scored.seeds)})"] if len(scored) else []
-        holds += ["speed by size"] if data.speed.session.str.startswith("sweep").any() else []
+        holds += ["speed by size"] if (data.speed.verb == "sweep").any() else []
         machines = data.environments
         dirty = set(machines.environment[machines.dirty.str.lower() == "true"])
         changed = int(done.environment.isin(dirty).sum())
@@ -418,9 +420,33 @@ def _setting(protocol: grid.Protocol, field: str) -> str:
     return count(value) if isinstance(value, int) else plain(value) if isinstance(value, float) else str(value)
 
 
+@block("tables")
+def tables() -> str:
+    rows = [[f"`{name}.csv`", each.row] for name, each in schema.TABLES.items() if name != "ablate"]
+    rows[0][0] = "`bench.csv`, `ablate.csv`"
+    return table(["file", "a row is"], rows)
+
+
 @block("columns")
 def columns() -> str:
-    return "\n".join(f"- `{name}.csv`: {', '.join(record.COLUMNS[name])}" for name in record.COLUMNS)
+    return "\n".join(f"- `{name}.csv`: {', '.join(own)}" for name, own in COLUMNS.items() if name != "ablate")
+
+
+@block("glossary")
+def glossary() -> str:
+    """Every column once, in the order of the schema: where one means something else in a table, that table is named."""
+    types = {str: "text", int: "whole number", float: "number", bool: "True or False"}
+    rows: dict[tuple[str, str], list[str]] = {}
+    for name, own in COLUMNS.items():
+        for column in (schema.column(name, c) for c in own):
+            rows.setdefault((column.name.rpartition(".")[2], column.meaning), [types[column.type], column.unit]).append(
+                name
+            )
+    names = [name for name, _ in rows]
+    return table(["column", "type", "unit", "meaning"], [
+        [f"`{name}`" + (f" of {' and '.join(own[2:])}" if names.count(name) > 1 else ""), *own[:2], meaning]
+        for (name, meaning), own in rows.items()
+    ])  # fmt: skip
 
 
 @block("faults")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from harness.record.store import Results
+    from harness.record.tables import Results
 
 __version__ = "0.1.0"
 
@@ -34,9 +34,9 @@ def read(results: str | os.PathLike[str] = "results") -> Results:
 
     A table that is not there has no rows. ValueError for a file that is none of ours, FileNotFoundError for no folder.
     """
-    from harness.record import store as record  # pandas takes a second: not before it is asked for
+    from harness.record import tables  # pandas takes a second: not before it is asked for
 
     folder = Path(os.path.expanduser(results))
     if not folder.is_dir():
         raise FileNotFoundError(f"no results folder {folder}: make bench and make ablate fill one")
-    return record.read(folder)
+    return tables.read(folder)

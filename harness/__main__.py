@@ -40,7 +40,7 @@ from variants import registry
 if TYPE_CHECKING:
     from harness.data.corpus import Corpus
     from harness.experiments.grid import Contender
-    from harness.record.store import Results
+    from harness.record.tables import Results
 
 VERBS = {
     "bench": "train and time the cells written here and torch's: bench.csv and the report",
@@ -542,7 +542,7 @@ def _time(contenders: Sequence[Contender], vocabulary: int, folder: Path, sessio
     busy: dict[str, set[int]] = {}
     with screen.Bar(len(rounds) * len(labels), "timing", "sample") as bar:
         for number, contender, answer in measure.compare(contenders, vocabulary, cores(), rounds):
-            record.write_sample(folder, session, number, contender.label, contender.run, answer)
+            record.write_sample(folder, session, number, contender.label, contender.run, answer, contender.control_of)
             blocks = answer.get("blocks", [])
             clean = [b for b in blocks if not b["disturbed"]]
             rates = sorted(b["tokens_per_sec"] for b in clean or blocks)
@@ -566,8 +566,9 @@ def tabulate(folder: Path) -> Results:
     from harness.analysis import compare as table
     from harness.analysis import tasks as solved
     from harness.record import store as record
+    from harness.record import tables
 
-    results = record.gather(folder)
+    results = tables.gather(folder)
     answers = {}
     grids = record.grids(folder)
     for verb, asked in grids.items():
@@ -583,17 +584,17 @@ def tabulate(folder: Path) -> Results:
         from harness.experiments import published
 
         answers["reproduce"] = published.compare(results.runs, grids["reproduce"])
-    answers["axes"] = record.frame("axes", [])
+    answers["axes"] = tables.frame("axes", [])
     if "axes" in grids:
         from harness.analysis import axes as effects
 
         answers["axes"] = effects.build(results.runs, grids["axes"])
     keys = [key for asked in grids.values() if asked.get("tasks") for key in asked["runs"]]
-    answers["tasks"] = record.frame("tasks", []) if not keys else solved.build(
+    answers["tasks"] = tables.frame("tasks", []) if not keys else solved.build(
         results.probes[results.probes["run"].isin(keys)], results.learning_rates
     )  # fmt: skip
     results = dataclasses.replace(results, **answers)
-    record.write_tables(results, folder)
+    tables.write(results, folder)
     return results
 
 
@@ -602,13 +603,13 @@ def draw(folder: Path, anew: bool = False) -> int:
 
     One of the same tables by the same code is left as it is, unless it is to be made `anew`.
     """
-    from harness.record import store as record
+    from harness.record import tables
 
     try:
         from harness.report import page as report
 
         if anew or not report.current(folder):
-            report.write(record.read(folder), folder)  # through the files: what is shown is what they say
+            report.write(tables.read(folder), folder)  # through the files: what is shown is what they say
     except OSError:
         raise
     except Exception as error:
@@ -622,14 +623,16 @@ def draw(folder: Path, anew: bool = False) -> int:
 def _report(folder: Path) -> int:
     """The tables and the report again. Where only tables are, from elsewhere, the report from them."""
     from harness.record import store as record
+    from harness.record import tables
+    from harness.record.schema import COLUMNS
 
     if not folder.is_dir():
         raise ValueError(f"no folder {str(folder)!r} to report on: run bench first, or give --results")
     with record.writing(folder):
         if record.grids(folder):
             tabulate(folder)
-        elif any((folder / f"{name}.csv").exists() for name in record.COLUMNS):
-            record.read(folder)  # an edited one is named
+        elif any((folder / f"{name}.csv").exists() for name in COLUMNS):
+            tables.read(folder)  # an edited one is named
         else:
             raise ValueError(f"nothing in {str(folder)!r} to report on: run bench or ablate first, or give --results")
         return draw(folder, anew=True)

@@ -134,11 +134,11 @@ class Plan:
     def contenders(self) -> list[Contender]:
         """All that is timed, one of them twice (A/A): what trains; in a bench every engine that can, also uncaptured.
 
-        Under `quick`, made for minutes, only what trains: the rest doubles its time (`sweep` has it).
+        Of a protocol made for minutes only what trains: the rest doubles its time (`sweep` has it).
         """
         from harness.experiments.grid import AGAIN, Contender
 
-        every = self.verb == "bench" and not self.protocol.name.startswith("quick")
+        every = self.verb == "bench" and self.protocol.name not in grid.SHORT
         timed = [
             Contender(variant + f" ({', '.join(how)})" * bool(how), self.run(variant, 0, engine, capture))
             for variant in self.variants
@@ -151,7 +151,7 @@ class Plan:
             first = {variant: rounded.engines(variant)[0] for variant in self.variants}
             timed += [Contender(f"{v} (tf32)", rounded.run(v, 0)) for v in first if first[v] in ("resident", "library")]
         base = next(c for c in timed if c.label == self.speed_baseline)
-        return [*timed, Contender(base.label + AGAIN, base.run)]
+        return [*timed, Contender(base.label + AGAIN, base.run, control_of=base.label)]
 
     @property
     def speed_baseline(self) -> str:
@@ -295,7 +295,7 @@ def sizes(plans: Sequence[Plan], full: bool) -> list[Contender]:
                         label = f"{variant} {engine}{' captured' * capture}, {plan.protocol.hidden} x {seeds}"
                         timed.append(Contender(label, plan.run(variant, 0, engine, capture), seeds))
     twin = next((c for c in timed if c.run.variant == grid.SPEED_BASELINE), timed[0])
-    return [*timed, Contender(twin.label + AGAIN, twin.run, twin.seeds)]
+    return [*timed, Contender(twin.label + AGAIN, twin.run, twin.seeds, twin.label)]
 
 
 def described(plan: Plan) -> dict[str, object]:

@@ -16,7 +16,8 @@ import pandas as pd
 from harness.analysis import compare as table
 from harness.experiments import grid
 from harness.experiments.tasks import TASKS
-from harness.record import store as record
+from harness.record import tables
+from harness.record.schema import COLUMNS
 
 HELDOUT = {  # perplexities to scatter around
     "rnn": 7.30, "gru": 6.83, "gru_after": 6.78, "lstm": 7.20,
@@ -46,7 +47,7 @@ def write(
     failures: bool = True,
     rounds: int = 5,
 ) -> Path:
-    """Every CSV of `record.COLUMNS` in `folder`. With `failures`, lstm's last seed diverges and nn.lstm never runs."""
+    """Every CSV of `COLUMNS` in `folder`. With `failures`, lstm's last seed diverges and nn.lstm never runs."""
     random = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     wanted = list(dict.fromkeys([*bench, *ablate]))
@@ -107,7 +108,7 @@ def write(
         ]),
         "protocols": frame("protocols", [
             {"protocol": own.label, "name": own.name,
-             **{c: getattr(own, c) for c in record.COLUMNS["protocols"][2:]}}
+             **{c: getattr(own, c) for c in COLUMNS["protocols"][2:]}}
         ]),
         "environments": frame("environments", [{
             "environment": "e1", "torch": "2.13.0+cpu", "device": "cpu", "device_name": "cpu", "cpu": "made-up CPU",
@@ -206,16 +207,16 @@ def looked_into(
     }  # fmt: skip
 
 
-def read(folder: Path) -> record.Results:
+def read(folder: Path) -> tables.Results:
     """The frames of a folder; a file that is not there, or holds nothing, is a frame with no rows."""
 
     def one(name: str) -> pd.DataFrame:
         path = folder / f"{name}.csv"
         if not path.exists() or not path.stat().st_size:
-            return pd.DataFrame(columns=list(record.COLUMNS[name]))
+            return pd.DataFrame(columns=list(COLUMNS[name]))
         return pd.read_csv(path)
 
-    return record.Results(**{name: one(name) for name in record.COLUMNS})
+    return tables.Results(**{name: one(name) for name in COLUMNS})
 
 
 def timed(
@@ -227,7 +228,8 @@ def timed(
     rows: list[dict[str, object]] = []
     for label in [*variants, f"{fast}#2"]:
         variant = label.split("#")[0]
-        common = {"session": f"{verb}-s1", "label": label, "variant": variant, "engine": engine_of(variant),
+        common = {"session": f"{verb}-s1", "verb": verb, "label": label, "control_of": fast if "#" in label else "",
+                  "variant": variant, "engine": engine_of(variant),
                   "capture": False, "precision": "ieee", "device": "cpu", "protocol": own.label, "hidden": own.hidden,
                   "seeds": 1, "environment": "e1", "started": "2025-11-01T09:00:00+00:00"}  # fmt: skip
         if failures and variant == "nn.lstm":
@@ -261,7 +263,7 @@ def parameters(variant: str, h: int, v: int = 28) -> int:
 
 
 def frame(name: str, rows: list[dict[str, object]]) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=list(record.COLUMNS[name]))
+    return pd.DataFrame(rows, columns=list(COLUMNS[name]))
 
 
 def hash_of(variant: str, k: int) -> int:

@@ -12,7 +12,7 @@ from made_up import SHA
 from harness import __main__ as command
 from harness.analysis import axes
 from harness.experiments import grid
-from harness.record import store as record
+from harness.record import tables
 from harness.report import sections, select
 
 pytestmark = pytest.mark.usefixtures("in_process")
@@ -50,7 +50,7 @@ def made(sizes: dict[int, float], seeds: int = 6) -> tuple[pd.DataFrame, dict[st
                 })  # fmt: skip
         parts.append({"protocol": {"label": label}, "variants": [GRU, RNN], "corpus_sha256": SHA, "device": "cpu",
                       "runs": keys, "point": [str(hidden)]})  # fmt: skip
-    return record.frame("runs", rows), {"fields": ["hidden"], "parts": parts}
+    return tables.frame("runs", rows), {"fields": ["hidden"], "parts": parts}
 
 
 def test_effects_and_their_change_are_paired_and_of_one_family() -> None:
@@ -59,7 +59,7 @@ def test_effects_and_their_change_are_paired_and_of_one_family() -> None:
     own = table[table.variant == RNN].set_index("point")
     assert list(own.index) == ["8", "16", "32"]
     assert own.delta_nats.tolist() == pytest.approx([0, 0.1025, 0.3075])
-    assert set(table.family) == {4}  # three differences, one change
+    assert set(table.comparisons) == {4}  # three differences, one change
     assert own.loc["32", "p_signflip"] == pytest.approx(2 / 2**6)
     assert own.loc["32", "p_holm"] == pytest.approx(4 * 2 / 2**6)
     assert own.loc["32", "change_nats"] == pytest.approx(0.3075)
@@ -89,17 +89,17 @@ def test_a_list_trains_every_point_and_is_drawn(tmp_path: Path, capsys: pytest.C
            "--protocol", "quick", "--set", "hidden=4,8", *small]  # fmt: skip
     assert command.main(ask) == 0
     assert "axes: hidden, 2 points x 2 variants x 2 seeds = 8 trainings" in capsys.readouterr().out
-    table = record.read(tmp_path).axes
+    table = tables.read(tmp_path).axes
     assert table[["point", "variant", "hidden", "seeds"]].values.tolist() == [
         ["4", GRU, 4, 2], ["4", RNN, 4, 2], ["8", GRU, 8, 2], ["8", RNN, 8, 2]]  # fmt: skip
-    section = sections.axes(select.typed(record.read(tmp_path)))
+    section = sections.axes(select.typed(tables.read(tmp_path)))
     assert section is not None
     assert section.title == "Effects by hidden"
     [(_, _, picture, words, frames, _)] = section.pictures
     assert "rnn: " in words(*frames)
     assert picture(*frames) is not None
     assert command.main(["report", "--results", str(tmp_path)]) == 0
-    pd.testing.assert_frame_equal(record.read(tmp_path).axes, table)
+    pd.testing.assert_frame_equal(tables.read(tmp_path).axes, table)
 
 
 @pytest.mark.parametrize(("ask", "says"), [

@@ -21,7 +21,7 @@ from typing import Any
 import made_up
 import pytest
 
-from harness.record import store as record
+from harness.record import tables
 from harness.report import page as report
 from harness.run import network
 from variants.model import Model
@@ -137,7 +137,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = made_up.write(tmp_path_factory.mktemp("results"), seeds=3, bench=("rnn", "gru", "nn.gru", "lstm"),
                            ablate=("gru", "gru:R=1", "gru:Z=0", "gru:Z=0,R=1"))  # fmt: skip
-    (folder / report.NAME).write_text(report.html(record.read(folder)), encoding="utf-8")
+    (folder / report.NAME).write_text(report.html(tables.read(folder)), encoding="utf-8")
     return folder
 
 
@@ -145,7 +145,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every column that a table can have is filled."""
     folder = made_up.write(tmp_path_factory.mktemp("wide"), ablate=("gru", "gru:R=1", "gru:Z=0,R=1"))
-    results = record.read(folder)
+    results = tables.read(folder)
     full = {"hidden": range(100, 100 + len(results.bench)), "lr": 0.25, "peak_reserved_mib": 1234.5,
             "tokens_per_sec": 12_345_678.0, "tokens_per_sec_all_seeds": 123_456_789.0}  # fmt: skip
     bench = results.bench.assign(**full).assign(lr=[0.25, *[16.0] * (len(results.bench) - 1)])
@@ -162,7 +162,7 @@ def laboratory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page in which nine networks of random weights, of 32 hidden units, read what is typed."""
     names = ("gru", "gru:R=1", "gru:Z=0", "gru:Z=0,R=1", "rnn", "lstm", "mgu", "nn.gru", "nn.rnn")
     folder = made_up.write(tmp_path_factory.mktemp("laboratory"), seeds=2, bench=names, ablate=names, failures=False)
-    results, letters = record.read(folder), ["<unk>", *" etaoinshrdlucmfwypvbgkjqxz"]
+    results, letters = tables.read(folder), ["<unk>", *" etaoinshrdlucmfwypvbgkjqxz"]
     runs = results.runs[results.runs.seed == 0]
     networks = [
         {"run": run, **network.network(Model(name, len(letters), 32, [0], "torch"), 0, letters, list(range(1, 27)) * 9)}
@@ -282,7 +282,7 @@ BAD = "<script>window.hacked=1</script><img src=x onerror='window.hacked=1'>\"'=
 def test_text_from_a_file_never_runs(browser: Browser, tmp_path: Path) -> None:
     """In every text column of every table: the page shows it, the policy would refuse it, and nothing has run."""
     folder = made_up.write(tmp_path, seeds=2, bench=("rnn", "gru"), ablate=("gru", "gru:R=1"))
-    results = record.read(folder)
+    results = tables.read(folder)
     for name in ("runs", "ablate", "environments", "probes", "reproduce", "heat", "learning_rates"):
         frame = getattr(results, name)
         for column in frame.select_dtypes(["object", "str"]):

@@ -27,7 +27,9 @@ from harness import files
 from harness.data import corpus
 from harness.experiments import grid
 from harness.experiments.grid import Protocol, Run
+from harness.record import csv_files, tables
 from harness.record import store as record
+from harness.record.schema import COLUMNS
 from harness.report import page as report
 from harness.run import process, train_task
 from harness.run import progress as watch
@@ -37,7 +39,7 @@ from harness.run.train import Outcome, train
 TINY = Protocol(
     train_characters=150, heldout_characters=60, batch_size=4, num_steps=5, hidden=4, epochs=3, evaluations=3, lr=0.5
 )
-WIDE = len(record.COLUMNS["runs"])
+WIDE = len(COLUMNS["runs"])
 Arrays = dict[str, npt.NDArray[Any]]
 
 
@@ -251,8 +253,8 @@ def test_of_a_run_whose_worker_said_nothing_parameters_and_machine_are_unknown(t
             "corpus": "x", "outcome": dataclasses.asdict(Outcome(error="crashed: x")), "environment": machine,
             "started": "2026-01-01", "wall_s": 1.0, "together": 2, "load": 0.5,
         })  # fmt: skip
-    record.write_tables(record.gather(tmp_path), tmp_path)
-    results = record.read(tmp_path)
+    tables.write(tables.gather(tmp_path), tmp_path)
+    results = tables.read(tmp_path)
     assert results.runs["parameters"].isna().all()
     assert results.runs["environment"].isna().tolist() == [False, True]
     assert len(results.environments) == 1
@@ -292,7 +294,7 @@ def written(folder: Path) -> list[str]:
             "corpus": "a, \"text\"", "outcome": outcome, "environment": {"torch": "2"}, "started": "2026-01-01",
             "wall_s": 1.0, "together": 1, "load": 0.5,
         })  # fmt: skip
-    record.write_tables(record.gather(folder), folder)
+    tables.write(tables.gather(folder), folder)
     return (folder / "runs.csv").read_text().splitlines(keepends=True)
 
 
@@ -324,10 +326,10 @@ def test_a_table_that_was_edited_names_its_line(
 ) -> None:
     lines = written(tmp_path)
     if not summed:
-        (tmp_path / record.SUMS).unlink()
+        (tmp_path / csv_files.SUMS).unlink()
     (tmp_path / "runs.csv").write_text("".join(edit(lines)))
     with pytest.raises(ValueError, match=re.escape(said)) as error:
-        record.read(tmp_path)
+        tables.read(tmp_path)
     assert str(tmp_path / "runs.csv") in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -340,7 +342,7 @@ def test_an_edit_that_looks_right_is_told_by_the_digest(
 ) -> None:
     (tmp_path / "runs.csv").write_text("".join(edit(written(tmp_path))))
     with pytest.raises(ValueError, match=r"runs\.csv was changed after it was written"):
-        record.read(tmp_path)
+        tables.read(tmp_path)
     shutil.rmtree(tmp_path / "runs")  # only tables, from elsewhere
     assert command.main(["report", "--results", str(tmp_path)]) == 2
     said = capsys.readouterr().err
@@ -350,9 +352,9 @@ def test_an_edit_that_looks_right_is_told_by_the_digest(
 
 def test_line_ends_and_a_byte_order_mark_are_no_edit(tmp_path: Path) -> None:
     lines = written(tmp_path)
-    before = record.read(tmp_path)
+    before = tables.read(tmp_path)
     (tmp_path / "runs.csv").write_bytes(b"\xef\xbb\xbf" + "".join(lines).replace("\n", "\r\n").encode())
-    pd.testing.assert_frame_equal(record.read(tmp_path).runs, before.runs)
+    pd.testing.assert_frame_equal(tables.read(tmp_path).runs, before.runs)
     assert before.runs["corpus"].tolist() == ['a, "text"'] * 3
 
 
@@ -360,12 +362,12 @@ def test_a_table_that_is_gone_is_missed(tmp_path: Path) -> None:
     written(tmp_path)
     (tmp_path / "curves.csv").unlink()
     with pytest.raises(ValueError, match=r"curves\.csv is gone"):
-        record.read(tmp_path)
+        tables.read(tmp_path)
 
 
 def test_sums_are_what_sha256sum_checks(tmp_path: Path) -> None:
     written(tmp_path)
-    for line in (tmp_path / record.SUMS).read_text().splitlines():
+    for line in (tmp_path / csv_files.SUMS).read_text().splitlines():
         digest, name = line.split("  ")
         assert hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() == digest
 
@@ -395,7 +397,7 @@ def test_a_run_that_was_edited_is_named_and_counts_as_not_done(
     path.write_text(text)
     if said:
         with pytest.raises(ValueError, match=said) as error:
-            record.gather(tmp_path)
+            tables.gather(tmp_path)
         assert str(path) in str(error.value)
         assert "\n" not in str(error.value)
     assert record.done(tmp_path, run) == (not said or (new == '"8.25"' and not digest))

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from harness.analysis import stats
-from harness.record import store as record
+from harness.record import tables
 from harness.report import first_screen, sentences
 from harness.report import select as evidence
 
@@ -22,12 +22,12 @@ GONE = {"R": "gru:R=1", "Z": "gru:Z=0"}
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> record.Results:
+def results(tmp_path_factory: pytest.TempPathFactory) -> tables.Results:
     folder = tmp_path_factory.mktemp("results")
     return made_up.read(made_up.write(folder, seeds=4, bench=("gru", "nn.gru", "lstm"), ablate=ABLATE))
 
 
-def tasks_of(results: record.Results, gate: str, verdict: str) -> pd.DataFrame:
+def tasks_of(results: tables.Results, gate: str, verdict: str) -> pd.DataFrame:
     row = results.tasks.iloc[0].to_dict()
     solved = 0 if verdict == "fails" else 10
     return pd.DataFrame([
@@ -37,7 +37,7 @@ def tasks_of(results: record.Results, gate: str, verdict: str) -> pd.DataFrame:
     ])  # fmt: skip
 
 
-def verdicts(results: record.Results, gate: str, text: str, task: str) -> record.Results:
+def verdicts(results: tables.Results, gate: str, text: str, task: str) -> tables.Results:
     """A gate whose text and whose task say so."""
     table = results.ablate.copy()
     at = table.variant == GONE[gate]
@@ -47,7 +47,7 @@ def verdicts(results: record.Results, gate: str, text: str, task: str) -> record
     return evidence.typed(dataclasses.replace(results, ablate=table, tasks=tasks))
 
 
-def card(data: record.Results, gate: str) -> str:
+def card(data: tables.Results, gate: str) -> str:
     (found,) = [c for c in first_screen.gate_cards(data) if c.symbol == gate]
     return f"{found.claim}: {found.proof}"
 
@@ -55,7 +55,7 @@ def card(data: record.Results, gate: str) -> str:
 @pytest.mark.parametrize("gate", ["R", "Z"])
 @pytest.mark.parametrize("task", ["fails", "undecided", "slower", ""])
 @pytest.mark.parametrize("text", ["worse", "equivalent", "better", "undecided"])
-def test_a_sentence_says_what_its_rows_say(results: record.Results, text: str, task: str, gate: str) -> None:
+def test_a_sentence_says_what_its_rows_say(results: tables.Results, text: str, task: str, gate: str) -> None:
     said = card(verdicts(results, gate, text, task), gate)
     assert {"worse": "4.1\u00a0% harder", "equivalent": "predicted as well", "better": "2.0\u00a0% easier",
             "undecided": "not decided yet"}[text] in said  # fmt: skip
@@ -73,7 +73,7 @@ def test_a_sentence_says_what_its_rows_say(results: record.Results, text: str, t
     assert len(re.findall(r"\d[\d.,]*", said)) <= 12
 
 
-def test_a_gate_without_which_the_text_is_predicted_as_well_may_be_one_of_two(results: record.Results) -> None:
+def test_a_gate_without_which_the_text_is_predicted_as_well_may_be_one_of_two(results: tables.Results) -> None:
     """Said where neither is worse than without the other alone, paired by seed, its interval above 0; else not."""
     data = verdicts(results, "Z", "equivalent", "")
     logs = data.runs.assign(log=data.runs.heldout_perplexity.map(math.log)).pivot_table("log", "seed", "variant")
@@ -94,7 +94,7 @@ def test_a_gate_without_which_the_text_is_predicted_as_well_may_be_one_of_two(re
     assert stats.ALPHA == 0.05
 
 
-def test_a_speed_that_cannot_be_told_is_no_bold_figure(results: record.Results) -> None:
+def test_a_speed_that_cannot_be_told_is_no_bold_figure(results: tables.Results) -> None:
     def said(verdict: str, ratio: float) -> tuple[str, str]:
         bench = results.bench.copy()
         at = bench.variant == "gru"
@@ -114,7 +114,7 @@ def test_a_speed_that_cannot_be_told_is_no_bold_figure(results: record.Results) 
     assert "no difference told" in bars
 
 
-def test_each_row_of_the_picture_is_a_row_of_its_table(results: record.Results) -> None:
+def test_each_row_of_the_picture_is_a_row_of_its_table(results: tables.Results) -> None:
     data = evidence.typed(results)
     names = first_screen.rows_of(data)
     (text,) = first_screen.text_panel(data, names)
@@ -138,7 +138,7 @@ def test_each_row_of_the_picture_is_a_row_of_its_table(results: record.Results) 
 @pytest.mark.parametrize(
     "gone", ["", "bench", "ablate", "tasks", "speed", "probes", "runs", "bench tasks", "ablate tasks"]
 )
-def test_it_stands_on_whatever_tables_there_are(results: record.Results, gone: str) -> None:
+def test_it_stands_on_whatever_tables_there_are(results: tables.Results, gone: str) -> None:
     data = evidence.typed(dataclasses.replace(results, **{n: getattr(results, n).iloc[:0] for n in gone.split()}))
     seen = first_screen.screen(data)
     kinds = [c.kind for c in seen.cards]
@@ -150,7 +150,7 @@ def test_it_stands_on_whatever_tables_there_are(results: record.Results, gone: s
     assert all(c.answer is None or isinstance(c.answer, sentences.Answer) for c in seen.cards)
 
 
-def test_made_up_names_are_escaped(results: record.Results) -> None:
+def test_made_up_names_are_escaped(results: tables.Results) -> None:
     data = evidence.typed(results)
     hostile = dataclasses.replace(
         data, ablate=data.ablate.iloc[:0], tasks=data.tasks.iloc[:0],

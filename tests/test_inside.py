@@ -13,7 +13,7 @@ import torch
 
 from harness import __main__ as command
 from harness.data import corpus as text
-from harness.record import store as record
+from harness.record import tables
 from harness.report import sections
 from harness.report import select as evidence
 from harness.run import diagnostics as inside
@@ -166,7 +166,7 @@ def test_a_training_leaves_what_it_looked_at_in_the_tables(tmp_path: Path) -> No
              "gru:Z=0", "nn.gru", "--results", str(tmp_path), "--set", "train_characters=300", "heldout_characters=700",
              "batch_size=4", "num_steps=5", "epochs=1", "hidden=4"]  # fmt: skip
     assert command.main(words) == 0
-    results = record.read(tmp_path)
+    results = tables.read(tmp_path)
     assert sorted(zip(results.gates.variant, results.gates.gate, results.gates.seed, strict=True)) == [
         ("gru", "R", 0), ("gru", "R", 1), ("gru", "Z", 0), ("gru", "Z", 1), ("gru:Z=0", "R", 0), ("gru:Z=0", "R", 1),
     ]  # fmt: skip

@@ -34,7 +34,7 @@ from harness.analysis import stats
 from harness.data import corpus
 from harness.experiments import grid
 from harness.experiments.grid import Run
-from harness.record import store as record
+from harness.record import tables
 from harness.report import page as report
 from harness.run import timing as measure
 from harness.run.executors import local as execute
@@ -87,7 +87,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
         }
         return {"blocks": [block], "environment": {"torch": "fake"}, "peak_memory_mib": 1.0}
 
-    def write(results: record.Results, folder: Path) -> Path:  # drawing is slow, and tested elsewhere
+    def write(results: tables.Results, folder: Path) -> Path:  # drawing is slow, and tested elsewhere
         files.write(folder / report.NAME, "a report")
         return folder / report.NAME
 
@@ -678,7 +678,7 @@ def test_a_grid_without_a_verdict_says_why(
 def test_what_cannot_be_drawn_undoes_nothing(
     fake: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def write(results: record.Results, folder: Path) -> Path:
+    def write(results: tables.Results, folder: Path) -> Path:
         raise RuntimeError("Failed to process string with tex\nbecause latex could not be found")
 
     monkeypatch.setattr(report, "write", write)
@@ -776,7 +776,7 @@ except SystemExit:
 def test_list_says_what_is_done(fake: list[Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [*ONE_RNN, "--results", str(tmp_path)]
     assert command.main(words) == 0
-    key = record.gather(tmp_path).runs["run"].iloc[0]
+    key = tables.gather(tmp_path).runs["run"].iloc[0]
     capsys.readouterr()
     words[0] = "list"
     words[words.index("--seeds") + 1] = "2"
@@ -949,14 +949,14 @@ def test_until_decided_stops_at_the_first_look_at_which_all_is(
              "--results", str(tmp_path), "--variants", "gru"]  # fmt: skip
     assert command.main([*words, "gru:R=0", "--max", "30"]) == 0  # fakes differ by 0.2 from the first seed on
     assert len(fake) == 2 * 10
-    table = record.read(tmp_path).ablate.set_index("variant")
+    table = tables.read(tmp_path).ablate.set_index("variant")
     assert (table.looks["gru:R=0"], table.pairs["gru:R=0"], table.verdict["gru:R=0"]) == (4, 10, "worse")
     assert table.p_holm["gru:R=0"] == pytest.approx(4 * 2 / 2**10)
-    runs = record.read(tmp_path).runs.pivot(index="seed", columns="variant", values="heldout_perplexity")
+    runs = tables.read(tmp_path).runs.pivot(index="seed", columns="variant", values="heldout_perplexity")
     low, high, _, _ = stats.interval(np.log(runs["gru:R=0"] / runs["gru"]), 0.9875)
     assert (table.delta_low["gru:R=0"], table.delta_high["gru:R=0"]) == pytest.approx((low, high), rel=1e-9)
     assert "all decided" in capsys.readouterr().out
-    page = report.html(record.read(tmp_path))
+    page = report.html(tables.read(tmp_path))
     assert "up to 4 times" in page
     assert "98.75 %" in page
     assert "Holm over 1)" in page

@@ -23,6 +23,7 @@ from harness.data import corpus as text
 from harness.experiments import grid, published
 from harness.experiments.grid import Protocol, Run
 from harness.record import store as record
+from harness.record import tables
 from harness.run import train as training
 from harness.run.train import train
 from variants.library import Library
@@ -157,7 +158,7 @@ def test_each_variant_gets_the_rate_that_validates_best_of_an_equal_budget(
     words = ["ablate", "--protocol", "book", "--corpus", "embedded", "--device", "cpu", "--seeds", "2", "--no-timing",
              "--variants", "gru", "rnn", "--results", str(tmp_path), "--set", *TINY]  # fmt: skip
     assert command.main(words) == 0
-    results = record.read(tmp_path)
+    results = tables.read(tmp_path)
     tried = results.learning_rates
     assert sorted(zip(tried.variant, tried.lr, strict=True)) == sorted(
         (v, r) for v in ("gru", "rnn") for r in grid.RATES
@@ -254,7 +255,7 @@ def test_matching_parameters_trains_each_at_its_size(tmp_path: Path) -> None:
              "rnn", "nn.gru", "--results", str(tmp_path), "--set", "match=parameters", "train_characters=300",
              "heldout_characters=100", "batch_size=4", "num_steps=5", "epochs=1", "hidden=24"]  # fmt: skip
     assert command.main(words) == 0
-    table = record.read(tmp_path).ablate.set_index("variant")
+    table = tables.read(tmp_path).ablate.set_index("variant")
     assert table.hidden["gru"] == 24
     assert table.hidden["rnn"] > 35
     assert (abs(table.parameters / table.parameters["gru"] - 1) < 0.05).all()
@@ -345,11 +346,11 @@ def test_reproduce_sets_ours_beside_what_was_published(tmp_path: Path) -> None:
              "--set", "epochs=1", "hidden=4", "train_characters=300", "heldout_characters=100", "batch_size=8",
              "num_steps=5", "evaluations=1"]  # fmt: skip
     assert command.main(words) == 0
-    table = record.read(tmp_path).reproduce
+    table = tables.read(tmp_path).reproduce
     assert list(zip(table.variant, table.published, strict=True)) == [
         (variant, figure.mean) for (_, variant), figure in published.PUBLISHED.items()
     ]
-    runs = record.read(tmp_path).runs
+    runs = tables.read(tmp_path).runs
     for row in table.itertuples():
         own = runs[(runs.variant == row.variant) & (runs.protocol == row.protocol)]
         column = own.train_perplexity if row.protocol.startswith("classic") else own.heldout_mean_exp
@@ -393,7 +394,7 @@ def test_a_run_file_of_before_a_field_was_there_is_still_told(tmp_path: Path) ->
     for field in ("gates", "reach", "heat", "score", "heldout_mean_exp", "lesions"):
         del whole["outcome"][field]
     path.write_text(json.dumps(whole))
-    [row] = record.gather(tmp_path).runs.to_dict("records")
+    [row] = tables.gather(tmp_path).runs.to_dict("records")
     assert row["run"] == path.stem
     assert row["heldout_perplexity"] == 3.0
 

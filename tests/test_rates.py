@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from harness.analysis import speed as rates
-from harness.record.store import COLUMNS
+from harness.record.schema import COLUMNS
 
 NAN = math.nan
 
@@ -18,7 +18,8 @@ NAN = math.nan
 def block(label: str, round_: int, rate: float, **more: object) -> dict[str, object]:
     row: dict[str, object] = dict.fromkeys(COLUMNS["speed"])
     row |= {
-        "session": "s1", "round": round_, "label": label, "variant": label.split("#")[0], "engine": "loop",
+        "session": "s1", "round": round_, "label": label, "control_of": label.partition("#")[0] * ("#" in label),
+         "variant": label.split("#")[0], "engine": "loop",
         "capture": False, "precision": "ieee", "device": "cpu", "protocol": "quick", "hidden": 64, "seeds": 1,
         "block": 0, "tokens_per_sec": rate, "step_ms": 1e6 / rate, "peak_memory_mib": 10.0, "peak_reserved_mib": 20.0,
         "disturbed": False, "environment": "e1", "started": "2025-01-01T00:00:00", "error": "",

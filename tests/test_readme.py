@@ -15,7 +15,7 @@ import torch
 import harness
 from docs import splice
 from harness import __main__ as command
-from harness.record import store as record
+from harness.record.schema import COLUMNS
 from variants.cell import fix
 
 ROOT = Path(__file__).parent.parent
@@ -52,7 +52,7 @@ def test_command_lines_are_understood(line: str) -> None:
 
 def test_files_it_names_are_the_files_there_are() -> None:
     named = set(re.findall(r"`(\w+)\.csv`", DOCUMENTS["docs/files.md"].split("## Columns")[0]))
-    assert named == set(record.COLUMNS)
+    assert named == set(COLUMNS)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,9 @@ from hypothesis import strategies as st
 from harness import files
 from harness.experiments import grid
 from harness.experiments.grid import Protocol, Run
+from harness.record import csv_files, tables
 from harness.record import store as record
+from harness.record.schema import COLUMNS
 
 RUN = Run("gru", 0, Protocol(), "sha", "cpu", source="a")
 
@@ -74,8 +76,8 @@ def test_gathered_is_what_was_written(tmp_path: Path) -> None:
         tmp_path, dataclasses.replace(RUN, seed=1), fact(error="oom: x", heldout_perplexity=None, curve=[])
     )
     record.write_grid(tmp_path, "bench", grid_of(RUN))
-    record.write_tables(record.gather(tmp_path), tmp_path)
-    results = record.read(tmp_path)
+    tables.write(tables.gather(tmp_path), tmp_path)
+    results = tables.read(tmp_path)
     assert results.runs["run"].tolist() == [RUN.key, dataclasses.replace(RUN, seed=1).key]
     assert results.runs["heldout_perplexity"].iloc[0] == 7.25
     assert math.isnan(results.runs["heldout_perplexity"].iloc[1])  # missing, not 0
@@ -89,7 +91,7 @@ def test_gathered_is_what_was_written(tmp_path: Path) -> None:
     assert not len(results.speed)
     text = (tmp_path / "runs.csv").read_text()
     assert "nan" not in text.lower()
-    assert text.splitlines()[0] == ",".join(record.COLUMNS["runs"])
+    assert text.splitlines()[0] == ",".join(COLUMNS["runs"])
 
 
 def test_the_run_a_grid_names_stands_for_its_edited_selves(tmp_path: Path) -> None:
@@ -97,10 +99,10 @@ def test_the_run_a_grid_names_stands_for_its_edited_selves(tmp_path: Path) -> No
     record.write_run(tmp_path, RUN, fact())
     record.write_run(tmp_path, later, fact() | {"started": "2026-02-01T00:00:00+00:00"})
     record.write_grid(tmp_path, "bench", grid_of())
-    assert record.gather(tmp_path).runs["run"].tolist() == [later.key]
+    assert tables.gather(tmp_path).runs["run"].tolist() == [later.key]
     record.write_grid(tmp_path, "bench", grid_of(RUN))
-    assert record.gather(tmp_path).runs["run"].tolist() == [RUN.key]
-    assert len(record.gather(tmp_path).curves) == 1
+    assert tables.gather(tmp_path).runs["run"].tolist() == [RUN.key]
+    assert len(tables.gather(tmp_path).curves) == 1
 
 
 def test_speed_samples_of_the_sessions_a_grid_names(tmp_path: Path) -> None:
@@ -111,7 +113,7 @@ def test_speed_samples_of_the_sessions_a_grid_names(tmp_path: Path) -> None:
             record.write_sample(tmp_path, session, 0, label, RUN, answer)
     record.write_sample(tmp_path, "s", 1, "gru", RUN, {"error": "timeout: x"})
     record.write_grid(tmp_path, "bench", grid_of())
-    speed = record.gather(tmp_path).speed
+    speed = tables.gather(tmp_path).speed
     assert set(speed["session"]) == {"s"}
     assert sorted(speed["tokens_per_sec"].dropna()) == [5, 5, 6, 6]
     assert speed[speed["error"].notna()]["round"].tolist() == [1]
@@ -127,7 +129,7 @@ def test_a_torn_file_is_named_and_not_done(torn: str, tmp_path: Path) -> None:
     path.write_text(torn, errors="surrogateescape")
     assert not record.done(tmp_path, RUN)
     with pytest.raises(ValueError, match=path.name):
-        record.gather(tmp_path)
+        tables.gather(tmp_path)
 
 
 @pytest.mark.parametrize("fail", ["fsync", "replace"])
@@ -145,7 +147,7 @@ def test_written_whole_or_not_at_all(fail: str, tmp_path: Path, monkeypatch: pyt
 
 
 def test_one_writer(tmp_path: Path) -> None:
-    code = "import sys, pathlib; from harness.record import store\nwith store.writing(pathlib.Path(sys.argv[1])): pass"
+    code = "import sys, pathlib; from harness.files import writing\nwith writing(pathlib.Path(sys.argv[1])): pass"
     run = [sys.executable, "-c", code, str(tmp_path)]
     with record.writing(tmp_path):
         second = subprocess.run(run, capture_output=True, text=True)
@@ -154,8 +156,8 @@ def test_one_writer(tmp_path: Path) -> None:
 
 
 def test_missing_tables_are_frames_without_rows(tmp_path: Path) -> None:
-    results = record.read(tmp_path)
-    for name, columns in record.COLUMNS.items():
+    results = tables.read(tmp_path)
+    for name, columns in COLUMNS.items():
         frame = getattr(results, name)
         assert isinstance(frame, pd.DataFrame)
         assert not len(frame)
@@ -172,10 +174,10 @@ def test_missing_tables_are_frames_without_rows(tmp_path: Path) -> None:
     ],
 )
 def test_a_table_of_another_kind_is_refused(break_it: Callable[[Path], object], tmp_path: Path) -> None:
-    record.write_tables(record.gather(tmp_path), tmp_path)
+    tables.write(tables.gather(tmp_path), tmp_path)
     break_it(tmp_path / "runs.csv")
     with pytest.raises(ValueError, match=r"runs\.csv") as error:
-        record.read(tmp_path)
+        tables.read(tmp_path)
     assert "\n" not in str(error.value)
 
 
@@ -183,11 +185,11 @@ def test_json_holds_the_whole_run(tmp_path: Path) -> None:
     record.write_run(tmp_path, RUN, fact())
     whole = json.loads(next((tmp_path / "runs").glob("*.json")).read_text())
     assert whole["run"] == dataclasses.asdict(RUN)
-    assert record._as_run(whole["run"]).key == RUN.key
+    assert record.as_run(whole["run"]).key == RUN.key
 
 
 def test_an_environments_name_is_never_read_back_as_a_number() -> None:
-    names = [record._environment({}, {"torch": str(k)}) for k in range(200)]
+    names = [tables._environment({}, {"torch": str(k)}) for k in range(200)]
     assert not any(name[0].isdigit() for name in names)  # pandas would take 27299456 and 1234e567 for numbers
     assert len(set(names)) == 200
 
@@ -213,14 +215,14 @@ def test_facts_that_only_some_trainings_have(tmp_path: Path) -> None:
     """A cell may have no gate, or none that keeps: in whichever order they are read."""
     kept = {"mean": 0.5, "sd": 0.1, "shut": 0.0, "open": 0.0, "unit_sd": 0.1}
     record.write_run(tmp_path, RUN, fact(gates={"R": kept}))
-    assert record.gather(tmp_path).gates["tau_50"].isna().tolist() == [True]
+    assert tables.gather(tmp_path).gates["tau_50"].isna().tolist() == [True]
     record.write_run(tmp_path, dataclasses.replace(RUN, seed=1), fact())
     record.write_run(tmp_path, dataclasses.replace(RUN, seed=2), fact(gates={"Z": {**kept, "tau_50": 3.0}, "R": kept}))
-    gates = record.gather(tmp_path).gates
+    gates = tables.gather(tmp_path).gates
     assert gates[["seed", "gate"]].values.tolist() == [[0, "R"], [2, "Z"], [2, "R"]]
     assert gates["tau_50"].tolist()[1] == 3.0
     assert gates["tau_50"].isna().tolist() == [True, False, True]
-    assert list(gates) == list(record.COLUMNS["gates"])
+    assert list(gates) == list(COLUMNS["gates"])
 
 
 # What a text may be made of: its white space is spaces by then.
@@ -235,8 +237,8 @@ def test_any_text_comes_back_from_a_table_as_it_was(name: str, sample: str) -> N
         folder = Path(temporary)
         heat = [{"gate": "Z", "position": 0, "character": sample[0], "unit": 0, "value": 0.5}]
         record.write_run(folder, RUN, {**fact(sample=sample, heat=heat), "corpus": name})
-        record.write_tables(record.gather(folder), folder)
-        found = record.read(folder)
+        tables.write(tables.gather(folder), folder)
+        found = tables.read(folder)
         assert found.runs["sample"].tolist() == [sample]
         assert found.runs["corpus"].fillna("").tolist() == [name]
         assert found.heat["character"].tolist() == [sample[0]]
@@ -248,8 +250,8 @@ def test_plain_pandas_finds_no_text_missing(tmp_path: Path) -> None:
     assert grid.MISSING == STR_NA_VALUES
     names = sorted(grid.MISSING - {""})
     for column in ("variant", "corpus", "sample", "error"):
-        table = record.frame("runs", [{"run": "r", column: name} for name in names])
-        (tmp_path / "runs.csv").write_text(record.spelt(table))
+        table = tables.frame("runs", [{"run": "r", column: name} for name in names])
+        (tmp_path / "runs.csv").write_text(csv_files.to_text(table))
         assert pd.read_csv(tmp_path / "runs.csv")[column].tolist() == [f"./{name}" for name in names]
-    empty = record.spelt(record.frame("runs", [{"run": "r", "error": ""}, {"run": "s", "lr": float("nan")}]))
+    empty = csv_files.to_text(tables.frame("runs", [{"run": "r", "error": ""}, {"run": "s", "lr": float("nan")}]))
     assert "./" not in empty

@@ -27,7 +27,9 @@ from harness.analysis import speed as rates
 from harness.analysis import stats
 from harness.experiments import grid
 from harness.experiments.tasks import SCORED
-from harness.record import store as record
+from harness.record import schema
+from harness.record import tables as record
+from harness.record.schema import COLUMNS
 from harness.report import elements as tables
 from harness.report import figures as draw
 from harness.report import page as report
@@ -196,12 +198,12 @@ def test_a_page_of_the_same_tables_by_the_same_code_is_current(
     assert not report.current(tmp_path)
     report.write(few, tmp_path)
     assert not report.current(tmp_path)  # of tables without their digests nobody knows
-    record.write_tables(few, tmp_path)
+    record.write(few, tmp_path)
     report.write(few, tmp_path)
     assert report.current(tmp_path)
-    record.write_tables(dataclasses.replace(few, runs=few.runs.iloc[1:]), tmp_path)
+    record.write(dataclasses.replace(few, runs=few.runs.iloc[1:]), tmp_path)
     assert not report.current(tmp_path)
-    record.write_tables(few, tmp_path)
+    record.write(few, tmp_path)
     assert report.current(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr("harness.report.page.metadata.version", lambda name: "another")
@@ -496,7 +498,7 @@ def test_whether_the_same_seed_gives_the_same_bits_is_said_as_measured(results: 
 
 def test_downloads_are_the_tables(page: Page, folder: Path) -> None:
     links = {a["download"]: a["href"] for a in page.all("a") if "download" in a}
-    assert set(links) == {f"{name}.csv" for name in record.COLUMNS}
+    assert set(links) == {f"{name}.csv" for name in COLUMNS}
     for name in ("bench", "ablate"):
         again = pd.read_csv(pd.io.common.BytesIO(base64.b64decode(links[f"{name}.csv"].partition(",")[2])))
         pd.testing.assert_frame_equal(again, pd.read_csv(folder / f"{name}.csv"))
@@ -524,9 +526,9 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
     bad = {
         name: frame.assign(**{
             c: [HOSTILE if v not in ("gru", "gru:R=1", "quick", made_up.SHA) else v for v in frame[c].astype(object)]
-            for c in frame.columns if c in record.TEXTS or name == "environments"
+            for c in frame.columns if schema.column(name, c).type is str
         })
-        for name in record.COLUMNS if len(frame := getattr(results, name))
+        for name in COLUMNS if len(frame := getattr(results, name))
     }  # fmt: skip
     bad["runs"]["run"] = results.runs.run
     raw = drawn(dataclasses.replace(results, **bad), "bench")
@@ -540,13 +542,13 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("gone", "how"),
-    [(name, "no rows") for name in record.COLUMNS]
+    [(name, "no rows") for name in COLUMNS]
     + [(name, "all missing") for name in ("bench", "ablate", "runs", "speed", "everything")]
     + [("everything", "no rows"), ("everything", "no columns")],
 )
 def test_every_section_survives(small: record.Results, gone: str, how: str) -> None:
     results = small
-    for name in record.COLUMNS if gone == "everything" else [gone]:
+    for name in COLUMNS if gone == "everything" else [gone]:
         frame = getattr(results, name)
         missing = frame.assign(**dict.fromkeys(frame.columns[1:], math.nan))
         frame = {"no rows": frame.iloc[:0], "all missing": missing, "no columns": pd.DataFrame()}[how]
@@ -570,7 +572,7 @@ def test_every_section_survives(small: record.Results, gone: str, how: str) -> N
 
 
 def test_what_has_no_data_is_not_drawn_and_a_line_names_its_command(results: record.Results) -> None:
-    page = Page(report.html(record.Results(**{name: pd.DataFrame() for name in record.COLUMNS})))
+    page = Page(report.html(record.Results(**{name: pd.DataFrame() for name in COLUMNS})))
     assert [a["id"] for a in page.all("section")] == ["found", "caveats", "read", "limits"]
     assert "make bench and make ablate make them" in page.text
     data = evidence.typed(dataclasses.replace(results, bench=results.bench.iloc[:0]))
@@ -611,7 +613,7 @@ def test_lesions_stand_beside_what_was_trained_so(results: record.Results) -> No
     assert 'id="lesions"' not in drawn(none, "nothing")
     gru = results.runs[results.runs.variant == "gru"]
     held = gru.assign(lesion="R=1", heldout_perplexity=gru.heldout_perplexity * np.exp(0.3 + gru.seed / 1000))
-    data = dataclasses.replace(results, lesions=held.reindex(columns=list(record.COLUMNS["lesions"])))
+    data = dataclasses.replace(results, lesions=held.reindex(columns=list(COLUMNS["lesions"])))
     table = tables.lesions(evidence.typed(data))
     assert table is not None
     ((name, after, trained, between),) = table.rows
@@ -634,7 +636,12 @@ def test_sweep_is_a_table_by_size_with_its_ratios(results: record.Results, raw: 
     rows = results.speed[results.speed.label.isin(["gru", "nn.gru"]) & (results.speed.session == "bench-s1")]
     parts = [
         rows.assign(
-            session="sweep-s1", hidden=h, seeds=s, protocol=f"classic,hidden={h}", label=rows.label + f", {h} x {s}"
+            session="sweep-s1",
+            verb="sweep",
+            hidden=h,
+            seeds=s,
+            protocol=f"classic,hidden={h}",
+            label=rows.label + f", {h} x {s}",
         )
         for h, s in ((128, 1), (256, 1), (256, 8))
     ]
@@ -669,7 +676,7 @@ def test_a_cell_and_a_gate_nobody_named_read_well(tmp_path: Path) -> None:
 
 
 def test_no_data_draws_nothing() -> None:
-    empty = {name: pd.DataFrame(columns=[*columns, "label"], dtype=float) for name, columns in record.COLUMNS.items()}
+    empty = {name: pd.DataFrame(columns=[*columns, "label"], dtype=float) for name, columns in COLUMNS.items()}
     frames = {
         "learning_curves": (empty["curves"], empty["anchors"]), "gate_effects": (empty["ablate"], empty["runs"]),
         **dict.fromkeys(("speed", "limit", "memory"), (empty["speed"], empty["bench"])),

@@ -13,7 +13,7 @@ from harness import plan as planning
 from harness.analysis import stats
 from harness.analysis import tasks as solved
 from harness.experiments import grid
-from harness.record import store as record
+from harness.record import store, tables
 from harness.report import sections
 from harness.report import select as evidence
 
@@ -32,8 +32,8 @@ def rows(variant: str, updates: list[float | None], error: str = "", task: str =
 
 
 def built(*groups: list[dict[str, object]], rates: list[dict[str, object]] | None = None) -> pd.DataFrame:
-    trained = record.frame("probes", [row for group in groups for row in group])
-    return solved.build(trained, record.frame("learning_rates", rates or [])).set_index("variant")
+    trained = tables.frame("probes", [row for group in groups for row in group])
+    return solved.build(trained, tables.frame("learning_rates", rates or [])).set_index("variant")
 
 
 def chances(n: int, p: float, successes: range) -> float:
@@ -102,7 +102,7 @@ def test_tasks_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     words = ["probe", "--device", "cpu", "--seeds", "2", "--tasks", "s3", "adding", "--lengths", "3", "4",
              "--variants", "gru", "rnn", "--set", "epochs=1", "hidden=4", "--results", str(tmp_path)]  # fmt: skip
     assert command.main(words) == 0
-    results = record.read(tmp_path)
+    results = tables.read(tmp_path)
     assert results.runs.empty
     scored = results.probes[~results.probes.seed.isin(grid.RATE_SEEDS)]
     assert len(scored) == 2 * 2 * 2 * 2
@@ -141,7 +141,7 @@ def test_the_rate_of_a_task_is_what_solves_it_for_most_then_soonest(
     monkeypatch.setattr(command, "train", lambda *rest: None)
     found = {0.001: (None, None, 0.98), 0.003: (900, None, 0.99), 0.01: (900, 700, 0.99), 0.03: (500, 1000, 0.99)}
     monkeypatch.setattr(
-        record, "outcome",
+        store, "outcome",
         lambda folder, run: {
             "solved_after": found[run.setting.lr][run.seed - min(grid.RATE_SEEDS)], "score": found[run.setting.lr][2]
         },

@@ -10,7 +10,7 @@ import pytest
 from test_rates import block, speed_frame, through_csv
 
 from harness.analysis import compare as table
-from harness.record.store import COLUMNS, TABLE
+from harness.record.schema import COLUMNS
 
 NAN = math.nan
 SHA = "ab" * 32
@@ -44,7 +44,7 @@ RNN = [run("rnn", k, math.exp(2.0 + 0.1 * k + 0.2 + 0.1 * (k - 1))) for k in ran
 
 def test_table_by_hand() -> None:
     out = make(runs_frame(*RNN, *GRU))
-    assert tuple(out.columns) == TABLE
+    assert tuple(out.columns) == COLUMNS["bench"]
     gru, rnn = (row for _, row in out.iterrows())
     assert (gru["variant"], rnn["variant"]) == ("gru", "rnn")  # the order asked for
     assert (gru["seeds"], gru["failed"], gru["parameters"], gru["hidden"]) == (3, 0, 1003, 64)
@@ -273,13 +273,13 @@ def test_another_engine_can_be_paired() -> None:
 @pytest.mark.parametrize("empty", [pd.DataFrame(), pd.DataFrame(columns=list(COLUMNS["runs"]))])
 def test_no_results_is_a_table_with_no_rows(empty: pd.DataFrame) -> None:
     out = table.build(empty, pd.DataFrame(), ["gru"], "quick", SHA, "cpu")
-    assert tuple(out.columns) == TABLE
+    assert tuple(out.columns) == COLUMNS["bench"]
     assert out.empty
 
 
 def test_missing_is_an_empty_cell_in_the_file() -> None:
     line = make(runs_frame(GRU[0]), None, "gru").to_csv(index=False).splitlines()[1]
-    cells = dict(zip(TABLE, line.split(","), strict=True))
+    cells = dict(zip(COLUMNS["bench"], line.split(","), strict=True))
     assert [cells[c] for c in ("heldout_low", "pairs", "delta_nats", "verdict", "tokens_per_sec", "error")] == [""] * 6
     assert (cells["seeds"], cells["failed"], cells["hidden"], cells["capture"]) == ("1", "0", "64", "False")
 

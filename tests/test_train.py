@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from harness.data import corpus as text
 from harness.experiments.grid import PROMPT, PROTOCOLS, Protocol, Run
 from harness.record import store as record
+from harness.record import tables
 from harness.run import diagnostics as inside
 from harness.run import train as training
 from harness.run.train import train
@@ -571,7 +572,7 @@ def test_one_lesion_that_cannot_be_computed_is_an_empty_cell_with_its_reason(
     fact = {"corpus": "own", "outcome": dataclasses.asdict(outcome), "environment": {}, "started": "", "wall_s": 1.0,
             "together": 1, "load": 0.0}  # fmt: skip
     record.write_run(tmp_path, run(), fact)
-    results = record.gather(tmp_path)
+    results = tables.gather(tmp_path)
     rows = results.lesions.set_index("lesion")
     assert "layer_norm" in rows.error["Z=1"]
     assert rows.heldout_perplexity.isna().to_dict() == {lesion: lesion == "Z=1" for lesion in outcome.lesions}

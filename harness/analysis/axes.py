@@ -15,7 +15,7 @@ import pandas as pd
 from harness.analysis import compare
 from harness.analysis.stats import holm, interval, sign_flip, verdict
 from harness.experiments import grid
-from harness.record.store import COLUMNS
+from harness.record.schema import COLUMNS
 
 
 def build(runs: pd.DataFrame, asked: Mapping[str, Any]) -> pd.DataFrame:
@@ -55,7 +55,7 @@ def build(runs: pd.DataFrame, asked: Mapping[str, Any]) -> pd.DataFrame:
     family += settings * grid.contrasts(parts[0]["variants"]) * (len(parts) > settings)
     effects = frame["p_signflip"].to_numpy(float)
     adjusted = holm([*effects, *changes.values()], max(family, 1))
-    frame["p_holm"], frame["family"] = adjusted[: len(frame)], family
+    frame["p_holm"], frame["comparisons"] = adjusted[: len(frame)], family
     for at, p in zip(changes, adjusted[len(frame) :], strict=True):
         frame.loc[at, "change_p_holm"] = p
     numbers = zip(*(frame[c].astype(float) for c in ("delta_nats", "delta_low", "delta_high", "p_holm")), strict=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -16,14 +16,11 @@ import pandas as pd
 from harness.analysis import speed as rates
 from harness.analysis.stats import ALPHA, holm, interval, iqm, p_better, sign_flip, verdict
 from harness.experiments.grid import BASELINE, SPEED_BASELINE
-from harness.record.store import TABLE
+from harness.record import schema
+from harness.record.schema import COLUMNS
+from harness.record.tables import typed
 
 _ROW = ("variant", "engine", "capture", "precision")
-_COUNTS = ("hidden", "parameters", "pairs", "looks", "speed_samples", "speed_disturbed")
-_TEXTS = (
-    "variant", "engine", "precision", "device", "protocol", "corpus", "corpus_sha256", "baseline",
-    "verdict", "speed_baseline", "speed_verdict", "error",
-)  # fmt: skip
 
 
 def build(
@@ -38,7 +35,7 @@ def build(
     seeds: Iterable[int] | None = None,
     looks: int = 1,
 ) -> pd.DataFrame:
-    """bench.csv or ablate.csv: columns record.TABLE, a row a variant x engine (x capture x precision).
+    """bench.csv or ablate.csv: the columns of the schema, a row a variant x engine (x capture x precision).
 
     Only runs of this protocol label, corpus, device and (if given) these seeds count; of two runs of one
     row and seed, the one started last. A run is failed if it has an error or a perplexity that is not
@@ -58,7 +55,7 @@ def build(
     speed = speed[(speed["protocol"] == protocol) & (speed["device"] == device) & ~(speed["seeds"] > 1)]
     trained = {key: group for key, group in runs.groupby(list(_ROW))}
     timed = {key: group for key, group in speed[speed["variant"].isin(variants)].groupby(list(_ROW))}
-    references = [_log_perplexity(group) for key, group in trained.items() if key[0] == baseline]
+    references = {key[1:]: _log_perplexity(group) for key, group in trained.items() if key[0] == baseline}
     corpora = sorted(set(runs["corpus"].dropna()))
     rows: list[dict[str, object]] = []
     for key in sorted({*trained, *timed}, key=lambda k: (variants.index(k[0]), k not in trained, k)):
@@ -73,25 +70,25 @@ def build(
             row |= _perplexities(mine)
             errors.append(_short(mine["error"], "run"))
             if key[0] != baseline and references:
-                same = _log_perplexity(trained[baseline, *key[1:]]) if (baseline, *key[1:]) in trained else None
-                row |= {"baseline": baseline} | _difference(_log_perplexity(mine), same, references, looks)
+                row |= {"baseline": baseline} | _difference(_log_perplexity(mine), key[1:], references, looks)
         if clocked is not None:
             clocked = rates.latest(clocked, ())
             row |= _speeds(speed, clocked, (speed_baseline, baseline))
             errors.append(_short(clocked["error"], "timed block"))
         rows.append(row | {"error": "; ".join(filter(None, errors))})
-    frame = pd.DataFrame(rows, columns=list(TABLE))
-    for column in TABLE:
-        if column in _TEXTS:
+    frame = pd.DataFrame(rows, columns=list(COLUMNS["bench"]))
+    for column in COLUMNS["bench"]:
+        kind = schema.column("bench", column).type
+        if kind is str:
             frame[column] = frame[column].astype(object).where(frame[column].notna(), "")
-        elif column in _COUNTS:  # whole numbers that may be missing
-            frame[column] = pd.to_numeric(frame[column]).astype("Int64")
-        elif column in ("seeds", "failed"):  # how many, which may truly be 0
-            frame[column] = frame[column].astype(np.int64)
+        elif kind is int:  # whole numbers that may be missing
+            whole = np.int64 if column in ("seeds", "failed") else "Int64"  # how many, which may truly be 0
+            frame[column] = pd.to_numeric(frame[column]).astype(whole)
         else:
-            frame[column] = frame[column].astype(bool if column == "capture" else np.float64)
+            frame[column] = frame[column].astype(kind)
     ps = frame["p_signflip"].to_numpy()
     family = max(len(set(variants) - {baseline}), int(np.sum(~np.isnan(ps))))  # two engines of one variant are two
+    frame["comparisons"] = pd.Series(family, frame.index, dtype="Int64").where(frame["baseline"] != "")
     frame["p_holm"] = np.minimum(looks * holm(ps, family), 1.0)
     numbers = zip(*(frame[c] for c in ("delta_nats", "delta_low", "delta_high", "p_holm")), strict=True)
     frame["verdict"] = [verdict(*four) for four in numbers]
@@ -107,11 +104,7 @@ def _quality(
     seeds: Iterable[int] | None,
 ) -> pd.DataFrame:
     """The runs that count, one a row and seed, by seed; `error` set wherever a perplexity is not finite."""
-    numbers = (
-        "seed", "unknown_share", "hidden", "lr", "parameters", "train_perplexity", "heldout_perplexity", "tokens",
-        "train_s", "together",
-    )  # fmt: skip
-    runs = rates.typed(runs, "runs", numbers, ("run", "variant", "protocol", "corpus_sha256", "device"))
+    runs = typed(runs, "runs")
     wanted = (runs["protocol"] == protocol) & (runs["corpus_sha256"] == corpus_sha256) & (runs["device"] == device)
     wanted &= runs["variant"].isin(variants)
     if seeds is not None:
@@ -148,18 +141,19 @@ def _perplexities(runs: pd.DataFrame) -> dict[str, object]:
 
 
 def _difference(
-    mine: pd.Series, same: pd.Series | None, references: Sequence[pd.Series], looks: int
+    mine: pd.Series, how: tuple[str, ...], references: Mapping[tuple[str, ...], pd.Series], looks: int
 ) -> dict[str, object]:
-    """Paired by seed with the baseline: `same` engine where it finished any, else the one with most pairs."""
-    pairs = [] if same is None else [(mine - same).dropna()]  # aligned on seed
-    if not pairs or pairs[0].empty:
-        pairs = [(mine - other).dropna() for other in references]
-    d = max(pairs, key=len).sort_index().to_numpy(dtype=np.float64)
+    """Paired by seed with the baseline run the same way (`how`: engine, capture, precision) where it finished any,
+    else with the one of `references` that has most pairs."""
+    pairs = {other: (mine - logs).dropna() for other, logs in references.items()}  # aligned on seed
+    against = how if len(pairs.get(how, ())) else max(pairs, key=lambda other: len(pairs[other]))
+    d = pairs[against].sort_index().to_numpy(dtype=np.float64)
     if not len(d):
         return {"pairs": 0}
     low, high, _, _ = interval(d, 1 - ALPHA / looks)
     share, least, most = p_better(d)
     return {
+        "baseline_engine": against[0],
         "pairs": len(d), "delta_nats": d.mean(), "delta_low": low, "delta_high": high, "looks": looks,
         "p_signflip": sign_flip(d), "p_better": share, "p_better_low": least, "p_better_high": most,
     }  # fmt: skip
@@ -170,6 +164,7 @@ def _speeds(speed: pd.DataFrame, mine: pd.DataFrame, baselines: Sequence[str]) -
     mine = _plain(mine)
     each = rates.summary(mine)
     row: dict[str, object] = {
+        "speed_session": mine["session"].iloc[0],
         "tokens_per_sec": each.median, "tokens_per_sec_q1": each.q1, "tokens_per_sec_q3": each.q3,
         "speed_samples": each.samples, "speed_disturbed": each.disturbed, "step_ms": each.step_ms,
         "percent_of_peak": each.percent_of_peak, "peak_memory_mib": each.peak_memory_mib,
@@ -191,10 +186,9 @@ def _speeds(speed: pd.DataFrame, mine: pd.DataFrame, baselines: Sequence[str]) -
 
 def _plain(speed: pd.DataFrame) -> pd.DataFrame:
     """The rows of one contender, the plainest: not captured, and not one run again to show the noise."""
-    who = ["label", "engine", "capture"]
     named = set(speed["variant"])
-    contenders = [(key, group) for key, group in speed.groupby(who)]
-    return min(contenders, key=lambda c: (c[0][2], c[0][0] not in named, len(c[0][0]), c[0]))[1]
+    contenders = [(key, group) for key, group in speed.groupby(["capture", "control_of", "label", "engine"])]
+    return min(contenders, key=lambda c: (c[0][0], c[0][1] != "", c[0][2] not in named, len(c[0][2]), c[0]))[1]
 
 
 def _first(*frames: pd.DataFrame | None, column: str) -> float:

@@ -7,14 +7,14 @@ sessions or two machines are never pooled.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from harness.analysis.stats import median_interval
-from harness.record.store import COLUMNS
+from harness.record.tables import typed
 
 UNTOLD = "cannot be told"
 
@@ -61,21 +61,16 @@ def speed_ratio(speed: pd.DataFrame, label: str, baseline_label: str) -> SpeedRa
 
 
 def noise(speed: pd.DataFrame) -> float:
-    """What a contender that was timed under two names (`x` and `x#2`) differs by from itself, at most: log of a ratio.
+    """What a contender that was timed under two names (A/A control) differs by from itself, at most: log of a ratio.
 
     The end of the interval that is farther from 1; of several the largest. NaN where nothing was timed twice, or in
     fewer than 5 rounds. `speed` is of one session.
     """
     found = [math.nan]
-    for twin in twins(speed):
-        again = ratio(speed[speed["label"] == twin], speed[speed["label"] == twin.rpartition("#")[0]])
+    for label, control in speed[speed["control_of"] != ""].groupby("control_of", sort=False):
+        again = ratio(control, speed[speed["label"] == label])
         found += [abs(math.log(end)) for end in (again.low, again.high) if math.isfinite(end)]
     return max(found[1:], default=math.nan)
-
-
-def twins(speed: pd.DataFrame) -> list[str]:
-    """Labels of what was timed a second time."""
-    return [label for label in dict.fromkeys(speed["label"]) if "#" in label]
 
 
 def speed_summary(speed: pd.DataFrame, label: str) -> SpeedSummary:
@@ -90,11 +85,7 @@ def speed_summary(speed: pd.DataFrame, label: str) -> SpeedSummary:
 
 def blocks(speed: pd.DataFrame) -> pd.DataFrame:
     """Timed blocks, typed and in one order; a block without a usable rate has its `error` set."""
-    numbers = (
-        "round", "hidden", "seeds", "block", "tokens_per_sec", "step_ms", "percent_of_peak",
-        "peak_memory_mib", "peak_reserved_mib",
-    )  # fmt: skip
-    speed = typed(speed, "speed", numbers, ("session", "label", "variant", "protocol", "device"))
+    speed = typed(speed, "speed")
     rate = speed["tokens_per_sec"]
     lost = (speed["error"] == "") & ~(np.isfinite(rate) & (rate > 0))
     speed = speed.assign(error=speed["error"].mask(lost, "no tokens_per_sec"))
@@ -150,15 +141,3 @@ def ratio(mine: pd.DataFrame, other: pd.DataFrame, noise: float = math.nan) -> S
     verdict = UNTOLD if not told else "faster" if middle > 0 else "slower"
     disturbed = int(((samples[0]["disturbed"] + samples[1]["disturbed"]).dropna() > 0).sum())
     return SpeedRatio(math.exp(middle), math.exp(low), math.exp(high), len(logs), verdict, disturbed)
-
-
-def typed(frame: pd.DataFrame, name: str, numbers: Sequence[str], keys: Sequence[str]) -> pd.DataFrame:
-    """A frame read from CSV, or with no rows, made safe: pandas guesses a dtype from what a column holds."""
-    frame = frame.reindex(columns=list(COLUMNS[name]))
-    for column in numbers:
-        frame[column] = pd.to_numeric(frame[column], errors="coerce").astype(np.float64)
-    for column in (*keys, "engine", "precision", "error", "started", "environment"):
-        frame[column] = frame[column].astype(object).where(frame[column].notna(), "").astype(str)
-    for column in {"capture", "disturbed"} & set(frame):
-        frame[column] = frame[column].astype(str).str.lower().isin(["true", "1", "1.0"])
-    return frame

@@ -15,7 +15,7 @@ import pandas as pd
 from harness.analysis.stats import ALPHA, holm, interval, share, sign_flip
 from harness.experiments.grid import BASELINE, TASK_VARIANTS
 from harness.experiments.tasks import TASKS
-from harness.record.store import COLUMNS
+from harness.record.schema import COLUMNS
 
 GROUP = ["protocol", "task", "length", "variant", "engine", "precision", "device"]
 SAME = ("hidden", "parameters", "lr", "budget", "threshold", "score_is", "trivial", "optimal", "length_longer",

@@ -178,6 +178,7 @@ PROTOCOLS = {
         ),
     )
 }
+SHORT = ("quick",)  # protocols made for minutes: they show which way things lean
 
 
 ANSWERING = ("s3", "delayed_recall", "table3", "registers")  # tasks that tell the gates apart: of `ablate`
@@ -383,3 +384,4 @@ class Contender:
     label: str
     run: Run
     seeds: int = 1  # side by side in one tensor program
+    control_of: str = ""  # label of what this times again (A/A control)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from harness.record.store import frame
+from harness.record.tables import frame
 
 
 class Figure(NamedTuple):

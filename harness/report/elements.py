@@ -16,7 +16,7 @@ from harness.analysis import speed as rates
 from harness.analysis import stats
 from harness.experiments import grid
 from harness.formatting import bracket, count, mib, nats, p_value, pct, percent, plain, ppl, rate, sd, times, unique
-from harness.record import store as record
+from harness.record import tables as record
 from harness.report import select as evidence
 from harness.report.sentences import seeds
 
@@ -188,9 +188,9 @@ def _mean(differences: pd.Series) -> Cell:
 
 def sweep(data: record.Results) -> Table | None:
     """Speed by hidden size and number of seeds side by side, of the session asked for last."""
-    speed = rates.blocks(data.speed[data.speed.session.str.startswith("sweep-")])
+    speed = rates.blocks(data.speed[data.speed.verb == "sweep"])
     noise = rates.noise(speed)
-    speed = speed[~speed.label.str.contains("#")]
+    speed = speed[speed.control_of == ""]
     rows = []
     for _, own in speed.groupby("label", sort=False):
         first, each = own.iloc[0], rates.summary(own)

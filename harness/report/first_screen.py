@@ -19,7 +19,7 @@ from harness.analysis import stats
 from harness.experiments import grid
 from harness.experiments.tasks import TASKS
 from harness.formatting import both, count, pct, percent, ppl, several
-from harness.record import store as record
+from harness.record import tables as record
 from harness.report import select as evidence
 from harness.report import sentences
 

@@ -15,7 +15,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from harness.experiments import grid
-from harness.record import store as record
+from harness.record import tables as record
 from harness.report import first_screen
 from harness.report import select as evidence
 

@@ -24,7 +24,9 @@ from harness import files
 from harness.analysis import stats
 from harness.experiments import grid
 from harness.formatting import count, mib, rate, several, unique
-from harness.record import store as record
+from harness.record import csv_files, store
+from harness.record import tables as record
+from harness.record.schema import COLUMNS
 from harness.report import elements as tables
 from harness.report import figures as draw
 from harness.report import first_screen, laboratory, sections, sentences
@@ -58,7 +60,7 @@ def write(results: record.Results, folder: Path) -> Path:
     """The report as `folder/report.html`, whole or not at all. Returns its path."""
     path = Path(folder) / NAME
     figures: Figures = {}
-    page = html(results, figures, made_from(path.parent), record.networks(path.parent))
+    page = html(results, figures, made_from(path.parent), store.networks(path.parent))
     keep(figures, path.parent / "figures")
     files.write(path, page.encode("utf-8", "replace"))
     return path
@@ -72,7 +74,7 @@ def made_from(folder: Path) -> str:
     code = (file for file in sorted(Path(__file__).parent.parent.rglob("*.*")) if "__pycache__" not in file.parts)
     own = [file.read_bytes().hex() for file in code if file.is_file()]
     libraries = [f"{name} {metadata.version(name)}" for name in ("matplotlib", "pandas", "seaborn", "jinja2")]
-    kept = sorted(path.name for path in (folder / "networks").glob("[!.]*.json"))
+    kept = store.names(folder, "networks")
     return files.digest("\n".join([sums, *own, *libraries, *kept]))
 
 
@@ -106,7 +108,7 @@ def html(
 ) -> str:
     """The whole page. Works for any tables missing, empty or half filled. `figures` gets what is drawn, by its id.
 
-    `networks`: `record.networks`, of the laboratory.
+    `networks`: `store.networks`, of the laboratory.
 
     `made_from` stands in its head, so that `current` can tell whether it would come out the same.
     """
@@ -308,7 +310,7 @@ def failures(data: record.Results) -> list[tuple[str, str, str]]:
 
 def downloads(results: record.Results) -> list[tuple[str, int, str]]:
     """(file, rows, data URI): the tables as they were read; without a URI where too large for one page."""
-    tables = {name: frame for name in record.COLUMNS if len(frame := getattr(results, name))}
+    tables = {name: frame for name in COLUMNS if len(frame := getattr(results, name))}
     raw = {  # what is too large for certain need not be written out to know it
         name: _csv(frame) for name, frame in tables.items() if len(_csv(frame.head(FIRST_ROWS))) <= MOST_CSV
     }
@@ -325,7 +327,7 @@ def downloads(results: record.Results) -> list[tuple[str, int, str]]:
 
 
 def _csv(frame: pd.DataFrame) -> bytes:
-    return record.spelt(frame).encode("utf-8", "replace")
+    return csv_files.to_text(frame).encode("utf-8", "replace")
 
 
 def _cut(error: object) -> str:

@@ -19,7 +19,7 @@ from harness.analysis.axes import trend
 from harness.experiments import grid
 from harness.experiments.tasks import SCORED, TASKS
 from harness.formatting import both, bracket, compact, count, nats, plain, ppl, score, several, span
-from harness.record import store as record
+from harness.record import tables as record
 from harness.report import figures as draw
 from harness.report import select as evidence
 from harness.report.elements import Cell, Numbers, Table
@@ -175,7 +175,7 @@ def axes(data: record.Results) -> Section | None:
     setting = (
         f"Every variant was trained at each value of {axis}, {span(rows.seeds)} seeds each. Differences to "
         f"{one.baseline} in held-out nats a character, paired by seed, above 0 is worse; Holm over all "
-        f"{count(one.family)} differences and changes of the grid. A change is that of a difference "
+        f"{count(one.comparisons)} differences and changes of the grid. A change is that of a difference "
         f"from {points[0]} to {points[-1]}."
     )
     heads = [("variant", "setting" * any(rows.setting), False),

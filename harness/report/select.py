@@ -15,29 +15,20 @@ import pandas as pd
 from harness.analysis import speed as rates
 from harness.analysis import stats
 from harness.experiments import grid
-from harness.record import store as record
+from harness.record import tables as record
+from harness.record.schema import COLUMNS
 
 VERDICTS = {"worse": "\u25b2", "better": "\u25bc", "equivalent": "=", "undecided": "?"}
 ROW = ["variant", "engine", "capture", "precision", "device", "protocol"]
 
 
 def typed(results: record.Results) -> record.Results:
-    """Every column there, texts as text ('' for missing), numbers finite or NaN: pandas guesses from what it sees."""
+    """Every table with the types of the schema; what is drawn or divided by is above 0, or missing."""
     frames = {}
-    for name, columns in record.COLUMNS.items():
-        frame = getattr(results, name).reindex(columns=list(columns))
-        for column in columns:
-            values = frame[column]
-            if column in record.LOGICAL:
-                frame[column] = values.astype(str).str.lower().isin(["true", "1", "1.0"])
-            elif column in record.TEXTS or name == "environments":
-                frame[column] = values.astype(object).where(values.notna(), "").astype(str)
-            else:
-                read = values.dtype in (np.float64, np.int64)  # then nothing has to be guessed
-                numbers = (values if read else pd.to_numeric(values.astype(object), errors="coerce")).astype(np.float64)
-                frame[column] = numbers.where(np.isfinite(numbers))
+    for name, columns in COLUMNS.items():
+        frame = record.typed(getattr(results, name), name)
         for column in {"train_perplexity", "heldout_perplexity", "tokens_per_sec", "peak_memory_mib"} & set(columns):
-            frame[column] = frame[column].where(frame[column] > 0)  # all are drawn or divided by
+            frame[column] = frame[column].where(frame[column] > 0)
         frames[name] = frame.reset_index(drop=True)
     return record.Results(**frames)
 
@@ -51,22 +42,21 @@ def finished(data: record.Results, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def differences(data: record.Results, table: pd.DataFrame) -> pd.DataFrame:
-    """label, seed, delta_nats: each pair behind a row of the table.
+    """label, seed, delta_nats: each pair behind a row of the table, from the trainings that the row names.
 
-    Only where their mean is the table's: points of other runs beside a mean would be worse than none.
+    Only where they are as many as the row says: points of other runs beside a mean would be worse than none.
     """
     own = finished(data, table)
     own = own.assign(logs=np.log(own.heldout_perplexity.to_numpy(dtype=float)))
     found = []
     for _, row in table.dropna(subset=["delta_nats"]).iterrows():
         mine = own[own.label == label(row, table)].set_index("seed").logs
-        for _, group in own[own.variant == row.baseline].groupby("label"):
-            pairs = (mine - group.set_index("seed").logs).dropna()
-            if len(pairs) == row.pairs and abs(float(pairs.mean()) - row.delta_nats) < 1e-6:
-                found.append(
-                    pd.DataFrame({"label": label(row, table), "seed": pairs.index, "delta_nats": pairs.values})
-                )
-                break
+        base = own[(own.variant == row.baseline) & (own.engine == row.baseline_engine)]
+        same = base[(base.capture == row.capture) & (base.precision == row.precision)]
+        groups = [group.set_index("seed").logs for _, group in (base if same.empty else same).groupby("label")]
+        pairs = max(((mine - logs).dropna() for logs in groups), key=len, default=mine.iloc[:0])
+        if len(pairs) == row.pairs:
+            found.append(pd.DataFrame({"label": label(row, table), "seed": pairs.index, "delta_nats": pairs.values}))
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=["label", "seed", "delta_nats"])
 
 
@@ -106,20 +96,20 @@ def inside(data: record.Results, name: str) -> pd.DataFrame:
 
 
 def speed_samples(data: record.Results, table: pd.DataFrame) -> pd.DataFrame:
-    """A row a fresh process, of the session the table was made from: label, round, and what it measured."""
-    speed = data.speed[(data.speed.error == "") & ~data.speed.label.str.contains("#") & ~(data.speed.seeds > 1)]
+    """A row a fresh process, of the session that a row of the table names: label, round, and what it measured."""
+    speed = data.speed[(data.speed.error == "") & (data.speed.control_of == "") & ~(data.speed.seeds > 1)]
     found = []
     for _, row in table.dropna(subset=["tokens_per_sec"]).iterrows():
-        mine = speed[np.logical_and.reduce([speed[c] == row[c] for c in ROW])]
-        for _, session in mine.groupby(["session", "environment", "label"]):
-            clean = session.groupby("round").disturbed.transform(lambda d: d.all() | ~d)
-            each = session[clean].groupby("round").agg(
-                tokens_per_sec=("tokens_per_sec", "median"), percent_of_peak=("percent_of_peak", "median"),
-                peak_memory_mib=("peak_memory_mib", "max"),
-            )  # fmt: skip
-            if math.isclose(each.tokens_per_sec.median(), row.tokens_per_sec, rel_tol=1e-6):
-                found.append(each.reset_index().assign(label=label(row, table)))
-                break
+        mine = speed[(speed.session == row.speed_session) & np.logical_and.reduce([speed[c] == row[c] for c in ROW])]
+        if mine.empty:
+            continue
+        mine = mine[mine.environment == mine.environment[mine.started == mine.started.max()].max()]
+        clean = mine.groupby("round").disturbed.transform(lambda d: d.all() | ~d).astype(bool)
+        each = mine[clean].groupby("round").agg(
+            tokens_per_sec=("tokens_per_sec", "median"), percent_of_peak=("percent_of_peak", "median"),
+            peak_memory_mib=("peak_memory_mib", "max"),
+        )  # fmt: skip
+        found.append(each.reset_index().assign(label=label(row, table)))
     columns = ["label", "round", "tokens_per_sec", "percent_of_peak", "peak_memory_mib"]
     return pd.concat(found, ignore_index=True)[columns] if found else pd.DataFrame(columns=columns, dtype=float)
 
@@ -181,14 +171,8 @@ def over_seeds(data: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def family(table: pd.DataFrame) -> int:
-    """How many comparisons Holm counted: read off the smallest p where it can be, else every other variant."""
-    both = table.dropna(subset=["p_holm", "p_signflip"])
-    if len(both):
-        least = both.loc[both.p_signflip.idxmin()]
-        if least.p_signflip > 0 and least.p_holm < 1:
-            looks = least.looks if least.looks > 0 else 1.0
-            return round(float(least.p_holm) / float(least.p_signflip) / looks)
-    return max(len(set(table.variant) - {grid.BASELINE}), len(both))
+    """How many comparisons Holm counted."""
+    return int(table.comparisons.max()) if table.comparisons.notna().any() else 0
 
 
 def symbols(data: record.Results) -> list[tuple[str, int]]:

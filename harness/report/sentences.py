@@ -38,7 +38,7 @@ from harness.formatting import (
     times,
     unique,
 )
-from harness.record import store as record
+from harness.record import tables as record
 from harness.report import select as evidence
 
 
@@ -514,13 +514,14 @@ def _caveats(data: record.Results, verb: str, table: pd.DataFrame) -> list[Marku
                 "ran."
             ).format(count(changed), count(len(trained)))
         )
+    base = dict(zip(data.protocols.protocol, data.protocols.name, strict=True))
     for label in unique(table.protocol):
-        if label.split(",")[0] == "quick":
+        if base.get(label) in grid.SHORT:
             said.append(
                 Markup(
-                    "The <strong>quick</strong> protocol, sized for minutes on two CPU cores: it shows which way "
+                    "The <strong>{}</strong> protocol, sized for minutes on two CPU cores: it shows which way "
                     "things lean. It is not the chapter\u2019s protocol (classic)."
-                )
+                ).format(base[label])
             )
         if "," in label:
             said.append(Markup("A changed protocol: <code>{}</code>.").format(label))

@@ -21,7 +21,7 @@ from pathlib import Path
 import pandas as pd
 
 from harness import files
-from harness.record import store as record
+from harness.record import tables
 
 from . import ROOT, TEXT, Tally, gone, killed, session
 
@@ -57,8 +57,8 @@ def finished(folder: Path) -> dict[str, bytes]:
     for path in (folder / "runs").glob("[!.]*.json"):
         if not json.loads(files.unsealed(path)[0])["outcome"]["error"]:
             found[path.name] = path.read_bytes()
-    record.gather(folder)
-    record.read(folder)
+    tables.gather(folder)
+    tables.read(folder)
     return found
 
 

@@ -1,0 +1,242 @@
+"""Make the tables from the files of single runs and samples, and write and read them as CSV.
+
+A missing value is an empty cell. A failed run is a row whose `error` says why.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from harness import files
+from harness.experiments.grid import Protocol, Run
+from harness.experiments.tasks import TASKS
+from harness.files import digest
+from harness.record import csv_files, schema
+from harness.record.csv_files import SUMS
+from harness.record.schema import COLUMNS
+from harness.record.store import Loaded, as_run, as_written, grids, runs, samples
+
+
+@dataclass(frozen=True)
+class Results:
+    """Every table of a results folder. A file that is not there is a frame with no rows."""
+
+    bench: pd.DataFrame
+    ablate: pd.DataFrame
+    runs: pd.DataFrame
+    curves: pd.DataFrame
+    lesions: pd.DataFrame
+    gates: pd.DataFrame
+    reach: pd.DataFrame
+    heat: pd.DataFrame
+    speed: pd.DataFrame
+    reproduce: pd.DataFrame
+    axes: pd.DataFrame
+    probes: pd.DataFrame
+    tasks: pd.DataFrame
+    learning_rates: pd.DataFrame
+    anchors: pd.DataFrame
+    protocols: pd.DataFrame
+    environments: pd.DataFrame
+
+
+def gather(folder: Path) -> Results:
+    """Every table but the answers, from the files of single runs and samples. ValueError names a file that is torn.
+
+    A run that differs from another only in its source, or in its tokens, is one of before an edit: the one a grid names
+    stands for both, else the later.
+    """
+    asked = grids(folder)
+    named = {key for grid in asked.values() for key in grid["runs"]}
+    environments: dict[str, Loaded] = {}
+    protocols: dict[str, Protocol] = {}
+    rows: dict[str, Loaded] = {}  # by the whole run but its source and tokens
+    held: dict[str, Loaded] = {}  # their outcomes
+    for path, key, whole in runs(folder):
+        with as_written(path):
+            run, outcome = as_run(whole["run"]), whole["outcome"]
+            # the key is what it was when it was written: a field that was added since has changed `run.key`
+            row = _common(run) | {
+                "run": key, "seed": run.seed, "corpus": whole["corpus"], "corpus_sha256": run.corpus_sha256,
+                "unknown_share": whole.get("unknown_share"),
+                "sample": outcome["sample"], "error": outcome["error"], "started": whole["started"],
+                "unseen": "; ".join(f"{what}: {why}" for what, why in outcome.get("unseen", {}).items()),
+                **_numbers(outcome, "parameters", "train_perplexity", "heldout_perplexity", "tokens", "train_s"),
+                "lr": run.lr or run.protocol.lr, "heldout_mean_exp": outcome.get("heldout_mean_exp"),
+                **_numbers(whole, "wall_s", "together", "load"),
+            } | _probe(run, outcome) | ({"capture": False} if outcome.get("uncaptured") else {})  # fmt: skip
+            same = json.dumps({**run.fields, "source": "", "tokens": ""}, sort_keys=True)
+            for facts in WITHIN.values():
+                facts(outcome)
+            protocols[run.protocol.label] = run.protocol
+            machine = whole["environment"]  # none, of one whose worker ended before it had said it
+            row["environment"] = _environment(environments, machine) if machine else None
+        if same in rows and (rows[same]["run"] in named, rows[same]["started"]) > (key in named, row["started"]):
+            continue
+        rows[same], held[same] = row, outcome
+    blocks = []
+    sessions = {grid["session"]: verb for verb, grid in asked.items()}  # earlier ones stay on file, untold
+    for path, whole in (one for session in sorted(set(sessions) - {""}) for one in samples(folder, session)):
+        with as_written(path):
+            run, answer = as_run(whole["run"]), whole["answer"]
+            protocols[run.protocol.label] = run.protocol
+            row = _common(run) | {c: whole[c] for c in ("session", "round", "label", "started")} | {"seeds": 1}
+            # files of before `control_of` say it by the end of the label
+            again = whole["label"].removesuffix("#2") if whole["label"].endswith("#2") else ""
+            row |= {"verb": sessions[whole["session"]], "control_of": whole.get("control_of", again)}
+            row["environment"] = _environment(environments, answer["environment"]) if "environment" in answer else None
+            row |= {k: v for k, v in answer.items() if k not in ("blocks", "environment")}
+            blocks += [{**row, **block} for block in answer.get("blocks", [{}])]
+    anchors = {
+        (g["protocol"]["label"], g["corpus"], g["corpus_sha256"], model): perplexity
+        for grid in asked.values()
+        for g in grid.get("parts", [grid])
+        for model, perplexity in g["anchors"].items()
+    }
+    order = sorted(rows, key=lambda k: tuple(rows[k][c] for c in ("protocol", "variant", "engine", "seed", "run")))
+    trained, outcomes = [rows[k] for k in order], [held[k] for k in order]
+    return Results(
+        **{name: frame(name, []) for name in ("bench", "ablate", "reproduce", "axes", "tasks")},
+        runs=frame("runs", [row for row in trained if "task" not in row]),
+        probes=frame("probes", [row for row in trained if "task" in row]),
+        **{name: _of_each(name, trained, [facts(o) for o in outcomes]) for name, facts in WITHIN.items()},
+        speed=frame("speed", blocks),
+        learning_rates=frame("learning_rates", [
+            {"corpus_sha256": g.get("corpus_sha256", ""), **row}
+            for g in asked.values() for row in g.get("learning_rates", [])
+        ]),
+        anchors=frame("anchors", [
+            dict(zip(COLUMNS["anchors"], (*key, perplexity), strict=True)) for key, perplexity in anchors.items()
+        ]),
+        protocols=frame("protocols", [{"protocol": label, **vars(protocols[label])} for label in sorted(protocols)]),
+        environments=frame("environments", list(environments.values())),
+    )  # fmt: skip
+
+
+# What a training's outcome holds by the table, a row each. Results of before there was one have none of it.
+WITHIN: dict[str, Callable[[Loaded], list[Loaded]]] = {
+    "curves": lambda o: o["curve"],
+    "lesions": lambda o: [
+        {"lesion": name, "heldout_perplexity": p, "error": o.get("unseen", {}).get(f"lesion {name}", "")}
+        for name, p in o.get("lesions", {}).items()
+    ],
+    "gates": lambda o: [{"gate": gate, "error": "", **facts} for gate, facts in o.get("gates", {}).items()],
+    "reach": lambda o: [{"characters_back": int(t), "gradient_share": s} for t, s in o.get("reach", {}).items()],
+    "heat": lambda o: o.get("heat", []),
+}
+
+
+def _of_each(name: str, trained: Sequence[Loaded], facts: Sequence[list[Loaded]]) -> pd.DataFrame:
+    """The table of that name: a training's own columns beside each of its facts."""
+    own = [fact for some in facts for fact in some]
+    if not own:
+        return frame(name, [])
+    beside = pd.DataFrame(own)
+    times = np.repeat(np.arange(len(facts)), [len(some) for some in facts])
+    whole = pd.DataFrame(trained, dtype=object).reindex(columns=[c for c in COLUMNS[name] if c not in beside])
+    whole = whole.loc[times].set_index(beside.index)
+    return pd.concat([whole, beside], axis=1)[list(COLUMNS[name])]
+
+
+def frame(name: str, rows: Sequence[Mapping[str, object]]) -> pd.DataFrame:
+    """Rows as the table of that name; what a row lacks is empty."""
+    return pd.DataFrame({c: [row.get(c) for row in rows] for c in COLUMNS[name]}, columns=list(COLUMNS[name]))
+
+
+def typed(table: pd.DataFrame, name: str) -> pd.DataFrame:
+    """A table with the types of the schema, whatever pandas guessed: texts as str ('' for missing), bool (missing is
+    False), and numbers as finite floats or NaN. Columns that it lacks are missing throughout."""
+    table = table.reindex(columns=list(COLUMNS[name]))
+    for column in COLUMNS[name]:
+        values = table[column]
+        kind = schema.column(name, column).type
+        if kind is bool:
+            table[column] = values.astype(str).str.lower().isin(["true", "1", "1.0"])
+        elif kind is str:
+            table[column] = values.astype(object).where(values.notna(), "").astype(str)
+        else:
+            known = values.dtype in (np.float64, np.int64)  # then nothing has to be guessed
+            numbers = (values if known else pd.to_numeric(values.astype(object), errors="coerce")).astype(np.float64)
+            table[column] = numbers.where(np.isfinite(numbers))
+    return table
+
+
+def write(results: Results, folder: Path) -> None:
+    """Every table as CSV, and SUMS."""
+    # first: were this to end before the last line, no table would be said to be edited
+    (folder / SUMS).unlink(missing_ok=True)
+    digests = []
+    for field in dataclasses.fields(results):
+        text = csv_files.to_text(getattr(results, field.name))
+        files.write(folder / f"{field.name}.csv", text)
+        digests.append(f"{digest(text)}  {field.name}.csv\n")
+    files.write(folder / SUMS, "".join(digests))
+
+
+def read(folder: Path) -> Results:
+    """The tables of a folder. ValueError names the file and, where it can be told, the line that is not as written."""
+    lines = (line.partition("  ") for line in sums(folder).splitlines())
+    written = {name: hexadecimal for hexadecimal, _, name in lines}
+    return Results(
+        **{name: csv_files.load(folder / f"{name}.csv", name, written.get(f"{name}.csv")) for name in COLUMNS}
+    )
+
+
+def sums(folder: Path) -> str:
+    """The digests of a folder's tables, as they were written; '' where there are none, as of an older version."""
+    try:
+        return (folder / SUMS).read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return ""
+
+
+# ---- from here on: the parts of the above -----------------------------------------------------
+
+
+def _numbers(facts: Loaded, *names: str) -> Loaded:
+    """Those of them by name; TypeError for one that is there and no finite number."""
+    for name in names:
+        value = facts[name]
+        if value is not None and not (type(value) in (int, float) and math.isfinite(value)):
+            raise TypeError(f"{name} is {value!r}")
+    return {name: facts[name] for name in names}
+
+
+def _common(run: Run) -> Loaded:
+    fields = ("variant", "engine", "capture", "precision", "device")
+    return {f: getattr(run, f) for f in fields} | {
+        "protocol": run.protocol.label,
+        "hidden": run.hidden or run.protocol.hidden,
+    }
+
+
+def _probe(run: Run, outcome: Loaded) -> Loaded:
+    """What a training on a task has besides."""
+    protocol = run.protocol
+    if protocol.task == "text":
+        return {}
+    task, length = TASKS[protocol.task], protocol.num_steps
+    longer = task.longer * length
+    return {
+        "task": task.name, "length": length, "score": outcome["score"], "score_is": task.score_is,
+        "trivial": task.chance(length), "optimal": task.optimum, "threshold": task.solved,
+        "budget": 100 * protocol.epochs, "solved_after": outcome.get("solved_after"), "length_longer": longer,
+        "score_longer": outcome.get("score_longer"), "trivial_longer": task.chance(longer),
+    }  # fmt: skip
+
+
+def _environment(known: dict[str, Loaded], facts: Loaded) -> str:
+    """The name of a machine and software state, the same wherever the same facts hold."""
+    # a letter first: a name of digits alone would be read back from CSV as a number
+    name = "e" + hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
+    known[name] = {"environment": name, **facts}
+    return name
