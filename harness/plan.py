@@ -42,7 +42,7 @@ CAPTURE = "harness.run.cuda_graph.captured"  # only where it is asked for
 NO_NUMBERS = ("harness", "variants.registry", CAPTURE, "harness.run.progress.CHECKPOINT_S",
               "harness.run.progress.SIGN_S",
               "harness.run.machine._keep_pages", "harness.run.process.describe", "harness.experiments.tasks.TASKS",
-              "harness.run.train.Outcome", "harness.run.train.Point")  # fmt: skip
+              "harness.run.outcome.Outcome", "harness.run.outcome.Point")  # fmt: skip
 GRIDS = {"bench": grid.BENCH, "ablate": grid.ABLATE}
 
 
@@ -300,11 +300,10 @@ def sizes(plans: Sequence[Plan], full: bool) -> list[Contender]:
 
 def described(plan: Plan) -> dict[str, object]:
     """What a grid's file says of a plan."""
-    from harness.data import corpus
-    from harness.run import train
+    from harness.data import batches, corpus
 
     size = plan.protocol
-    learnt, _, heldout = train.parts(plan.corpus, size)
+    learnt, _, heldout = batches.split_text(plan.corpus, size)
     anchors = corpus.anchors(plan.corpus, learnt, heldout) | {"uniform": float(len(plan.corpus.vocabulary))}
     if plan.corpus.floor is not None:
         anchors["floor"] = plan.corpus.floor
@@ -317,7 +316,7 @@ def described(plan: Plan) -> dict[str, object]:
 
 def check(text: Corpus, protocol: Protocol) -> None:
     """ValueError where a text is too short for a protocol, a size is too small, or the protocol contradicts itself."""
-    from harness.run import train
+    from harness.data import batches
 
     for part in ("heldout_characters", "validation_characters"):
         if getattr(protocol, part) == 1 and protocol.sampling == "sequential":
@@ -328,8 +327,8 @@ def check(text: Corpus, protocol: Protocol) -> None:
         raise ValueError(
             f"update_bias=chrono is log U(1, num_steps - 1): num_steps is at least 3, not {protocol.num_steps}"
         )
-    train_part, validation, _ = train.parts(text, protocol)
-    train.windows_of(len(train_part), protocol)
+    train_part, validation, _ = batches.split_text(text, protocol)
+    batches.windows_per_epoch(len(train_part), protocol)
     if protocol.rate == "chosen" and not len(validation):
         raise ValueError("rate=chosen chooses on the validation part: --set validation_characters=N, or give lr")
 

@@ -246,12 +246,13 @@ def book(done: set[str]) -> Iterator[Fact]:
     """An epoch of `book`, as a training captures it and as one graph: what is one of all its windows worth?"""
     import torch
 
+    from harness.data.batches import windows_per_epoch
     from harness.experiments import grid
     from harness.run import train
     from variants.model import Model
 
     protocol = grid.protocol("book")
-    windows = train.windows_of(protocol.train_characters, protocol)
+    windows = windows_per_epoch(protocol.train_characters, protocol)
     torch.cuda.init()
     for some in (train.GRAPH_WINDOWS, windows):
         key = f"book, graphs of {some} windows"

@@ -23,7 +23,8 @@ EACH, SEED, PATIENCE_S = 25, 1895, 300
 PARTS = {
     "harness/analysis/stats.py": "test_stats.py test_table.py",
     "harness/record/store.py": "test_record.py test_table.py test_laws.py test_faults.py",
-    "harness/run/train.py": "test_train.py test_protocols.py test_faults.py",
+    "harness/run/train.py harness/run/evaluate.py": "test_train.py test_protocols.py test_faults.py",
+    "harness/data/batches.py": "test_train.py test_protocols.py",
     "variants/registry.py variants/__init__.py": "test_laws.py test_variants.py test_main.py",
     "variants/cell.py": "test_variants.py test_train.py",
     "variants/model.py": "test_laws.py test_train.py test_variants.py test_protocols.py test_tasks.py test_faults.py",

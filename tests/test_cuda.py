@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness.data import corpus
+from harness.data.batches import windows_per_epoch
 from harness.experiments import grid, tasks
 from harness.experiments.grid import Protocol, Run
 from harness.run import progress as watch
@@ -321,7 +322,7 @@ def test_an_epoch_of_many_windows_is_a_short_graph_replayed(
     """To the same numbers as one graph of the whole epoch and as step by step; of what is left over another is made."""
     protocol = dataclasses.replace(TINY, sampling=sampling, train_characters=characters, heldout_characters=50)
     run = Run(variant, 0, protocol, "", "cpu", "library" if variant == "nn.gru" else "loop")
-    assert training.windows_of(characters, protocol) == windows
+    assert windows_per_epoch(characters, protocol) == windows
     monkeypatch.setattr(training, "captured", Replayed)
     found = [training.train([run], corpus.embedded())[0]]
     for most, made in ((8, [8, windows - 16]), (windows, [windows]), (4, [4] if windows == 20 else [4, 3])):

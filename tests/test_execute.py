@@ -19,7 +19,8 @@ from harness.experiments import grid
 from harness.experiments.grid import Protocol, Run
 from harness.run.executors import local as execute
 from harness.run.machine import Fact
-from harness.run.train import Outcome, train
+from harness.run.outcome import Outcome
+from harness.run.train import train
 from variants import registry
 from variants.cell import Cell, State
 from variants.engines import fused

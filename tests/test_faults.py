@@ -34,7 +34,8 @@ from harness.report import page as report
 from harness.run import process, train_task
 from harness.run import progress as watch
 from harness.run.executors import local as execute
-from harness.run.train import Outcome, train
+from harness.run.outcome import Outcome
+from harness.run.train import train
 
 TINY = Protocol(
     train_characters=150, heldout_characters=60, batch_size=4, num_steps=5, hidden=4, epochs=3, evaluations=3, lr=0.5
@@ -112,7 +113,7 @@ def test_a_training_that_goes_on_is_bit_for_bit_one_that_never_stopped(
     monkeypatch.setattr(watch, "CHECKPOINT_S", 0.0)
     text = corpus.embedded()
 
-    def go(keep: watch.Keep | None) -> list[Outcome]:
+    def go(keep: watch.CheckpointStore | None) -> list[Outcome]:
         if runs[0].protocol.task == "text":
             return train(runs, text, keep=keep)
         return train_task.train(runs, keep=keep)

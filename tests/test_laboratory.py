@@ -22,6 +22,7 @@ from harness.experiments import grid
 from harness.record import store as record
 from harness.report import laboratory, page
 from harness.run import network, train
+from harness.run.outcome import Outcome
 from variants.cell import Cell, gate, sigmoid
 from variants.engines import derive
 from variants.model import Model
@@ -147,7 +148,7 @@ def test_a_network_in_javascript_computes_what_it_computes_in_python(tmp_path: P
 
 
 @pytest.fixture(scope="module")
-def trained() -> list[tuple[grid.Run, train.Outcome]]:
+def trained() -> list[tuple[grid.Run, Outcome]]:
     corpus = text.load("embedded")
     protocol = dataclasses.replace(
         grid.protocol("quick"), epochs=1, train_characters=3000, heldout_characters=1200, evaluations=1, hidden=8
@@ -159,7 +160,7 @@ def trained() -> list[tuple[grid.Run, train.Outcome]]:
 
 
 def test_one_seed_of_each_variant_is_kept_beside_its_run(
-    trained: list[tuple[grid.Run, train.Outcome]], tmp_path: Path
+    trained: list[tuple[grid.Run, Outcome]], tmp_path: Path
 ) -> None:
     for run, outcome in trained:
         assert (outcome.network is not None) == (run.seed == 0)

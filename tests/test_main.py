@@ -38,7 +38,7 @@ from harness.record import tables
 from harness.report import page as report
 from harness.run import timing as measure
 from harness.run.executors import local as execute
-from harness.run.train import Outcome, Point
+from harness.run.outcome import Outcome, Point
 
 ROOT = Path(__file__).parent.parent
 TINY = [

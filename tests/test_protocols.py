@@ -19,11 +19,13 @@ from torch import nn
 import variants
 from harness import __main__ as command
 from harness import plan as planning
+from harness.data import batches
 from harness.data import corpus as text
 from harness.experiments import grid, published
 from harness.experiments.grid import Protocol, Run
 from harness.record import store as record
 from harness.record import tables
+from harness.run import evaluate, outcome
 from harness.run import train as training
 from harness.run.train import train
 from variants.library import Library
@@ -92,11 +94,11 @@ def test_n_grams_count_and_score_the_characters_that_networks_see(monkeypatch: p
         whole = dataclasses.replace(
             embedded(), tokens=np.arange(len(embedded().tokens), dtype=np.int32)
         )  # each character is its place
-        learnt, _, heldout = (torch.from_numpy(part) for part in training.parts(whole, protocol))
-        drawn = [training.drawn(learnt, protocol, [random.Random(seed)]) for seed in range(20)]
+        learnt, _, heldout = (torch.from_numpy(part) for part in batches.split_text(whole, protocol))
+        drawn = [batches.sample_epoch(learnt, protocol, [random.Random(seed)]) for seed in range(20)]
         left = set(range(len(seen["learnt"]))) - {c for epoch in drawn for c in epoch.flatten().tolist()}
         assert len(left) < (protocol.batch_size if protocol.sampling == "sequential" else 1)  # its streams are equal
-        part = training.laid_out(heldout, protocol, 1)
+        part = batches.eval_batches(heldout, protocol, 1)
         targets = set(part.tokens[1:].flatten().tolist())
         assert sorted(targets) == heldout[1:].tolist()
         assert len(targets) == len(seen["held"]) - 1
@@ -142,7 +144,7 @@ def test_curves_are_of_validation_and_the_held_out_part_lies_behind_it() -> None
     [one], [other] = (train([run(p)], embedded()) for p in (plain, apart))
     assert other.curve == one.curve  # the same 60 characters, behind the training part
     assert other.heldout_perplexity != one.heldout_perplexity
-    _, validation, heldout = training.parts(embedded(), apart)
+    _, validation, heldout = batches.split_text(embedded(), apart)
     assert heldout.tolist() == embedded().tokens[360:420].tolist()
     assert validation.tolist() == embedded().tokens[300:360].tolist()
 
@@ -384,7 +386,7 @@ def test_reproduce_knows_only_what_was_published(tmp_path: Path, capsys: pytest.
 
 def test_a_run_file_of_before_a_field_was_there_is_still_told(tmp_path: Path) -> None:
     record.write_run(tmp_path, run(V1), {
-        "corpus": "embedded", "outcome": dataclasses.asdict(training.Outcome(2.0, 3.0)), "environment": {}, "load": 0.1,
+        "corpus": "embedded", "outcome": dataclasses.asdict(outcome.Outcome(2.0, 3.0)), "environment": {}, "load": 0.1,
         "started": "2025-11-01T00:00:00+00:00", "wall_s": 1.0, "together": 1,
     })  # fmt: skip
     [path] = (tmp_path / "runs").glob("*.json")
@@ -406,9 +408,9 @@ def test_a_held_out_loss_that_is_no_number_is_a_failure_though_validation_was_fi
     apart = dataclasses.replace(
         V1, sampling="sequential", train_characters=300, heldout_characters=60, validation_characters=90
     )
-    real = training.score
+    real = evaluate.score
 
-    def score(model: Model, held: training.Part, protocol: Protocol, *alive: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def score(model: Model, held: batches.Part, protocol: Protocol, *alive: Any) -> tuple[torch.Tensor, torch.Tensor]:
         nats, mean = real(model, held, protocol, *alive)
         return (nats, mean) if len(held.tokens) == 90 else (nats * math.inf, mean)
 

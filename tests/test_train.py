@@ -15,12 +15,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from harness.data import batches
 from harness.data import corpus as text
 from harness.experiments.grid import PROMPT, PROTOCOLS, Protocol, Run
 from harness.record import store as record
 from harness.record import tables
 from harness.run import diagnostics as inside
+from harness.run import evaluate, grouping
 from harness.run import train as training
+from harness.run.outcome import perplexity
 from harness.run.train import train
 from variants.model import Model
 
@@ -243,14 +246,14 @@ def test_the_data_of_a_seed_is_its_own(num_steps: int) -> None:
 
 @pytest.mark.parametrize("length", [2, 3, 150, 511, 642, 643, 1000, 10_000, 70_001])
 def test_every_held_out_character_but_the_first_counts_once(length: int) -> None:
-    held = training.streams(torch.arange(length), 2)
+    held = batches.split_streams(torch.arange(length), 2)
     _, seeds, n = held.tokens.shape
     assert seeds == 2
     counted = [c for k in range(n) for c in held.tokens[1 + int(held.skip[k]) :, 1, k].tolist()]
     assert sorted(counted) == list(range(1, length))
-    assert n <= training.STREAMS
+    assert n <= batches.STREAMS
     assert not held.skip[0]
-    assert all(skip >= training.WARM for skip in held.skip[1:])
+    assert all(skip >= batches.WARM for skip in held.skip[1:])
     assert (held.tokens[1:] - held.tokens[:-1] == 1).all()
 
 
@@ -272,11 +275,11 @@ def test_held_out_perplexity_is_that_of_one_stream_whatever_the_batch(monkeypatc
     assert outcome.heldout_perplexity == pytest.approx(one, rel=1e-5)
     for size in (1, 8, 128, 512):
         other = dataclasses.replace(protocol, batch_size=size)
-        nats, _ = training.score(model, training.laid_out(held, other, 1), other)
+        nats, _ = evaluate.score(model, batches.eval_batches(held, other, 1), other)
         assert math.exp(nats.item()) == pytest.approx(one, rel=1e-5)
     alone = torch.zeros(1, dtype=torch.int64)
     cut = held[: 3_000 // 24 * 24].view(24, -1).T[:, None]  # as 24 streams from a zero state it is not
-    bare = training.evaluate(model, training.Part(cut, alone.expand(24))).exp().item()
+    bare = evaluate.evaluate(model, batches.Part(cut, alone.expand(24))).exp().item()
     assert abs(bare / one - 1) > 1e-4
 
 
@@ -285,7 +288,7 @@ def test_offsets_are_the_books_and_do_not_change_the_number_of_windows() -> None
     characters = torch.arange(SMALL.train_characters)
     windows = text.windows(len(characters), protocol.batch_size, protocol.num_steps)
     for offset in range(protocol.num_steps + 1):
-        streams = training.sequential(characters, protocol, [offset])
+        streams = batches.sequential(characters, protocol, [offset])
         assert streams[0, 0, 0] == offset
         length = (len(characters) - offset - 1) // protocol.batch_size
         assert streams[0, 0].tolist() == [offset + k * length for k in range(protocol.batch_size)]
@@ -334,9 +337,9 @@ def test_a_lesion_holds_one_gate_of_the_trained_network() -> None:
     for name in ("W_xr", "W_hr", "b_r"):
         getattr(model.cell, name).data.zero_()  # then R is 1/2 of its own accord
     six = dataclasses.replace(SMALL, num_steps=6)
-    part = training.Part(stream, torch.zeros(3, dtype=torch.int64))
-    whole = training.evaluate(model, part).exp()
-    found = training.lesions(model, "gru", part, six)
+    part = batches.Part(stream, torch.zeros(3, dtype=torch.int64))
+    whole = evaluate.evaluate(model, part).exp()
+    found = evaluate.lesions(model, "gru", part, six)
     for seed, one in enumerate(found):
         assert list(one) == ["Z=0", "Z=0.5", "Z=1", "R=0", "R=0.5", "R=1"]
         blind = -model.b_q[seed, 0].log_softmax(-1)[stream[1:, seed]].mean()  # Z = 1 leaves the zero state
@@ -344,26 +347,26 @@ def test_a_lesion_holds_one_gate_of_the_trained_network() -> None:
         assert one["R=0.5"] == pytest.approx(whole[seed].item(), rel=1e-12)
         assert len({round(p or 0, 6) for p in one.values()}) == 6
     assert all(torch.equal(w, before[n]) for n, w in model.named_parameters() if not n.endswith("r"))
-    assert list(training.lesions(model, "gru:Z=0.5", part, six)[0]) == ["R=0", "R=0.5", "R=1"]
+    assert list(evaluate.lesions(model, "gru:Z=0.5", part, six)[0]) == ["R=0", "R=0.5", "R=1"]
     cell = Model("min_lstm:F=0", 5, 4, [3, 7], init="torch", dtype=torch.float64)  # I = 0 beside it divides by 0
     unseen: dict[str, str] = {}
-    one = training.lesions(cell, "min_lstm:F=0", part, six, unseen=unseen)[1]
+    one = evaluate.lesions(cell, "min_lstm:F=0", part, six, unseen=unseen)[1]
     assert [lesion for lesion, p in one.items() if p is None] == ["I=0"] == [what.split()[1] for what in unseen]
     assert "divide by 0" in unseen["lesion I=0"]
-    assert training.lesions(Model("nn.gru", 5, 4, [3]), "nn.gru", training.Part(stream[:, :1], part.skip), six) == [{}]
+    assert evaluate.lesions(Model("nn.gru", 5, 4, [3]), "nn.gru", batches.Part(stream[:, :1], part.skip), six) == [{}]
 
 
 @pytest.mark.parametrize(("epochs", "points"), [(500, 20), (20, 20), (7, 7), (30, 20), (1, 1)])
 def test_looks_about_twenty_times_and_at_the_end(epochs: int, points: int) -> None:
-    looks = training.evaluation_epochs(dataclasses.replace(SMALL, epochs=epochs))
+    looks = evaluate.evaluation_epochs(dataclasses.replace(SMALL, epochs=epochs))
     assert len(looks) == points
     assert max(looks) == epochs
     assert min(looks) >= 1
 
 
 def test_perplexity() -> None:
-    assert training.perplexity(math.log(7.5)) == pytest.approx(7.5)
-    assert [training.perplexity(x) for x in (math.nan, math.inf, 1e4)] == [None] * 3
+    assert perplexity(math.log(7.5)) == pytest.approx(7.5)
+    assert [perplexity(x) for x in (math.nan, math.inf, 1e4)] == [None] * 3
 
 
 @pytest.mark.parametrize("poison", ["loss", "gradient"])
@@ -403,9 +406,9 @@ def test_a_learning_rate_that_explodes_is_a_row() -> None:
 
 
 def test_the_sample_is_the_likeliest_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "PROMPT", "time")
+    monkeypatch.setattr(evaluate, "PROMPT", "time")
     model = Model("gru", len(book().vocabulary), 6, [0, 1], init="torch")
-    said = training.generate(model, book(), torch.zeros(9), characters=9)
+    said = evaluate.generate(model, book(), torch.zeros(9), characters=9)
     for seed, sample in enumerate(said):
         assert len(sample.replace("<unk>", "?")) == 4 + 9
         tokens = text.encode(book(), "time").astype(int).tolist()
@@ -504,9 +507,9 @@ def test_who_trains_beside_whom() -> None:
     cuda = [dataclasses.replace(r, device="cuda") for r in many([0, 1])]
     captured = [dataclasses.replace(r, capture=True) for r in cuda]
     library = [dataclasses.replace(run("nn.gru", seed=s), device="cuda") for s in (0, 1)]
-    assert list(training.packs(many([0, 1]))) == [[r] for r in many([0, 1])]
-    assert list(training.packs([*cuda, *captured])) == [cuda, captured]
-    assert list(training.packs(library)) == [[r] for r in library]
+    assert list(grouping.group_batchable(many([0, 1]))) == [[r] for r in many([0, 1])]
+    assert list(grouping.group_batchable([*cuda, *captured])) == [cuda, captured]
+    assert list(grouping.group_batchable(library)) == [[r] for r in library]
 
 
 def test_an_unknown_symbol_is_not_scored_as_if_it_were_known() -> None:
@@ -516,7 +519,7 @@ def test_an_unknown_symbol_is_not_scored_as_if_it_were_known() -> None:
     protocol = dataclasses.replace(SMALL, epochs=1)
     [outcome] = train([Run("nn.gru", 0, protocol, made.sha256, "cpu", "library")], made)
     [known] = train([Run("nn.gru", 0, protocol, made.sha256, "cpu", "library")], dataclasses.replace(made, left_out=0))
-    held = training.streams(torch.from_numpy(made.tokens[400:550].astype("int64")), 1).tokens[1:]
+    held = batches.split_streams(torch.from_numpy(made.tokens[400:550].astype("int64")), 1).tokens[1:]
     beyond = math.log(made.left_out) * float((held == 0).double().mean())
     assert beyond > 0.1
     found, without = (o.heldout_perplexity or math.nan for o in (outcome, known))
@@ -565,7 +568,7 @@ def test_one_lesion_that_cannot_be_computed_is_an_empty_cell_with_its_reason(
             raise TypeError("layer_norm(): argument 'input' must be Tensor")
         return whole(name, *args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(training, "Model", model)
+    monkeypatch.setattr(evaluate, "Model", model)
     (outcome,) = train([run()], book())
     assert outcome.error == ""
     assert [lesion for lesion, p in outcome.lesions.items() if p is None] == ["Z=1"]

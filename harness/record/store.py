@@ -42,7 +42,7 @@ Loaded = dict[str, Any]  # what a JSON file holds
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where the training of some runs is kept until it ends: as harness/run/progress.py says of `Keep`.
+    """Where the training of some runs is kept until it ends: as harness/run/progress.py says of `CheckpointStore`.
 
     `of` is what it may be gone on from: the same runs, the same machine and software.
     """

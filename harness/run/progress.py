@@ -25,8 +25,8 @@ Arrays = dict[str, npt.NDArray[Any]]
 Progress = Callable[[float, float | None], None]  # share done, held-out perplexity of the first seed
 
 
-class Keep(Protocol):
-    """Where a training that has not ended is kept."""
+class CheckpointStore(Protocol):
+    """Where the checkpoint of a training that has not ended is kept."""
 
     def load(self) -> Arrays | None:
         """What was last saved; None where that is nothing, or cannot be gone on from here."""
@@ -38,7 +38,7 @@ class Keep(Protocol):
 class Watch:
     """Of one training: `seconds` it has trained, in all its sittings."""
 
-    def __init__(self, device: str, progress: Progress, keep: Keep | None) -> None:
+    def __init__(self, device: str, progress: Progress, keep: CheckpointStore | None) -> None:
         self.device, self.progress, self.keep = device, progress, keep
         self.seconds, self.begun = 0.0, 0.0
         self.told = self.saved = time.monotonic()
@@ -68,14 +68,14 @@ class Watch:
         if time.monotonic() - self.told >= SIGN_S:
             self.sign(self.share, self.perplexity)
 
-    def between(self, share: float, standing: Callable[[], Arrays]) -> None:
+    def between(self, share: float, state_dict: Callable[[], Arrays]) -> None:
         """Between two steps, the clock running: a sign of life and a checkpoint, each where it is time for one."""
         self.share = share
         self.alive()
         if self.keep is not None and time.monotonic() - self.saved >= CHECKPOINT_S:
             self.stop()
             try:
-                self.keep.save({**standing(), "train_s": np.array(self.seconds)})
+                self.keep.save({**state_dict(), "train_s": np.array(self.seconds)})
             except OSError as error:  # the training itself can go on
                 print(f"note: no checkpoint, {error.filename or 'system'}: {error.strerror or error}", file=sys.stderr)
             self.saved = time.monotonic()
@@ -89,12 +89,12 @@ def clock(device: str) -> float:
     return time.perf_counter()
 
 
-def words_of(states: Sequence[tuple[Any, ...]]) -> npt.NDArray[Any]:
-    """Where generators of whole numbers stood, by their `getstate`: (S, 625)."""
-    return np.array([state[1] for state in states], dtype=np.uint32)
+def get_rng_state(rngs: Sequence[random.Random]) -> npt.NDArray[Any]:
+    """Return the generators' states, (S, 625) whole numbers."""
+    return np.array([rng.getstate()[1] for rng in rngs], dtype=np.uint32)
 
 
-def set_words(orders: Sequence[random.Random], words: npt.NDArray[Any]) -> None:
-    """Have them stand there again."""
-    for order, row in zip(orders, words.tolist(), strict=True):
-        order.setstate((random.Random.VERSION, tuple(row), None))
+def set_rng_state(rngs: Sequence[random.Random], state: npt.NDArray[Any]) -> None:
+    """Set the generators to states that `get_rng_state` returned."""
+    for rng, row in zip(rngs, state.tolist(), strict=True):
+        rng.setstate((random.Random.VERSION, tuple(row), None))

@@ -1,7 +1,6 @@
-"""RUN IT: the runs of one variant, as many seeds at once as it can take, to their perplexities.
+"""Train the runs of one variant, as many seeds at once as it can take.
 
-Rule: a seed's numbers do not depend on which other seeds train beside it. Perplexity is exp(mean loss in nats
-a character); evaluation happens off the clock.
+A seed's numbers do not depend on which other seeds train beside it. Evaluation happens off the clock.
 """
 
 from __future__ import annotations
@@ -9,69 +8,29 @@ from __future__ import annotations
 import functools
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-import variants
 from harness.data import corpus as text
-from harness.experiments.grid import BASELINE, PROMPT, Protocol, Run
+from harness.data.batches import TextData, arrange, sample_epoch, split_streams
+from harness.experiments.grid import BASELINE, Protocol, Run
 from harness.run import diagnostics as inside
 from harness.run.cuda_graph import Work, captured
-from harness.run.diagnostics import Alive
+from harness.run.evaluate import evaluation_epochs, generate, lesions, score
 from harness.run.network import network
+from harness.run.outcome import Outcome, Point, divergence, perplexity
 from harness.run.process import describe
-from harness.run.progress import Arrays, Keep, Progress, Watch, set_words, words_of
+from harness.run.progress import Arrays, CheckpointStore, Progress, Watch, get_rng_state, set_rng_state
 from variants.cell import State
 from variants.model import Model
 
-HELD = (0.0, 0.5, 1.0)  # what a lesion holds a gate at
-SAMPLED = 50  # characters of a sample, as in the book
-# Of what is scored, whatever the training's batch: characters of a stream, characters it reads before, streams at most.
-STREAM, WARM, STREAMS = 256, 128, 256
-AT_ONCE = 32  # steps of a stream between two signs of life
 GRAPH_WINDOWS = 8  # of one CUDA graph, which is replayed: an epoch of `book` has 149, of a thousand kernels and more
-
-
-@dataclass(frozen=True)
-class Point:
-    """One evaluation. `train_perplexity` is the book's number: over the epoch, while the weights move."""
-
-    epoch: int
-    tokens: int
-    train_perplexity: float | None
-    heldout_perplexity: float | None
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a training gave. A value that is not finite is None; then `error` says since when."""
-
-    train_perplexity: float | None = None
-    heldout_perplexity: float | None = None
-    parameters: int | None = None
-    tokens: int | None = None
-    train_s: float | None = None
-    sample: str = ""
-    error: str = ""
-    curve: tuple[Point, ...] = field(default=())
-    lesions: dict[str, float | None] = field(default_factory=dict)  # 'R=0' -> held-out perplexity
-    score: float | None = None  # of a task, at the trained length
-    score_longer: float | None = None  # at the longer one
-    solved_after: int | None = None  # updates; None where the task was not solved
-    checks: tuple[float, ...] = ()  # the score every 100 updates
-    gates: dict[str, dict[str, Any]] = field(default_factory=dict)  # of diagnostics.py, over the held-out text
-    reach: dict[int, float] = field(default_factory=dict)
-    heat: tuple[dict[str, object], ...] = ()
-    network: dict[str, object] | None = None  # of seed 0: see run/network.py
-    unseen: dict[str, str] = field(default_factory=dict)  # what could not be looked at ('reach', 'lesion R=0') -> why
-    uncaptured: str = ""  # why it was trained step by step, where a CUDA graph was asked for
-    heldout_mean_exp: float | None = None  # the mean of exp(loss) over minibatches, as the book's later edition has it
+Graphs = Mapping[int, tuple[int, Work]]  # first window -> (window after the last, graph)
 
 
 @dataclass(frozen=True)
@@ -83,225 +42,120 @@ class Position:
     total: Tensor
 
 
+class TrainState:
+    """Everything that the rest of a training follows from; S is the seeds that train side by side."""
+
+    def __init__(self, model: Model, seeds: Sequence[int], protocol: Protocol) -> None:
+        self.model = model
+        self.epoch = 1  # the one that is being trained
+        self.rngs = [random.Random(seed) for seed in seeds]  # sample each epoch's data
+        self.rng_state = get_rng_state(self.rngs)  # before this epoch's data was sampled
+        self.position = start_of(model, protocol, len(seeds))
+        self.diverged = torch.zeros(len(seeds), device=model.b_q.device, dtype=torch.bool)  # for good
+        self.evaluated: dict[int, list[list[float]]] = {}  # epoch -> nats in training and held out, each of S seeds
+
+    def state_dict(self) -> Arrays:
+        """Return the checkpoint: weights, hidden state, position in the epoch, metrics, and the RNG state."""
+        return {
+            **self.model.snapshot(),
+            **{f"state/{k}": part.cpu().numpy() for k, part in enumerate(self.position.state)},
+            "total": self.position.total.cpu().numpy(), "window": np.array(self.position.window),
+            "epoch": np.array(self.epoch), "rng_state": self.rng_state, "diverged": self.diverged.cpu().numpy(),
+            "evaluated_at": np.array(list(self.evaluated)),
+            "evaluated": np.array(list(self.evaluated.values())).reshape(len(self.evaluated), 2, len(self.diverged)),
+        }  # fmt: skip
+
+    def load_state_dict(self, arrays: Arrays) -> None:
+        """Continue where the training that `arrays` is the `state_dict` of stood."""
+        device = self.diverged.device
+        self.model.restore(arrays)
+        set_rng_state(self.rngs, arrays["rng_state"])
+        self.epoch = int(arrays["epoch"])
+        parts = sum(name.startswith("state/") for name in arrays)
+        state = tuple(torch.from_numpy(arrays[f"state/{k}"]).to(device) for k in range(parts))
+        self.position = Position(int(arrays["window"]), state, torch.from_numpy(arrays["total"]).to(device))
+        self.diverged = torch.from_numpy(arrays["diverged"]).to(device)
+        self.evaluated = dict(zip(arrays["evaluated_at"].tolist(), arrays["evaluated"].tolist(), strict=True))
+
+    def record(self, nats: Tensor, heldout: Tensor) -> float | None:
+        """Add this epoch's losses (S,) in nats, NaN for a seed that diverged. Return the first seed's perplexity."""
+        self.evaluated[self.epoch] = torch.where(self.diverged, math.nan, torch.stack([nats, heldout])).tolist()
+        return perplexity(self.evaluated[self.epoch][1][0])
+
+    @property
+    def all_diverged(self) -> bool:
+        """Whether no seed had a finite perplexity at the latest evaluation."""
+        pairs = zip(*self.evaluated[self.epoch], strict=True)
+        return all(perplexity(train) is None or perplexity(heldout) is None for train, heldout in pairs)
+
+
 def train(
     runs: Sequence[Run],
     corpus: text.Corpus,
     progress: Progress = lambda share, perplexity: None,
-    keep: Keep | None = None,
+    keep: CheckpointStore | None = None,
 ) -> list[Outcome]:
-    """Train runs that differ in their seed alone, side by side. One `Outcome` a run, in their order.
+    """Train runs that differ in their seed alone, side by side. Return an `Outcome` a run, in their order.
 
-    With `keep` it is saved from time to time, and goes on from what is found there.
+    With `keep` a checkpoint is saved there from time to time, and a training goes on from the one found there.
     """
     protocol, device = runs[0].setting, runs[0].device
-    vocabulary = len(corpus.vocabulary)
+    seeds = [run.seed for run in runs]
     model = Model(
-        runs[0].variant, vocabulary, protocol.hidden, [run.seed for run in runs], protocol.init, device=device,
+        runs[0].variant, len(corpus.vocabulary), protocol.hidden, seeds, protocol.init, device=device,
         engine=runs[0].engine, update_bias=protocol.update_bias, horizon=protocol.num_steps,
     )  # fmt: skip
     model.unknown_nats = corpus.unknown_nats
-    characters, validation, heldout = (
-        torch.from_numpy(part.astype(np.int64)).to(device) for part in parts(corpus, protocol)
-    )
-    windows = windows_of(len(characters), protocol)
-    scored = laid_out(heldout, protocol, len(runs))
-    curve_on = laid_out(validation, protocol, len(runs)) if len(validation) else scored
-    orders = [random.Random(run.seed) for run in runs]
-    looks = evaluation_epochs(protocol)
-    looked: dict[int, list[list[float]]] = {}  # epoch -> nats in training, on what is held out, of each seed
-    lost = torch.zeros(len(runs), device=device, dtype=torch.bool)  # for good: its later epochs are not its own
-    begin, at = 1, start_of(model, protocol, len(runs))
-    watch = Watch(device, progress, keep)
-    if found := watch.load():
-        begin, at, lost, looked = resume(found, model, orders)
-    graphs: dict[int, tuple[int, Work]] = {}
-    uncaptured = ""
-    if runs[0].capture:
-        example = drawn(characters, protocol, [random.Random(0) for _ in runs])
-        try:
-            graphs = graphs_of(model, example, windows, protocol)
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:  # the same steps, one by one, are the same numbers, only later
-            uncaptured = " ".join(str(error).split())[:200] or "it cannot be captured"
-    for epoch in range(begin, protocol.epochs + 1):
-        model.train()
-        states = [order.getstate() for order in orders]
-        watch.start()
-
-        def between(done: Position, epoch: int = epoch, states: list[tuple[Any, ...]] = states) -> None:
-            share = (epoch - 1 + done.window / windows) / protocol.epochs
-            watch.between(share, lambda: standing(model, epoch, words_of(states), done, lost, looked))
-
-        data = drawn(characters, protocol, orders)
-        between(at)
-        nats = epoch_of(model, data, windows=windows, protocol=protocol, at=at, between=between, graphs=graphs)
-        lost.logical_or_(~nats.isfinite())
-        watch.stop()
-        model.eval()
-        at = start_of(model, protocol, len(runs))
-        if epoch in looks:
-            held, mean_exp = score(model, curve_on, protocol, watch.alive)
-            looked[epoch] = torch.where(lost, math.nan, torch.stack([nats, held])).tolist()
-            watch.sign(epoch / protocol.epochs, perplexity(looked[epoch][1][0]))
-            if all(perplexity(a) is None or perplexity(b) is None for a, b in zip(*looked[epoch], strict=True)):
-                break  # every seed has diverged
-    each = protocol.num_steps * (
-        protocol.train_characters if protocol.sampling == "windows" else windows * protocol.batch_size
-    )
-    curves = [
-        [Point(k, k * each, perplexity(nats[0][s]), perplexity(nats[1][s])) for k, nats in looked.items()]
-        for s in range(len(runs))
-    ]
-    final = held
-    if len(validation):
-        final, mean_exp = score(model, scored, protocol, watch.alive)
+    data = arrange(corpus, protocol, len(runs), device)
+    state, watch = TrainState(model, seeds, protocol), Watch(device, progress, keep)
+    if checkpoint := watch.load():
+        state.load_state_dict(checkpoint)
+    graphs, uncaptured = _capture(model, data, protocol, len(runs)) if runs[0].capture else ({}, "")
+    eval_epochs = evaluation_epochs(protocol)
+    while True:
+        nats = train_epoch(state, data, protocol, watch, graphs)
+        if state.epoch in eval_epochs:
+            final = score(model, data.curve, protocol, watch.alive)
+            watch.sign(state.epoch / protocol.epochs, state.record(nats, final[0]))
+            if state.all_diverged:
+                break
+        if state.epoch == protocol.epochs:
+            break
+        state.epoch += 1
+    if data.validated:
+        final = score(model, data.heldout, protocol, watch.alive)
     # from here on the network is only looked at, and nothing of that can lose these
-    scores, mean_exps = final.tolist(), mean_exp.tolist()
-    unseen: dict[str, str] = {}
-
-    def look(what: str, at_it: Callable[[], list[Any]], count: int = len(runs)) -> list[Any]:
-        watch.alive()
-        try:
-            return at_it()
-        except Exception as error:
-            unseen[what] = describe(error)
-            return [None] * count
-
-    samples = look("sample", lambda: generate(model, corpus, heldout))
-    broken = look("lesions", lambda: lesions(model, runs[0].variant, scored, protocol, watch.alive, unseen))
-    text_on = streams(heldout, len(runs)).tokens
-    values = look("gates", lambda: inside.gates(model, text_on, watch.alive))
-    reaches = look("reach", lambda: inside.reach(model, text_on, watch.alive))
-    shown: list[Any] = []
-    if runs[0].variant == BASELINE:
-        shown = look("heat", lambda: inside.heat(model, corpus, heldout, watch.alive), 0)
-    kept: list[Any] = []
-    if runs[0].seed == 0:
-        kept = look("network", lambda: [network(model, 0, corpus.vocabulary, heldout.tolist())], 0)
+    bare = _outcomes(state, data, protocol, final)
+    bare = [replace(outcome, train_s=watch.seconds, uncaptured=uncaptured) for outcome in bare]
+    seen, unseen = _inspect(state.model, runs, corpus, data, protocol, watch)
     return [
-        Outcome(
-            train_perplexity=None if error else curve[-1].train_perplexity,
-            heldout_perplexity=None if error else perplexity(nats_held),
-            parameters=model.parameters_per_seed,
-            tokens=epoch * each,
-            train_s=watch.seconds,
-            sample="" if error else sample or "",
-            error=error,
-            curve=tuple(curve),
-            lesions={} if error else lesion or {},
-            gates={} if error else values[k] or {},
-            reach={} if error else reaches[k] or {},
-            heat=tuple(shown) if k == 0 and runs[0].seed == 0 and not error else (),
-            network=kept[0] if k == 0 and kept and not error else None,
-            uncaptured=uncaptured,
-            heldout_mean_exp=mean if not error and math.isfinite(mean) else None,
-            unseen={} if error else unseen,
-        )
-        for k, (curve, sample, lesion, nats_held, mean) in enumerate(
-            zip(curves, samples, broken, scores, mean_exps, strict=True)
-        )
-        for error in [
-            divergence(curve) or ("" if perplexity(nats_held) else "diverged: the held-out loss is no number")
-        ]
+        outcome if outcome.error else replace(outcome, unseen=unseen, **{k: v[s] for k, v in seen.items() if v[s]})
+        for s, outcome in enumerate(bare)
     ]
 
 
-def parts(corpus: text.Corpus, protocol: Protocol) -> tuple[text.Tokens, text.Tokens, text.Tokens]:
-    """Characters to learn from, to validate on (perhaps none), held out. By windows, a part is where they begin:
+def train_epoch(state: TrainState, data: TextData, protocol: Protocol, watch: Watch, graphs: Graphs) -> Tensor:
+    """Train to the end of the epoch, by `graphs` where there are any. Return the mean loss (S,) in nats."""
+    model = state.model
+    model.train()
+    state.rng_state = get_rng_state(state.rngs)
+    watch.start()
 
-    it runs on to the end of its last window, one character past it.
-    """
-    train, between = protocol.train_characters, protocol.validation_characters
-    tail = protocol.num_steps if protocol.sampling == "windows" else 0
-    _, heldout = text.split(corpus, train, protocol.heldout_characters + tail, between)
-    tokens = corpus.tokens
-    return tokens[: train + tail], tokens[train : train + between + tail * (between > 0)], heldout
+    def on_step(position: Position) -> None:
+        state.position = position
+        share = (state.epoch - 1 + position.window / data.windows) / protocol.epochs
+        watch.between(share, state.state_dict)
 
-
-def windows_of(characters: int, protocol: Protocol) -> int:
-    """Minibatches in an epoch."""
-    if protocol.sampling == "windows":
-        return math.ceil(protocol.train_characters / protocol.batch_size)
-    return text.windows(characters, protocol.batch_size, protocol.num_steps)
-
-
-def drawn(characters: Tensor, protocol: Protocol, orders: Sequence[random.Random]) -> Tensor:
-    """One epoch's data of every seed, in the order that each seed's generator says."""
-    if protocol.sampling == "sequential":
-        return sequential(characters, protocol, [order.randint(0, protocol.num_steps) for order in orders])
-    rows = []
-    for order in orders:
-        rng = torch.Generator().manual_seed(order.getrandbits(63))
-        rows.append(torch.randperm(len(characters) - protocol.num_steps, generator=rng))
-    return windowed(characters, protocol.num_steps, torch.stack(rows).to(characters.device))
-
-
-def windowed(characters: Tensor, num_steps: int, starts: Tensor) -> Tensor:
-    """Windows that begin at starts (S, N), a column each, and the character after them: (num_steps + 1, S, N)."""
-    steps = torch.arange(num_steps + 1, device=characters.device)
-    return characters[steps[:, None, None] + starts]
-
-
-@dataclass(frozen=True)
-class Part:
-    """What is to be scored: tokens (length, S, n), a column a sequence, each read from a zero state.
-
-    `skip` (n,): how many of its first targets are not counted.
-    """
-
-    tokens: Tensor
-    skip: Tensor
-
-
-def laid_out(characters: Tensor, protocol: Protocol, seeds: int) -> Part:
-    """A part to be scored, as `score` reads it: as streams, or as all its windows."""
-    if protocol.sampling == "sequential":
-        return streams(characters, seeds)
-    starts = torch.arange(len(characters) - protocol.num_steps, device=characters.device)
-    return Part(windowed(characters, protocol.num_steps, starts[None]).expand(-1, seeds, -1), torch.zeros_like(starts))
-
-
-def streams(characters: Tensor, seeds: int) -> Part:
-    """Text (length,) as streams side by side, the same for each seed. Every character but the first counts once.
-
-    A stream begins WARM characters before what counts of it, so that it is as if the text were read in one piece: the
-    perplexities of trained networks differ by less than 0.001 %.
-    """
-    targets = len(characters) - 1
-    n = min(STREAMS, max(1, (targets - WARM) // STREAM))
-    warm = WARM if n > 1 else 0
-    own = -(-(targets - warm) // n)
-    begins = own * torch.arange(n, device=characters.device)
-    skip = torch.full_like(begins, warm)
-    over = warm + n * own - targets  # the last stream begins earlier, to end with the text
-    begins[-1] -= over
-    skip[-1] += over
-    skip[0] = 0
-    steps = torch.arange(warm + own + 1, device=characters.device)
-    return Part(characters[steps[:, None] + begins][:, None].expand(-1, seeds, -1), skip)
-
-
-def score(model: Model, held: Part, protocol: Protocol, alive: Alive = lambda: None) -> tuple[Tensor, Tensor]:
-    """(S,) mean loss in nats a character of a part; and of windows the mean over minibatches of exp(loss), else NaN."""
-    if protocol.sampling == "sequential":
-        nats = evaluate(model, held, alive)
-        return nats, torch.full_like(nats, math.nan)
-    return evaluate_windows(model, held.tokens, protocol.batch_size, alive)
-
-
-def sequential(characters: Tensor, protocol: Protocol, offsets: Sequence[int]) -> Tensor:
-    """The book's sequential partition of one epoch, a column a stream: (length, S, n).
-
-    From a seed's random offset the text is cut into `batch_size` streams of equal length, read side by side.
-    """
-    n = protocol.batch_size
-    each = [(len(characters) - offset - 1) // n for offset in offsets]
-    first, apart = torch.tensor([offsets, each], device=characters.device)[..., None]
-    starts = first + apart * torch.arange(n, device=characters.device)
-    length = (len(characters) - protocol.num_steps - 1) // n + 1  # the same for every offset, targets included
-    steps = torch.arange(length, device=characters.device)
-    return characters[steps[:, None, None] + starts]
+    streams = sample_epoch(data.train, protocol, state.rngs)
+    on_step(state.position)
+    nats = epoch_of(
+        model, streams, windows=data.windows, protocol=protocol, at=state.position, on_step=on_step, graphs=graphs
+    )
+    state.diverged.logical_or_(~nats.isfinite())
+    watch.stop()
+    model.eval()
+    state.position = start_of(model, protocol, len(state.diverged))
+    return nats
 
 
 def start_of(model: Model, protocol: Protocol, seeds: int) -> Position:
@@ -317,13 +171,13 @@ def epoch_of(
     windows: int,
     protocol: Protocol,
     at: Position | None = None,
-    between: Callable[[Position], None] = lambda done: None,
-    graphs: Mapping[int, tuple[int, Work]] | None = None,
+    on_step: Callable[[Position], None] = lambda position: None,
+    graphs: Graphs | None = None,
 ) -> Tensor:
     """Train over one epoch's streams (length, S, n), state carried and detached. Mean loss (S,) in nats.
 
     Or over its windows (num_steps + 1, S, N), `batch_size` at a time, each from a zero state. From where it stands,
-    `at`, on; `between` is told where after each minibatch but the last, or after each of `graphs` (see `graphs_of`).
+    `at`, on; `on_step` is called after each minibatch but the last, or after each of `graphs` (see `graphs_of`).
 
     NaN for a seed that had a loss or a gradient that is not finite: the epoch's mean is not its either.
     """
@@ -333,7 +187,7 @@ def epoch_of(
         total, *state = work(part_of(streams, at.window, end, protocol), at.total, *at.state)
         at = Position(end, tuple(state), total)
         if end < windows:
-            between(at)
+            on_step(at)
     return at.total / windows
 
 
@@ -374,140 +228,73 @@ def graphs_of(model: Model, example: Tensor, windows: int, protocol: Protocol) -
     return graphs
 
 
-def standing(
-    model: Model, epoch: int, words: npt.NDArray[Any], at: Position, lost: Tensor, looked: dict[int, list[list[float]]]
-) -> Arrays:
-    """All that a training's further course follows from. `words`: the generators, before this epoch was drawn."""
-    return {
-        **model.snapshot(),
-        **{f"state/{k}": part.cpu().numpy() for k, part in enumerate(at.state)},
-        "total": at.total.cpu().numpy(), "window": np.array(at.window), "epoch": np.array(epoch), "words": words,
-        "lost": lost.cpu().numpy(), "looked_at": np.array(list(looked)),
-        "looked": np.array(list(looked.values())).reshape(len(looked), 2, len(lost)),
-    }  # fmt: skip
+def _capture(model: Model, data: TextData, protocol: Protocol, seeds: int) -> tuple[Graphs, str]:
+    """Capture an epoch as CUDA graphs; else none and why it cannot be. torch.OutOfMemoryError passes."""
+    example = sample_epoch(data.train, protocol, [random.Random(0) for _ in range(seeds)])
+    try:
+        return graphs_of(model, example, data.windows, protocol), ""
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:  # the same steps, one by one, are the same numbers, only later
+        return {}, " ".join(str(error).split())[:200] or "it cannot be captured"
 
 
-def resume(
-    found: Arrays, model: Model, orders: Sequence[random.Random]
-) -> tuple[int, Position, Tensor, dict[int, list[list[float]]]]:
-    """The epoch, and where in it, at which a training stood; model and generators are made to stand there too."""
-    device = model.b_q.device
-    model.restore(found)
-    set_words(orders, found["words"])
-    parts = sum(name.startswith("state/") for name in found)
-    state = tuple(torch.from_numpy(found[f"state/{k}"]).to(device) for k in range(parts))
-    at = Position(int(found["window"]), state, torch.from_numpy(found["total"]).to(device))
-    looked = dict(zip(found["looked_at"].tolist(), found["looked"].tolist(), strict=True))
-    return int(found["epoch"]), at, torch.from_numpy(found["lost"]).to(device), looked
+def _outcomes(state: TrainState, data: TextData, protocol: Protocol, final: tuple[Tensor, Tensor]) -> list[Outcome]:
+    """What was trained, of each seed: curve and perplexities, from `final`, the held-out losses that `score` gave."""
+    sequences = protocol.train_characters if protocol.sampling == "windows" else data.windows * protocol.batch_size
+    tokens = protocol.num_steps * sequences  # an epoch's
+    outcomes = []
+    for s, (nats, mean_exp) in enumerate(zip(*(part.tolist() for part in final), strict=True)):
+        curve = tuple(
+            Point(epoch, epoch * tokens, perplexity(learnt[s]), perplexity(heldout[s]))
+            for epoch, (learnt, heldout) in state.evaluated.items()
+        )
+        error = divergence(curve) or ("" if perplexity(nats) else "diverged: the held-out loss is no number")
+        outcome = Outcome(
+            parameters=state.model.parameters_per_seed, tokens=state.epoch * tokens, error=error, curve=curve
+        )
+        if not error:
+            outcome = replace(
+                outcome,
+                train_perplexity=curve[-1].train_perplexity,
+                heldout_perplexity=perplexity(nats),
+                heldout_mean_exp=mean_exp if math.isfinite(mean_exp) else None,
+            )
+        outcomes.append(outcome)
+    return outcomes
 
 
-@torch.no_grad()
-def evaluate(model: Model, held: Part, alive: Alive = lambda: None) -> Tensor:
-    """(S,) mean loss in nats of the characters of streams that count, the state carried from the first to the last."""
-    length, S, n = held.tokens.shape
-    state = model.cell.begin(n)
-    total = torch.zeros(S, device=held.tokens.device, dtype=torch.float64)
-    for begin in range(0, length - 1, AT_ONCE):
-        end = min(begin + AT_ONCE, length - 1)
-        nats, state = model.nats(held.tokens[begin:end], held.tokens[begin + 1 : end + 1], state)
-        counts = torch.arange(begin, end, device=held.skip.device)[:, None] >= held.skip
-        total += torch.where(counts, nats, 0.0).sum((1, 2), dtype=torch.float64)
-        alive()
-    return (total / ((length - 1) * n - held.skip.sum())).to(model.b_q.dtype)
+def _inspect(
+    model: Model, runs: Sequence[Run], corpus: text.Corpus, data: TextData, protocol: Protocol, watch: Watch
+) -> tuple[dict[str, list[Any]], dict[str, str]]:
+    """Look at the trained networks: field of `Outcome` -> its value of each seed, and why what is missing is."""
+    unseen: dict[str, str] = {}
 
+    def look(what: str, at_it: Callable[[], list[Any]]) -> list[Any]:
+        watch.alive()
+        try:
+            return at_it()
+        except Exception as error:
+            unseen[what] = describe(error)
+            return [None] * len(runs)
 
-@torch.no_grad()
-def evaluate_windows(
-    model: Model, windows: Tensor, batch_size: int, alive: Alive = lambda: None
-) -> tuple[Tensor, Tensor]:
-    """As `score`, over windows (num_steps + 1, S, N), each read from a zero state, minibatches as in training."""
-    total, exps = (torch.zeros(windows.shape[1], device=windows.device, dtype=model.b_q.dtype) for _ in "ab")
-    batches = windows.split(batch_size, dim=2)
-    for part in batches:
-        losses, _ = model.losses(part[:-1], part[1:], model.cell.begin(part.shape[2]))
-        total += losses * part.shape[2]
-        exps += losses.exp()
-        alive()
-    return total / windows.shape[2], exps / len(batches)
+    def heat() -> list[Any]:
+        return [tuple(inside.heat(model, corpus, data.heldout_text, watch.alive)), *[()] * (len(runs) - 1)]
 
-
-def lesions(
-    model: Model,
-    variant: str,
-    part: Part,
-    protocol: Protocol,
-    alive: Alive = lambda: None,
-    unseen: dict[str, str] | None = None,
-) -> list[dict[str, float | None]]:
-    """Held-out perplexity of a trained model with one of its gates held only now, of every seed: {'R=0': 12.3, ...}.
-
-    Against the same gate held in training too, it tells what training works around. `part` as for `score`. Of one that
-    cannot be computed None, and `unseen` is told why.
-    """
-    base, fixed = variants.parse(variant)
-    S, h, d = model.W_hq.shape
-    trained = model.state_dict()
-    found: list[dict[str, float | None]] = [{} for _ in range(S)]
-    for gate in [g for g in variants.found()[base].gates if g not in fixed]:
-        for value in HELD:
-            lesion = f"{gate}={value:g}"
-            name = f"{base}:" + ",".join(f"{g}={v}" for g, v in {**fixed, gate: value}.items())
-            try:
-                held = Model(name, d, h, range(S), dtype=model.b_q.dtype, device=str(model.b_q.device)).eval()
-                held.unknown_nats = model.unknown_nats
-                for key, weight in held.state_dict().items():
-                    weight.copy_(trained[key])
-                nats = score(held, part, protocol, alive)[0].tolist()
-            except Exception as error:
-                nats = [math.nan] * S
-                if unseen is not None:
-                    unseen[f"lesion {lesion}"] = describe(error)
-            for seed, one in enumerate(nats):
-                found[seed][lesion] = perplexity(one)
-    return found
-
-
-@torch.no_grad()
-def generate(model: Model, corpus: text.Corpus, heldout: Tensor, characters: int = SAMPLED) -> list[str]:
-    """The prompt and what each seed's network writes after it, always the likeliest character, as the book does.
-
-    The prompt is the book's, or the first characters held out where the vocabulary lacks one of the book's.
-    """
-    start = torch.from_numpy(text.encode(corpus, PROMPT).astype(np.int64)).to(model.b_q.device)
-    if not start.all():  # index 0 is <unk>
-        start = heldout[: len(PROMPT)]
-    seeds = len(model.b_q)
-    logits, state = model(start[:, None, None].expand(-1, seeds, 1), model.cell.begin(1))
-    written = [logits[-1].argmax(-1)]
-    for _ in range(characters - 1):
-        logits, state = model(written[-1][None], state)
-        written.append(logits[-1].argmax(-1))
-    whole = torch.cat([start[:, None].expand(-1, seeds), torch.stack(written)[:, :, 0]])
-    return ["".join(text.visible(corpus, whole[:, s].tolist())) for s in range(seeds)]
-
-
-def evaluation_epochs(protocol: Protocol) -> set[int]:
-    """About `evaluations` epochs spread evenly, the last always among them."""
-    points = min(protocol.evaluations, protocol.epochs)
-    return {math.ceil(protocol.epochs * (k + 1) / points) for k in range(points)}
-
-
-def perplexity(nats: float) -> float | None:
-    """exp of a mean loss in nats; None where that is no finite number."""
-    return math.exp(nats) if nats < 700 else None  # NaN fails the comparison too
-
-
-def divergence(curve: Sequence[Point]) -> str:
-    for point in curve:
-        if point.train_perplexity is None or point.heldout_perplexity is None:
-            return f"diverged: the loss is not a number by epoch {point.epoch}"
-    return ""
-
-
-def packs(runs: Sequence[Run]) -> Iterator[list[Run]]:
-    """Runs that can train side by side: on CUDA all seeds of one scratch variant, else one by one."""
-    groups: dict[Run, list[Run]] = {}
-    for run in runs:
-        alone = run.device == "cpu" or run.engine == "library"
-        groups.setdefault(run if alone else replace(run, seed=0), []).append(run)
-    yield from groups.values()
+    streams = split_streams(data.heldout_text, len(runs)).tokens
+    seen = {
+        "sample": look("sample", lambda: generate(model, corpus, data.heldout_text)),
+        "lesions": look(
+            "lesions", lambda: lesions(model, runs[0].variant, data.heldout, protocol, watch.alive, unseen)
+        ),
+        "gates": look("gates", lambda: inside.gates(model, streams, watch.alive)),
+        "reach": look("reach", lambda: inside.reach(model, streams, watch.alive)),
+    }
+    if runs[0].variant == BASELINE and runs[0].seed == 0:
+        seen["heat"] = look("heat", heat)
+    if runs[0].seed == 0:
+        seen["network"] = look(
+            "network",
+            lambda: [network(model, 0, corpus.vocabulary, data.heldout_text.tolist()), *[None] * (len(runs) - 1)],
+        )
+    return seen, unseen

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from harness.experiments.grid import Run
 from harness.experiments.tasks import TASKS, Batch, Task
-from harness.run.progress import Keep, Progress, Watch
-from harness.run.train import Outcome
+from harness.run.outcome import Outcome
+from harness.run.progress import CheckpointStore, Progress, Watch
 from variants.model import Model
 
 UPDATES = 100  # in an epoch: between two checks
@@ -25,7 +25,7 @@ HELD = 2  # checks in a row that reach the threshold: then it is solved, at the 
 
 
 def train(
-    runs: Sequence[Run], progress: Progress = lambda share, score: None, keep: Keep | None = None
+    runs: Sequence[Run], progress: Progress = lambda share, score: None, keep: CheckpointStore | None = None
 ) -> list[Outcome]:
     """Train runs that differ in their seed alone, side by side. One `Outcome` a run, in their order.
 
@@ -38,14 +38,14 @@ def train(
         runs[0].variant, task.inputs, setting.hidden, [run.seed for run in runs], setting.init, device=device,
         engine=runs[0].engine, update_bias=setting.update_bias, horizon=setting.num_steps, outputs=task.outputs,
     )  # fmt: skip
-    lost = torch.zeros(seeds, dtype=torch.bool, device=device)
+    diverged = torch.zeros(seeds, dtype=torch.bool, device=device)
     checks = np.full((setting.epochs, seeds), math.nan)
     ends = np.zeros(seeds, dtype=int)  # epoch at which each seed's training ended, 0 while it has not
     longer = np.full(seeds, math.nan)
     first, watch = 0, Watch(device, progress, keep)
     if found := watch.load():
         model.restore(found)
-        first, lost = int(found["epoch"]), torch.from_numpy(found["lost"]).to(device)
+        first, diverged = int(found["epoch"]), torch.from_numpy(found["diverged"]).to(device)
         checks, ends, longer = found["checks"], found["ends"], found["longer"]
     for epoch in range(first, setting.epochs):
         watch.start()
@@ -55,12 +55,12 @@ def train(
         for x, y, asked in zip(*(part.split(setting.batch_size, 2) for part in (X, Y, counts)), strict=True):
             state = model.cell.begin(setting.batch_size)
             _, norms, _ = model.learn(x, y, state, setting.lr, setting.clip, adam=True, counts=asked)
-            lost.logical_or_(~norms.isfinite())
+            diverged.logical_or_(~norms.isfinite())
             watch.alive()
         watch.stop()
         model.eval()
         checks[epoch] = score(model, task, setting.num_steps, setting.batch_size)
-        gone = lost.cpu().numpy()
+        gone = diverged.cpu().numpy()
         checks[epoch, gone] = math.nan
         last = epoch + 1 == setting.epochs
         held = [solved(task, checks[: epoch + 1, s]) > 0 and setting.stop == "solved" for s in range(seeds)]
@@ -73,11 +73,11 @@ def train(
             break
         watch.start()
         watch.between((epoch + 1) / setting.epochs, lambda done=epoch + 1: {  # type: ignore[misc]
-            **model.snapshot(), "epoch": np.array(done), "lost": lost.cpu().numpy(), "checks": checks, "ends": ends,
-            "longer": longer,
+            **model.snapshot(), "epoch": np.array(done), "diverged": diverged.cpu().numpy(), "checks": checks,
+            "ends": ends, "longer": longer,
         })  # fmt: skip
         watch.stop()
-    gone = lost.cpu().numpy()
+    gone = diverged.cpu().numpy()
     tokens = UPDATES * setting.batch_size * len(X)
     return [
         Outcome(

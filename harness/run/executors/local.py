@@ -27,10 +27,12 @@ from harness.experiments.grid import Run
 from harness.experiments.tasks import TASKS
 from harness.files import now
 from harness.run.agreement import disagreement, disagrees
+from harness.run.grouping import group_batchable
 from harness.run.machine import Fact, environment, settle
+from harness.run.outcome import Outcome
 from harness.run.process import command, describe, ended, follow_parent, keep_streams, memory_kills
-from harness.run.progress import Keep
-from harness.run.train import Outcome, packs, train
+from harness.run.progress import CheckpointStore
+from harness.run.train import train
 from harness.run.train_task import train as train_task
 
 
@@ -64,7 +66,9 @@ STOPS = {signal.SIGHUP, signal.SIGINT, signal.SIGTERM}  # what ends the parent, 
 HEADER = struct.Struct("!i")
 
 Tell = Callable[[Underway], None]
-Keeper = Callable[[Sequence[Run], Mapping[str, Fact]], Keep]  # where a pack is kept, on a machine in that state
+Keeper = Callable[
+    [Sequence[Run], Mapping[str, Fact]], CheckpointStore
+]  # where a pack is kept, on a machine in that state
 
 
 def cores() -> int:
@@ -80,7 +84,7 @@ def execute(
     keeper: Keeper | None = None,
 ) -> Iterator[Finished]:
     """Train every run, yielded as it ends; `tell` hears of those underway. Closing the iterator ends the workers."""
-    todo = list(packs(runs))
+    todo = list(group_batchable(runs))
     if todo and runs[0].device == "cuda":
         # one process for all that trains its seeds side by side: what a fault leaves behind in it is lost with it
         side_by_side = [pack for pack in todo if pack[0].engine != "library"]
