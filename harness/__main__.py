@@ -49,6 +49,7 @@ VERBS = {
     "reproduce": "train the models whose perplexities the book publishes, on its two protocols: reproduce.csv",
     "probe": "train on tasks that ask what a gate is for, until they are solved: tasks.csv, probes.csv",
     "report": "build the tables and the report again from what is on file, training nothing",
+    "pack": "put the files of single runs and samples into one, raw.zip, which every verb reads; --undo puts them back",
     "list": "what there is, what would run, its keys, and which runs are done",
 }
 
@@ -67,11 +68,12 @@ TAKES = {  # the options of each verb: any other is refused, not ignored
     "reproduce": _TRAINS | {"protocol", "corpus", "seeds"},
     "probe": _TRAINS | {"variants", "seeds", "tasks", "lengths"},
     "report": {"results"},
+    "pack": {"results", "undo"},
     "list": _TRAINS | {"protocol", "corpus", "variants", "seeds", "max"},
 }
 
 
-FLAGS = ("deterministic", "no_timing", "no_tasks", "full")
+FLAGS = ("deterministic", "no_timing", "no_tasks", "full", "undo")
 
 
 def strange(kind: str, word: str, names: Sequence[str]) -> str:
@@ -169,6 +171,7 @@ def parser() -> Parser:
     )
     top.add_argument("--no-timing", action="store_true", help="bench and ablate: train only; what was timed stays")
     top.add_argument("--no-tasks", action="store_true", help="ablate: text alone, as where variants are given")
+    top.add_argument("--undo", action="store_true", help="pack: put the files back where they were")
     top.add_argument("--full", action="store_true", help="sweep: every size, engine and number of seeds, for hours")
     top.add_argument("--results", metavar="DIR", default="results", help="where everything is written")
     return top
@@ -638,6 +641,23 @@ def _report(folder: Path) -> int:
         return draw(folder, anew=True)
 
 
+def _pack(folder: Path, undo: bool) -> int:
+    """Put the raw files of a folder into its pack, or back where they were. The exit status."""
+    from harness.record import pack, store
+
+    if not folder.is_dir():
+        raise ValueError(f"no folder {str(folder)!r} to pack: run bench first, or give --results")
+    with store.writing(folder):
+        if undo:
+            print(f"unpacked: {pack.unpack(folder)} files; {folder / pack.PACK} is gone")
+        else:
+            count = pack.pack(folder)
+            if not count:
+                raise ValueError(f"nothing in {str(folder)!r} to pack: run bench or ablate first, or give --results")
+            print(f"packed: {count} files in {folder / pack.PACK}; `pack --undo` puts them back")
+    return 0
+
+
 def _list(options: argparse.Namespace, folder: Path) -> int:
     import variants
     from harness.record import store as record
@@ -682,6 +702,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = Path(options.results)
         if options.verb == "list":
             return _list(options, folder)
+        if options.verb == "pack":
+            return _pack(folder, options.undo)
         if options.verb == "report":
             return _report(folder)
         if options.verb == "reproduce":

@@ -76,7 +76,11 @@ def sealed(text: str) -> str:
 
 def unsealed(path: Path) -> tuple[str, bool]:
     """The text of such a file, and whether it had a digest, which is checked. ValueError where it was changed since."""
-    text = path.read_text(encoding="utf-8")  # line ends as they were: git may have made them the machine's own
+    return unseal(path.read_text(encoding="utf-8"), path)  # line ends as they were: git may have made them its own
+
+
+def unseal(text: str, path: Path) -> tuple[str, bool]:
+    """The same of a text that was read from `path`."""
     seal = SEAL.search(text, max(0, len(text) - 100))  # at its very end: a file is long
     if seal is None:
         return text, False

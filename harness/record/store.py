@@ -28,8 +28,9 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.experiments.grid import Protocol, Run
-from harness.files import now, sealed, unsealed, write
+from harness.files import now, sealed, unseal, unsealed, write
 from harness.files import writing as writing
+from harness.record import pack
 
 VERSION = 1  # of the JSON files
 HEAD = f'{{\n "version": {VERSION},\n'  # how a file of this version begins
@@ -106,8 +107,14 @@ def outcome(folder: Path, run: Run) -> Loaded | None:
 
 def _ended(folder: Path, name: str) -> str | None:
     """The error of a run on file, '' where it ended well; None where it is not there, or cannot be read."""
+    packed = pack.opened(folder)
     try:
         found = os.stat(folder / name)
+    except FileNotFoundError:
+        if packed is None or name not in packed.sums:
+            return None
+        found = os.stat(packed.path)
+    try:
         return _error(folder, name, found.st_mtime_ns, found.st_size, found.st_ino)
     except (ValueError, KeyError, TypeError, FileNotFoundError):
         return None
@@ -116,7 +123,7 @@ def _ended(folder: Path, name: str) -> str | None:
 @functools.lru_cache(maxsize=200_000)
 def _error(folder: Path, name: str, *stamp: int) -> str:
     """Asked for several times of the same file: by the plan, by the resumed grid, by the last lines."""
-    text, checked = unsealed(folder / name)
+    text, checked = _text(folder, name)
     if checked and text.startswith(HEAD) and WELL in text:
         return ""  # nearly all of a long night's: to read each as JSON takes three times as long
     return str(_load(folder, name)["outcome"]["error"])
@@ -183,14 +190,24 @@ def _dump(path: Path, fact: Mapping[str, object]) -> None:
 
 
 def names(folder: Path, kind: str) -> list[str]:
-    """The files of a kind (`runs`, `grids`, `speed/SESSION`), by name below the folder."""
-    return sorted(f"{kind}/{path.name}" for path in (folder / kind).glob("[!.]*.json"))
+    """The files of a kind (`runs`, `grids`, `speed/SESSION`), packed or not, by name below the folder."""
+    loose = {f"{kind}/{path.name}" for path in (folder / kind).glob("[!.]*.json")}
+    packed = pack.opened(folder)
+    return sorted(loose.union(name for name in (packed.sums if packed else ()) if name.startswith(f"{kind}/")))
+
+
+def _text(folder: Path, name: str) -> tuple[str, bool]:
+    """The text of a file, from beside the pack or from inside, and whether it had a digest."""
+    packed = pack.opened(folder)
+    if packed and name in packed.sums and not (folder / name).exists():
+        return unseal(packed.bytes(name).decode(), packed.path / name)
+    return unsealed(folder / name)
 
 
 def _load(folder: Path, name: str) -> Loaded:
     path = folder / name
     try:
-        whole = json.loads(unsealed(path)[0])
+        whole = json.loads(_text(folder, name)[0])
     except (json.JSONDecodeError, UnicodeDecodeError):
         raise ValueError(f"{path} cannot be read as JSON: delete it, and run again what it held") from None
     if not isinstance(whole, dict) or whole.get("version") != VERSION:

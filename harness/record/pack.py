@@ -1,0 +1,125 @@
+"""Keep the raw files of a results folder in one compressed file, and read them from there.
+
+    results/raw.zip           runs/, networks/, speed/ and grids/ as they were, and their SHA256SUMS
+
+The same files give the same bytes. A file that lies beside the pack stands for the one of its name inside.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import io
+import json
+import os
+import zipfile
+import zlib
+from pathlib import Path
+
+from harness.files import unsealed, write
+
+PACK, SUMS = "raw.zip", "SHA256SUMS"
+KINDS = ("runs", "networks", "speed", "grids")  # checkpoints are of trainings that have not ended: they stay
+_FIRST = (1980, 1, 1, 0, 0, 0)  # the least date of a zip: a clock would change the bytes
+
+
+class Pack:
+    """A pack that is open: the names in it and the text of each. ValueError names one that is damaged."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self.zip = zipfile.ZipFile(path)
+            lines = (line.partition("  ") for line in self.zip.read(SUMS).decode().splitlines())
+        except (zipfile.BadZipFile, zlib.error, KeyError, ValueError, NotImplementedError) as error:
+            raise ValueError(f"{path} is damaged ({error}): put back a whole one, or delete it and run again") from None
+        self.sums = {name: digest for digest, _, name in lines}
+
+    def bytes(self, name: str) -> bytes:
+        """A file as it was packed; ValueError where its digest is another."""
+        try:
+            raw = self.zip.read(name)
+        except (zipfile.BadZipFile, zlib.error, KeyError, EOFError) as error:
+            raise ValueError(f"{self.path}: {name} is damaged ({error}): put back a whole one") from None
+        if hashlib.sha256(raw).hexdigest() != self.sums[name]:
+            raise ValueError(f"{self.path}: {name} was changed after it was packed: put back a whole one")
+        return raw
+
+
+def opened(folder: Path) -> Pack | None:
+    """The pack of a folder; None where it has none."""
+    try:
+        found = os.stat(folder / PACK)
+    except FileNotFoundError:
+        return None
+    return _opened(folder / PACK, found.st_mtime_ns, found.st_size, found.st_ino)
+
+
+@functools.lru_cache(maxsize=4)
+def _opened(path: Path, *stamp: int) -> Pack:
+    return Pack(path)
+
+
+def loose(folder: Path) -> list[str]:
+    """The raw files that lie beside the pack, by name below the folder."""
+    found = (path for kind in KINDS for path in (folder / kind).rglob("[!.]*.json"))
+    return sorted(path.relative_to(folder).as_posix() for path in found)
+
+
+def pack(folder: Path) -> int:
+    """Put the raw files of a folder into its pack, with those that it holds already. Returns how many it holds.
+
+    Each is checked first. The files are deleted once the pack has been read back: a kill at any instant loses nothing.
+    ValueError names a file that is torn.
+    """
+    beside, before = loose(folder), opened(folder)
+    for name in beside:
+        try:
+            json.loads(unsealed(folder / name)[0])
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            raise ValueError(f"{folder / name} cannot be read as JSON: delete it, and run again what it held") from None
+    if beside:
+        files = {name: before.bytes(name) for name in before.sums} if before else {}
+        files |= {name: (folder / name).read_bytes() for name in beside}
+        sums = {name: hashlib.sha256(raw).hexdigest() for name, raw in sorted(files.items())}
+        whole = io.BytesIO()
+        with zipfile.ZipFile(whole, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+            members = {SUMS: "".join(f"{digest}  {name}\n" for name, digest in sums.items()).encode()}
+            for name, raw in (members | {name: files[name] for name in sums}).items():
+                entry = zipfile.ZipInfo(name, _FIRST)
+                entry.create_system, entry.external_attr = 3, 0o644 << 16  # the same on every system
+                entry.compress_type = zipfile.ZIP_DEFLATED
+                archive.writestr(entry, raw)
+        write(folder / PACK, whole.getvalue())
+        packed = Pack(folder / PACK)
+        for name in files:
+            packed.bytes(name)
+        for name in beside:
+            (folder / name).unlink()
+    _sweep(folder)
+    held = opened(folder)
+    return len(held.sums) if held else 0
+
+
+def unpack(folder: Path) -> int:
+    """Put the files of a pack back where they were, and delete it last. Returns how many it held.
+
+    A file that lies beside the pack is newer, and stays.
+    """
+    held = opened(folder)
+    if held is None:
+        return 0
+    for name in held.sums:
+        if not (folder / name).exists():
+            write(folder / name, held.bytes(name))
+    (folder / PACK).unlink()
+    return len(held.sums)
+
+
+def _sweep(folder: Path) -> None:
+    """Delete the folders of raw files that are empty."""
+    for kind in KINDS:
+        for path in [*sorted((folder / kind).rglob("*"), reverse=True), folder / kind]:
+            with contextlib.suppress(OSError):
+                path.rmdir()

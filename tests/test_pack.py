@@ -1,0 +1,131 @@
+"""A packed results folder is read as before, goes on beside its pack, and survives a kill at any instant."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from test_record import RUN, fact, grid_of
+
+from harness import __main__ as command
+from harness.record import pack, store, tables
+
+OTHER = dataclasses.replace(RUN, seed=1)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two trainings, one of which failed, a speed session and a grid, with their tables."""
+    own = tmp_path / "results"
+    answer: dict[str, object] = {"blocks": [{"block": 0, "tokens_per_sec": 5.0}], "environment": {"torch": "2"}}
+    store.write_run(own, RUN, fact())
+    store.write_run(own, OTHER, fact(error="oom: x", heldout_perplexity=None))
+    for label in ("gru", "gru#2"):
+        store.write_sample(own, "s", 0, label, RUN, answer, "gru" * ("#" in label))
+    store.write_grid(own, "bench", grid_of(RUN, OTHER))
+    tables.write(tables.gather(own), own)
+    return own
+
+
+def raw(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in pack.loose(folder)}
+
+
+def same(folder: Path, before: tables.Results) -> None:
+    after = tables.gather(folder)
+    for field in dataclasses.fields(before):
+        assert getattr(before, field.name).equals(getattr(after, field.name)), field.name
+    assert store.done(folder, RUN)
+    assert store.failed(folder, OTHER) == "oom: x"
+    assert store.round_done(folder, "s", 0, ["gru", "gru#2"])
+    assert list(store.grids(folder)) == ["bench"]
+
+
+def test_packed_is_read_as_before_and_unpacked_is_byte_for_byte_as_it_was(folder: Path) -> None:
+    before, files = tables.gather(folder), raw(folder)
+    assert command.main(["pack", "--results", str(folder)]) == 0
+    assert not pack.loose(folder)
+    assert not (folder / "runs").exists()
+    same(folder, before)
+    packed = (folder / pack.PACK).read_bytes()
+    assert command.main(["pack", "--results", str(folder)]) == 0  # once more changes nothing
+    assert (folder / pack.PACK).read_bytes() == packed
+    assert command.main(["pack", "--undo", "--results", str(folder)]) == 0
+    assert raw(folder) == files
+    assert not (folder / pack.PACK).exists()
+    later = folder.with_name("later")
+    shutil.copytree(folder, later)
+    for path in later.rglob("*"):
+        os.utime(path, (1e9, 1e9))
+    assert pack.pack(later) == len(files)
+    assert (later / pack.PACK).read_bytes() == packed  # of the same files the same bytes
+
+
+def test_a_run_goes_on_beside_the_pack_and_is_packed_next_time(folder: Path) -> None:
+    pack.pack(folder)
+    store.write_run(folder, OTHER, fact(heldout_perplexity=9.5))
+    assert store.done(folder, OTHER)
+    assert sorted(tables.gather(folder).runs["heldout_perplexity"]) == [7.25, 9.5]
+    assert pack.pack(folder) == 5
+    assert not pack.loose(folder)
+    assert sorted(tables.gather(folder).runs["heldout_perplexity"]) == [7.25, 9.5]
+
+
+@pytest.mark.parametrize("verb", [pack.pack, pack.unpack])
+def test_a_kill_at_any_instant_loses_nothing(verb: object, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every rename and deletion in turn is the last: the folder is read as before, and the verb can be repeated."""
+    before, ended = tables.gather(folder), False
+    if verb is pack.unpack:
+        pack.pack(folder)
+    for step in range(1, 60):
+        own, left = folder.with_name(f"{step}"), [step]
+        shutil.copytree(folder, own)
+
+        def guarded(do: object) -> object:
+            def one(*words: object, **more: object) -> object:
+                left[0] -= 1  # noqa: B023
+                if left[0] <= 0:  # noqa: B023
+                    raise KeyboardInterrupt
+                return do(*words, **more)  # type: ignore[operator]
+
+            return one
+
+        with monkeypatch.context() as patch:
+            for name in ("replace", "unlink", "rmdir"):
+                patch.setattr(os, name, guarded(getattr(os, name)))
+            for name in ("unlink", "rmdir"):
+                patch.setattr(Path, name, guarded(getattr(Path, name)))
+            try:
+                verb(own)  # type: ignore[operator]
+                ended = True
+            except KeyboardInterrupt:
+                pass
+        same(own, before)
+        verb(own)  # type: ignore[operator]
+        same(own, before)
+        if ended:
+            break
+    assert ended
+
+
+def test_what_was_changed_or_is_torn_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = folder / "runs" / f"{RUN.key}.json"
+    text = whole.read_text()
+    whole.write_text(text.replace("7.25", "6.25"))
+    assert command.main(["pack", "--results", str(folder)]) == 2  # nothing that is torn is packed
+    assert whole.name in capsys.readouterr().err
+    whole.write_text(text)
+    pack.pack(folder)
+    packed = (folder / pack.PACK).read_bytes()
+    for damage in (packed[:-40], packed[: len(packed) // 2], b"", packed[:300] + b"xxxx" + packed[304:]):
+        (folder / pack.PACK).write_bytes(damage)
+        with pytest.raises(ValueError, match=pack.PACK):
+            tables.gather(folder)
+        assert command.main(["report", "--results", str(folder)]) == 2
+        assert pack.PACK in capsys.readouterr().err
+    assert command.main(["pack", "--results", str(folder / "none")]) == 2
+    assert command.main(["bench", "--undo"]) == 2
+    assert "bench takes no --undo" in capsys.readouterr().err
