@@ -94,6 +94,24 @@ def test_a_worker_that_ends_or_stops_before_it_has_read_anything_is_a_row(
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
 
 
+def serve_but_die_while_looking(pipe: int, shared: int, parent: int) -> None:
+    from harness.run import train as training
+
+    vars(training).update(_inspect=lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    execute.serve(pipe, shared, parent)
+
+
+def test_a_process_that_ends_while_it_only_looks_loses_no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execute, "SERVE", f"from {__name__} import serve_but_die_while_looking as serve")
+    text = corpus.embedded()
+    (finished,) = execute.execute(RUNS[:1], text, 1)
+    (whole,) = train(RUNS[:1], text)
+    unseen = {"sample, lesions, gates, reach, network": "crashed: its process was ended by SIGKILL"}
+    kept = dataclasses.replace(whole, sample="", lesions={}, gates={}, reach={}, heat=(), network=None, unseen=unseen)
+    assert dataclasses.replace(finished.outcome, train_s=whole.train_s) == kept
+    assert finished.environment["threads"] == 1
+
+
 def serve_as_a_gpu(pipe: int, shared: int, parent: int) -> None:
     """A worker that trains nothing: its lstm could not be captured, its mgu failed, its janet diverged."""
     said = {

@@ -94,10 +94,12 @@ def train(
     corpus: text.Corpus,
     progress: Progress = lambda share, perplexity: None,
     keep: CheckpointStore | None = None,
+    on_trained: Callable[[list[Outcome]], None] = lambda outcomes: None,
 ) -> list[Outcome]:
     """Train runs that differ in their seed alone, side by side. Return an `Outcome` a run, in their order.
 
     With `keep` a checkpoint is saved there from time to time, and a training goes on from the one found there.
+    `on_trained` is told the outcomes before anything looks at the networks: should that end the process, they stand.
     """
     protocol, device = runs[0].setting, runs[0].device
     seeds = [run.seed for run in runs]
@@ -124,9 +126,10 @@ def train(
         state.epoch += 1
     if data.validated:
         final = score(model, data.heldout, protocol, watch.alive)
-    # from here on the network is only looked at, and nothing of that can lose these
     bare = _outcomes(state, data, protocol, final)
     bare = [replace(outcome, train_s=watch.seconds, uncaptured=uncaptured) for outcome in bare]
+    on_trained(bare)
+    # from here on the network is only looked at, and nothing of that can lose these
     seen, unseen = _inspect(state.model, runs, corpus, data, protocol, watch)
     return [
         outcome if outcome.error else replace(outcome, unseen=unseen, **{k: v[s] for k, v in seen.items() if v[s]})

@@ -50,6 +50,13 @@ class Finished:
 
 
 @dataclass(frozen=True)
+class Trained:
+    """Runs whose numbers are known while their networks are still looked at: what is kept if that ends the process."""
+
+    finished: tuple[Finished, ...]
+
+
+@dataclass(frozen=True)
 class Underway:
     """A sign of life: the share of a pack of runs that is done, and its first seed's held-out perplexity."""
 
@@ -63,6 +70,7 @@ PATIENCE_S = 600.0  # a worker that gives no sign of life for longer is ended, a
 LOOK_S = 1.0  # between two looks at whether one has
 SERVE = "from harness.run.executors.local import serve"  # what a worker runs first
 STOPS = {signal.SIGHUP, signal.SIGINT, signal.SIGTERM}  # what ends the parent, which ends its workers
+LOOKS = "sample, lesions, gates, reach, network"  # what is not known of a network whose process died while it looked
 HEADER = struct.Struct("!i")
 
 Tell = Callable[[Underway], None]
@@ -95,8 +103,24 @@ def execute(
     yield from Pool(todo, corpus, min(workers, len(todo)), tell, keeper).results()
 
 
-def _one(pack: Sequence[Run], corpus: Corpus, workers: int, tell: Tell, keeper: Keeper | None = None) -> list[Finished]:
+def _one(
+    pack: Sequence[Run],
+    corpus: Corpus,
+    workers: int,
+    tell: Callable[[Underway | Trained], None],
+    keeper: Keeper | None = None,
+) -> list[Finished]:
     """Train a pack in this process."""
+
+    def finished(outcomes: Sequence[Outcome]) -> list[Finished]:
+        wall_s, load = time.perf_counter() - begun, os.getloadavg()[0]
+        return [
+            Finished(run, outcome, wall_s, len(pack) * workers, load, started, facts)
+            for run, outcome in zip(pack, outcomes, strict=True)
+        ]
+
+    def trained(outcomes: Sequence[Outcome]) -> None:
+        tell(Trained(tuple(finished(outcomes))))
 
     def progress(share: float, perplexity: float | None) -> None:
         tell(Underway(tuple(pack), share, perplexity))
@@ -109,14 +133,10 @@ def _one(pack: Sequence[Run], corpus: Corpus, workers: int, tell: Tell, keeper: 
         if reason := _disagrees(replace(pack[0], seed=0), inputs):
             outcomes = [Outcome(error=f"{reason}: --engine names another")] * len(pack)
         else:
-            outcomes = train(pack, corpus, progress, keep) if text else train_task(pack, progress, keep)
+            outcomes = train(pack, corpus, progress, keep, trained) if text else train_task(pack, progress, keep)
     except Exception as error:
         outcomes = [Outcome(error=describe(error))] * len(pack)
-    wall_s, load = time.perf_counter() - begun, os.getloadavg()[0]
-    return [
-        Finished(run, outcome, wall_s, len(pack) * workers, load, started, facts)
-        for run, outcome in zip(pack, outcomes, strict=True)
-    ]
+    return finished(outcomes)
 
 
 @functools.cache
@@ -152,7 +172,11 @@ def spoils(finished: Finished) -> bool:
     believes that it is still underway.
     """
     outcome = finished.outcome
-    fault = outcome.uncaptured or (outcome.error and not outcome.error.startswith(("diverged", "disagrees")))
+    fault = (
+        outcome.uncaptured
+        or outcome.unseen
+        or (outcome.error and not outcome.error.startswith(("diverged", "disagrees")))
+    )
     return finished.run.device == "cuda" and bool(fault)
 
 
@@ -166,6 +190,7 @@ class Worker:
     silent_s: float = 0.0  # since its last sign of life, as far as the parent was there to hear one
     facts: dict[str, Fact] = field(default_factory=dict)  # of its machine, once it has said them
     group: list[Run] = field(default_factory=list)  # those of its group that it has not answered
+    trained: dict[Run, Finished] = field(default_factory=dict)  # those of them that it only looks at
     started: str = ""  # when it was given them
     since: float = 0.0
     spoilt: bool = False  # it finishes its group, and is given no other
@@ -261,6 +286,7 @@ class Pool:
     def assign(self, worker: Worker) -> None:
         """The next group, or its end where there is none."""
         worker.group = self.groups.pop() if self.groups else []
+        worker.trained = {}
         worker.started, worker.since, worker.silent_s = now(), time.monotonic(), 0.0
         if worker.group:
             with contextlib.suppress(OSError):
@@ -289,6 +315,8 @@ class Pool:
                 worker.facts = event
             elif isinstance(event, Underway):
                 self.on_progress(event)
+            elif isinstance(event, Trained) and {done.run for done in event.finished} <= set(worker.group):
+                worker.trained = {done.run: done for done in event.finished}
             elif isinstance(event, Finished) and event.run in worker.group:
                 worker.group.remove(event.run)
                 worker.spoilt |= spoils(event)
@@ -302,12 +330,16 @@ class Pool:
                 yield from self.fail(worker, f"crashed: its worker sent something else: {event!r:.200}")
 
     def fail(self, worker: Worker, why: str = "") -> Iterator[Finished]:
-        """What it was given and has not answered as error rows; another worker, where there is more to do."""
+        """What it was given and has not answered as error rows, or without its looks; another worker for the rest."""
         self.workers.remove(worker)
         worker.end()
         outcome = Outcome(error=why or ended(worker.process.returncode, worker.kills))
         wall_s, load = time.monotonic() - worker.since, os.getloadavg()[0]
         for run in worker.group:
+            if done := worker.trained.get(run):
+                unseen = {} if done.outcome.error else {LOOKS: outcome.error}
+                yield replace(done, outcome=replace(done.outcome, unseen=unseen))
+                continue
             yield Finished(run, outcome, wall_s, self.size, load, worker.started, worker.facts)
         if self.groups:
             self.assign(self.start())
