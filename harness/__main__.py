@@ -14,7 +14,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -201,7 +201,7 @@ def choose(plans: Sequence[Plan], folder: Path) -> tuple[list[Plan], list[dict[s
     todo = [run for runs in at.values() for run in runs if not record.done(folder, run)]
     print(f"{plans[0].verb}: {sum(map(len, at.values()))} trainings of seeds that are not scored "
           f"choose a learning rate for each variant, {len(todo)} to do")  # fmt: skip
-    train(todo, plans[0].corpus, plans[0].corpus.name, folder, "choosing")
+    train(todo, plans[0].corpus, plans[0].corpus.name, folder, "choosing", engine=plans[0].engine)
     rows: list[dict[str, object]] = []
     chosen = []
     for k, plan in enumerate(plans):
@@ -246,13 +246,31 @@ def choosing(protocol: Protocol, lr: float) -> Protocol:
     )  # fmt: skip
 
 
-def train(todo: Sequence[Run], corpus: Corpus, name: str, folder: Path, word: str = "training") -> None:
-    """Train runs on one text, each on file as it ends."""
+class EngineDisagrees(Exception):
+    """What trained these variants is wrong here: (variant, engine) -> why. What it trained is on file as failed."""
+
+
+def with_others(verb: Callable[[list[Plan]], int], plans: list[Plan]) -> int:
+    """Run a verb; again with another engine where the one that was chosen for a variant disagrees. The exit status."""
+    while True:
+        try:
+            return verb(plans)
+        except EngineDisagrees as error:
+            reasons: dict[tuple[str, str], str] = error.args[0]
+            plans = [dataclasses.replace(plan, barred=plan.barred | set(reasons)) for plan in plans]
+            for (variant, _), why in reasons.items():
+                other = next(plan for plan in plans if variant in plan.variants).engines(variant)[0]
+                print(f"note: {variant}: {why}; {other} trains it instead", file=sys.stderr)
+
+
+def train(todo: Sequence[Run], corpus: Corpus, name: str, folder: Path, word: str = "training", *, engine: str) -> None:
+    """Train runs on one text, each on file as it ends. EngineDisagrees, at the end, where no engine was asked for."""
     from harness import terminal as screen
     from harness.record import store as record
     from harness.run.executors.local import cores, execute
 
     workers = min(cores(), len(todo)) if todo and todo[0].device == "cpu" else 1
+    wrong: dict[tuple[str, str], str] = {}
     with screen.Bar(len(todo), word, "run") as bar:
         keeper = functools.partial(record.checkpoint, folder)
         for finished in execute(todo, corpus, workers, bar.underway, keeper):
@@ -263,6 +281,9 @@ def train(todo: Sequence[Run], corpus: Corpus, name: str, folder: Path, word: st
                 "environment": finished.environment, "started": finished.started, "wall_s": finished.wall_s,
                 "together": finished.together, "load": finished.load,
             })  # fmt: skip
+            if outcome.error.startswith("disagrees"):
+                why = outcome.error.removeprefix("disagrees: ").removesuffix(": --engine names another")
+                wrong[finished.run.variant, finished.run.engine] = why
             good = outcome.heldout_perplexity
             said = outcome.error or (
                 f"held-out perplexity {good:.2f}"
@@ -276,6 +297,8 @@ def train(todo: Sequence[Run], corpus: Corpus, name: str, folder: Path, word: st
             line = f"{finished.run.variant}{what} seed {finished.run.seed}: {said} ({finished.wall_s:.1f} s)"
             line += f"; step by step, no CUDA graph: {outcome.uncaptured}" if outcome.uncaptured else ""
             bar.finished(line, outcome.error, finished.run)
+    if wrong and engine == "auto":
+        raise EngineDisagrees(wrong)
 
 
 def go(plan: Plan, folder: Path, timing: bool = True, tasks: Sequence[Plan] = ()) -> int:
@@ -306,7 +329,7 @@ def go(plan: Plan, folder: Path, timing: bool = True, tasks: Sequence[Plan] = ()
                 if plan.looks:
                     runs = list(plan.runs)
                     todo = [run for run in runs if not record.done(folder, run)]
-                train(todo, plan.corpus, plan.corpus.name, folder)
+                train(todo, plan.corpus, plan.corpus.name, folder, engine=plan.engine)
                 if plan.looks and _decided(plan, folder):
                     break
             if tasks:
@@ -376,7 +399,7 @@ def reproduce(plans: Sequence[Plan], settings: Sequence[tuple[str, Sequence[str]
         runs = [run for plan in plans for run in plan.runs]
         try:
             for k, plan in enumerate(plans):
-                train(todo[k], plan.corpus, plan.corpus.name, folder, plan.protocol.label)
+                train(todo[k], plan.corpus, plan.corpus.name, folder, plan.protocol.label, engine=plan.engine)
         except KeyboardInterrupt:
             return _stopped(runs, folder)
         results = tabulate(folder)
@@ -413,7 +436,7 @@ def axes(plans: Sequence[Plan], settings: Sequence[str], folder: Path) -> int:
             })  # fmt: skip
             for plan in chosen:
                 todo = [run for run in plan.runs if not record.done(folder, run)]
-                train(todo, plan.corpus, plan.corpus.name, folder, plan.protocol.label)
+                train(todo, plan.corpus, plan.corpus.name, folder, plan.protocol.label, engine=plan.engine)
         except KeyboardInterrupt:
             return _stopped(runs, folder)
         results = tabulate(folder)
@@ -454,7 +477,7 @@ def train_tasks(plans: Sequence[Plan], folder: Path, name: str) -> list[Run]:
     record.write_grid(folder, name, {
         "runs": [run.key for run in runs], "session": "", "anchors": {}, "learning_rates": choices, "tasks": True,
     })  # fmt: skip
-    train(todo, plans[0].corpus, "", folder)
+    train(todo, plans[0].corpus, "", folder, engine=plans[0].engine)
     return runs
 
 
@@ -707,19 +730,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.verb == "report":
             return _report(folder)
         if options.verb == "reproduce":
-            return reproduce(*reproductions(options), folder)
+            published, parts = reproductions(options)
+            return with_others(lambda plans: reproduce(plans, parts, folder), published)
         if options.verb == "probe":
-            return probe(on_tasks(options), folder)
+            return with_others(lambda plans: probe(plans, folder), on_tasks(options))
         if options.verb == "sweep":
             options.protocol = "classic" if options.protocol is None else options.protocol
             settings = [[*options.settings, f"hidden={h}"] for h in ((256, 128, 192, 512) if options.full else SIZES)]
             plans = [planned("sweep", argparse.Namespace(**{**vars(options), "settings": s})) for s in settings]
             return sweep(plans, options.full, folder)
         if options.verb in GRIDS and grid.axes_of(options.settings):
-            return axes(along(options.verb, options), options.settings, folder)
+            return with_others(lambda plans: axes(plans, options.settings, folder), along(options.verb, options))
         with_tasks = options.verb == "ablate" and not options.no_tasks and options.variants is None
         tasks = on_tasks(tasks_of(options)) if with_tasks else []
-        return go(planned(options.verb, options), folder, not options.no_timing, tasks)
+        wanted = [planned(options.verb, options), *tasks]
+        return with_others(lambda plans: go(plans[0], folder, not options.no_timing, plans[1:]), wanted)
     except ValueError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

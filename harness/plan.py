@@ -60,6 +60,7 @@ class Plan:
     precision: str = "ieee"
     deterministic: bool = False
     rates: Mapping[str, float] = field(default_factory=dict)  # variant -> learning rate, where they are chosen
+    barred: frozenset[tuple[str, str]] = frozenset()  # (variant, engine) found to disagree here: another is used
     looks: tuple[int, ...] = ()  # numbers of seeds at which to stop if all is decided; none: train them all
 
     @property
@@ -108,7 +109,9 @@ class Plan:
         import variants
 
         hidden = self.units.get(variant, self.protocol.hidden)
-        return variants.refusals(variant, self.device, hidden, self.protocol.batch_size, self.precision)
+        found = variants.refusals(variant, self.device, hidden, self.protocol.batch_size, self.precision)
+        wrong = "it disagrees with the plainest engine here"
+        return {e: why or wrong * ((variant, e) in self.barred) for e, why in found.items()}
 
     @functools.cached_property
     def units(self) -> dict[str, int]:

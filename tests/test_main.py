@@ -111,6 +111,29 @@ def test_every_engine_is_timed_except_under_quick() -> None:
         assert {c.run.engine for c in plan.contenders if c.label in ("rnn", "rnn#2")} == {engines[0]}
 
 
+def test_where_the_fastest_engine_disagrees_the_next_one_trains_and_says_so(
+    tmp_path: Path, fake: list[Run], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fastest, second = [engine for engine, refusal in variants.refusals("gru").items() if not refusal][:2]
+    sound, why = execute.execute, f"{fastest} differs from the plainest engine by 36, over 1e-10"
+
+    def train(runs: Sequence[Run], *rest: object) -> Iterator[execute.Finished]:
+        for finished in sound(runs, *rest):  # type: ignore[arg-type]
+            wrong = finished.run.variant == "gru" and finished.run.engine == fastest
+            error = f"disagrees: {why}: --engine names another"
+            yield dataclasses.replace(finished, outcome=Outcome(error=error)) if wrong else finished
+
+    monkeypatch.setattr(execute, "execute", train)
+    words = ["bench", "--no-timing", "--seeds", "2", "--variants", "rnn", "gru", "--results", str(tmp_path)]
+    assert command.main(words) == 0
+    assert f"note: gru: {why}; {second} trains it instead" in capsys.readouterr().err
+    table = pd.read_csv(tmp_path / "bench.csv").set_index("variant")
+    assert table.engine.to_dict() == {"rnn": fastest, "gru": second}
+    assert table.failed.tolist() == [0, 0]
+    assert command.main([*words, "--engine", fastest]) == 1  # who asks for it is told
+    assert pd.read_csv(tmp_path / "bench.csv").set_index("variant").failed["gru"] == 2
+
+
 def test_on_cuda_an_epoch_is_a_graph_and_a_bench_also_times_it_step_by_step() -> None:
     text = corpus.load("embedded")
     here = planning.Plan("bench", ("nn.gru",), grid.protocol("classic"), 2, text, "cpu", deterministic=True)
