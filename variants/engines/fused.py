@@ -23,6 +23,8 @@ from .family import table_gradient
 
 Values = dict[Node, Any]
 Parts = Sequence[Tensor]
+Groups = Sequence[tuple[Node, list[Node]]]
+OUT = ("sigmoid", "tanh", "exp", "log", "sqrt", "reciprocal", "abs", "erf")  # that torch writes where it is told to
 # values so far, a step of columns of what was gathered, of places to be written, and weights by group
 Step = Callable[[Values, Parts, Parts, list[Tensor]], None]
 
@@ -49,9 +51,9 @@ class Recurrence(torch.autograd.Function):
         ctx.plan, ctx.d = plan, table.shape[1]
         at = X.transpose(0, 1) + ctx.d * torch.arange(S, device=X.device)[:, None, None]
         A = functional.embedding(at, table.flatten(0, 1))  # and then, in place, what is made of it
-        W = [_one(w) for w in _joined(plan, tensors[a:b])]
-        rows = {x: _one(row) for x, row in zip(plan.rows, tensors[b:], strict=True)}
         run = instructions(plan)
+        W = [_one(w) for w in _joined(plan, run.groups, tensors[a:b])]
+        rows = {x: _one(row) for x, row in zip(plan.rows, tensors[b:], strict=True)}
         states = [A.new_empty(S, T + 1, n, h) for _ in plan.outs]
         for whole, first in zip(states, tensors[:a], strict=True):
             whole[:, 0] = first
@@ -97,7 +99,10 @@ class Recurrence(torch.autograd.Function):
         asked = {
             u: [_steps(Q[..., q * h : (q + 1) * h]) for q, (w, _) in enumerate(plan.Qs) if w == u] for u in plan.level
         }
-        W, runs = [_one(w.mT) for w in _joined(plan, matrices)], [derive.runs(plan, ps) for _, ps in plan.groups]
+        W, runs = (
+            [_one(w.mT) for w in _joined(plan, plan.groups, matrices)],
+            [derive.runs(plan, ps) for _, ps in plan.groups],
+        )
         back = {
             ("E", E): [(_steps(Q[..., q * h : (q + c) * h]), w[..., i * h : (i + c) * h, :]) for i, q, c in some]
             for (E, _), w, some in zip(plan.groups, W, runs, strict=True)
@@ -164,9 +169,9 @@ def _products(seeds: int) -> tuple[Any, Any]:
     return (torch.addmm, torch.mm) if seeds == 1 else (torch.baddbmm, torch.bmm)
 
 
-def _joined(plan: Program, matrices: Sequence[Tensor]) -> list[Tensor]:
+def _joined(plan: Program, groups: Groups, matrices: Sequence[Tensor]) -> list[Tensor]:
     """The right side of each group, (S, h, its products * h)."""
-    of = [[scaled(p.args[1]) for p in products] for _, products in plan.groups]
+    of = [[scaled(p.args[1]) for p in products] for _, products in groups]
     return [torch.cat([matrices[plan.matrices.index(W)] * k for k, W in group], -1) for group in of]
 
 
@@ -190,12 +195,14 @@ def _total(terms: list[tuple[Any, list[Any]]], now: dict[Any, Any], t: int, tota
 class Forward:
     """A step forward, as functions to be called one after the other.
 
+    groups     products that are one: of plan.groups, those apart that can be added in place and those that cannot
     columns    of what was gathered: every function is given a step of each
     homes      what columns have become once all is done        others     stored values that have no such home
     written    what has a place of its own, where it is copied if it was not made there: states after, others
     """
 
     steps: list[Step]
+    groups: list[tuple[Node, list[Node]]]
     columns: list[slice]
     homes: dict[Node, slice]
     others: list[Node]
@@ -214,12 +221,14 @@ def instructions(plan: Program) -> Forward:
         for x in set(y.parts) & users.keys():
             users[x].append(y)
     alone = {x for x in plan.order if len(users[x]) == 1 and x not in plan.stored and x not in plan.outs}
-    run = Forward([], [], {}, [], [])
+    run = Forward([], [], [], {}, [], [])
     done, steps = set(plan.rows), dict[Node, Step]()  # of each group its first product's
-    for g, (E, products) in enumerate(plan.groups):
-        made = _in_place(plan, g, users, alone, run, done)
-        steps[min(products, key=lambda p: p.index)] = made or _apart(E, products, g)
-        done |= set(products)
+    for E, whole in plan.groups:
+        for products, first in _beside(plan, whole, users, alone):
+            run.groups.append((E, products))
+            step = _apart(products, run) if first is None else _in_place(plan, products, first, users, alone, run, done)
+            steps[min(products, key=lambda p: p.index)] = step
+            done |= set(products)
     run.homes |= {x: plan.columns(x) for x in plan.inputs if x not in done}
     run.steps += [functools.partial(_leaf, x, run.at(plan.columns(x))) for x in plan.inputs if x not in done]
     run.others = [x for x in plan.stored if x not in run.homes]
@@ -243,21 +252,34 @@ def instructions(plan: Program) -> Forward:
     return run
 
 
+def _beside(
+    plan: Program, products: list[Node], users: dict[Node, list[Node]], alone: set[Node]
+) -> list[tuple[list[Node], int | None]]:
+    """Products whose sums take inputs that lie side by side, with the first of those; and the others, with None."""
+    found: dict[int | None, list[Node]] = {}
+    for p in products:
+        u = users[p][0] if p in alone else p
+        leaves = [
+            plan.inputs.index(a) for k, a in (u.args[1] if u.op == "lin" and (1.0, p) in u.args[1] else ())
+            if k == 1 and a in plan.inputs and a in alone and a not in plan.reads
+        ]  # fmt: skip
+        taken = {k + i for k, ps in found.items() if k is not None for i in range(len(ps))}  # a sum of two products
+        at = leaves[0] if len(leaves) == 1 and leaves[0] not in taken else None
+        joins = next((k for k, ps in found.items() if None not in (k, at) and k + len(ps) == at), at)  # type: ignore[operator]
+        found.setdefault(joins, []).append(p)
+    return [(ps, first) for first, ps in found.items()]
+
+
 def _in_place(
-    plan: Program, g: int, users: dict[Node, list[Node]], alone: set[Node], run: Forward, done: set[Node]
-) -> Step | None:
-    """Products added, and activated, where what they are added to was gathered, if that lies side by side."""
-    E, products = plan.groups[g]
-    sums = [users[p][0] if p in alone else p for p in products]
-    leaves = [
-        [a for k, a in u.args[1] if k == 1 and a in plan.inputs and a in alone and a not in plan.reads]
-        if u.op == "lin" and (1.0, p) in u.args[1] else [] for u, p in zip(sums, products, strict=True)
-    ]  # fmt: skip
-    first = plan.inputs.index(leaves[0][0]) if leaves[0] else 0
-    if [[plan.inputs.index(a) for a in found] for found in leaves] != [[first + k] for k in range(len(products))]:
-        return None
+    plan: Program, products: list[Node], first: int, users: dict[Node, list[Node]], alone: set[Node], run: Forward,
+    done: set[Node],
+) -> Step:  # fmt: skip
+    """Products added, and activated, where what they are added to was gathered."""
+    E, g = run.groups[-1][0], len(run.groups) - 1
+    sums = [users[p][0] for p in products]
+    leaves = plan.inputs[first : first + len(products)]
     activated, made = list[tuple[str, slice]](), dict[Node, slice]()
-    for u, p, [leaf] in zip(sums, products, leaves, strict=True):
+    for u, p, leaf in zip(sums, products, leaves, strict=True):
         columns, x = plan.columns(leaf), p
         done.add(leaf)
         if not u.args[0] and len(u.args[1]) == 2:  # there is no more to be added
@@ -285,9 +307,13 @@ def _in_place(
     return step
 
 
-def _apart(E: Node, products: list[Node], g: int) -> Step:
+def _apart(products: list[Node], run: Forward) -> Step:
+    E, g = run.groups[-1][0], len(run.groups) - 1
+
     def step(v: Values, parts: Parts, to: Parts, W: list[Tensor]) -> None:
-        v.update(zip(products, (v[E] @ W[g]).chunk(len(products), -1), strict=True))
+        place = run.written.index(products[0]) if products[0] in run.written and len(products) == 1 else None
+        whole = torch.matmul(v[E], W[g], out=None if place is None else to[place])
+        v.update(zip(products, whole.chunk(len(products), -1), strict=True))
 
     return step
 
@@ -297,6 +323,9 @@ def _leaf(x: Node, at: int, v: Values, parts: Parts, to: Parts, W: list[Tensor])
 
 
 def _apply(x: Node, place: int | None, v: Values, parts: Parts, to: Parts, W: list[Tensor]) -> None:
+    if place is not None and x.op in OUT:
+        v[x] = getattr(torch, x.op)(v[x.args[0]], out=to[place])
+        return
     v[x] = derive.apply(x, [v[a] if a in v else plain(a) for a in x.parts], next(iter(v.values())))
 
 
