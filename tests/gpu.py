@@ -190,6 +190,18 @@ def tiles(done: set[str]) -> Iterator[Fact]:
         yield {"key": key, "variant": variant, "forward_ms": forward, "backward_ms": backward}
 
 
+def fastest(facts: Sequence[Fact]) -> list[str]:
+    """Of what `tiles` measured, the fastest (units, warps) by variant and seeds: to be written into `resident.tile`."""
+    of: dict[str, list[tuple[float, str]]] = {}
+    for fact in facts:
+        if "forward_ms" in fact:
+            what, _, sizes = fact["key"].partition(", ")
+            of.setdefault(what, []).append((fact["forward_ms"] + fact["backward_ms"], sizes))
+    return [
+        f"{what}: {sizes} ({ms:.3f} ms) of {len(found)}" for what, found in of.items() for ms, sizes in [min(found)]
+    ]
+
+
 def timed(contenders: Sequence[tuple[str, str, bool, str, int]], done: set[str]) -> Iterator[Fact]:
     """A sample each, in a fresh process: (variant, engine, captured, precision, seeds)."""
     from harness.experiments import grid
@@ -386,6 +398,8 @@ class Call:
             failed += status not in (0, None)
             said = "its time was over" if status is None else f"status {status}"
             print(f"{stage.name}: {said}; {self.end - time.monotonic():.0f} s left", flush=True)
+            if stage.name == "tiles":
+                print("fastest, for resident.tile:", *fastest(self.facts()), sep="\n  ", flush=True)
             self.pack()
         return failed
 

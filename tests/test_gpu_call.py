@@ -178,6 +178,18 @@ def test_each_stage_of_its_own_runs_to_its_end(monkeypatch: pytest.MonkeyPatch) 
         assert all(len(list(stage(done))) <= (name == "agree") for name, stage in gpu.OWN.items())
 
 
+def test_the_fastest_tiles_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of what was measured, forward and back together: what is written into `resident.tile` by hand."""
+    measured = [("gru x 1", "16 units, 2 warps", 1.0, 4.0), ("gru x 1", "32 units, 8 warps", 2.0, 2.5),
+                ("rnn x 30", "32 units, 4 warps", 0.5, 0.25)]  # fmt: skip
+    code = "; ".join(fact(key=f"{a}, {b}", variant="x", forward_ms=c, backward_ms=d) for a, b, c, d in measured)
+    assert call(tmp_path, "one").all([stage("tiles", code)]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "fastest, for resident.tile:", "  gru x 1: 32 units, 8 warps (4.500 ms) of 2",
+        "  rnn x 30: 32 units, 4 warps (0.750 ms) of 1",
+    ]  # fmt: skip
+
+
 def test_the_plan_fits_a_call(capsys: pytest.CaptureFixture[str]) -> None:
     """Agreement first; all that FACTS asks of one card within the first nine minutes, by stated costs."""
     assert gpu.main(["--dry-run", "--minutes", "9"]) == 0
