@@ -21,7 +21,8 @@ import pandas as pd
 
 from harness import files
 from harness.analysis import stats
-from harness.experiments import grid
+from harness.experiments import grids, protocols
+from harness.experiments.protocols import Protocol
 from harness.experiments.tasks import TASKS
 from harness.formatting import bracket, count, pct, percent, plain, ppl, sd, span, times, unique
 from harness.record import schema
@@ -29,6 +30,7 @@ from harness.record import tables as record
 from harness.record.schema import COLUMNS
 from harness.report import sections, sentences
 from harness.report import select as evidence
+from variants import registry
 
 ROOT = Path(__file__).parent.parent
 REFERENCE = ROOT / "results" / "reference"
@@ -50,7 +52,7 @@ def spliced(text: str) -> str:
 
     def one(found: re.Match[str]) -> str:
         if found[2] not in BLOCKS:
-            raise ValueError(grid.unknown("block", found[2], BLOCKS))
+            raise ValueError(registry.unknown("block", found[2], BLOCKS))
         return f"{found[1]}{BLOCKS[found[2]]().strip()}\n{found[4]}"
 
     return BLOCK.sub(one, text)
@@ -128,7 +130,7 @@ GIVEN = {"gru:R=1": "reset gate off, ", "gru:Z=0": "update gate off, ", "gru:Z=0
 def comparison(data: record.Results, own: pd.DataFrame, ascending: bool = False) -> str:
     """A row a variant: its perplexity, its difference to the baseline, p after Holm, verdict."""
     own = own.sort_values("heldout_perplexity", kind="stable") if ascending else own
-    base = own.variant == grid.BASELINE
+    base = own.variant == grids.BASELINE
     own = pd.concat([own[base], own[~base]])
     edges = rate_edges(data)
     rows = []
@@ -142,7 +144,7 @@ def comparison(data: record.Results, own: pd.DataFrame, ascending: bool = False)
             ("< .001" if p < 0.001 else f"{p:.3f}".lstrip("0")) if np.isfinite(p) and p < 1 else "1" * (p == 1), word,
         ])  # fmt: skip
     level = evidence.level(own)
-    heads = ["variant", "hidden", "parameters", "rate", "held-out perplexity", f"difference from `{grid.BASELINE}`",
+    heads = ["variant", "hidden", "parameters", "rate", "held-out perplexity", f"difference from `{grids.BASELINE}`",
              f"p, Holm over {evidence.family(own)}", "verdict"]  # fmt: skip
     kept = [
         k
@@ -265,10 +267,10 @@ def tasks() -> str:
         rows.append([f"`{task}`, length {count(length)}: {asks}", *cells])
     note = (
         f"Seeds that solve it (of n = {span(own.seeds + own.failed)}), and their median updates; F: fails, its exact "
-        f"95 % interval of the share apart from that of `{grid.BASELINE}`; S: slower, updates paired by seed, Holm "
+        f"95 % interval of the share apart from that of `{grids.BASELINE}`; S: slower, updates paired by seed, Holm "
         "over the contrasts of the task. "
         f"{span(own.hidden)} hidden units, at most {span(own.budget)} updates, the learning rate chosen from "
-        f"{span(own.rates_tried)} by {len(grid.RATE_SEEDS)} seeds that are not scored."
+        f"{span(own.rates_tried)} by {len(protocols.RATE_SEEDS)} seeds that are not scored."
     )
     return table(["task", *(f"`{name}`" for name in names)], rows) + "\n\n" + note
 
@@ -331,7 +333,7 @@ def matched() -> str:
 def update_bias() -> str:
     """The GRU with its update gate's bias starting elsewhere, beside the baseline of the same folder."""
     runs = results("matched").runs
-    runs = runs[(runs.error == "") & (runs.variant == grid.BASELINE)]
+    runs = runs[(runs.error == "") & (runs.variant == grids.BASELINE)]
     logs = {label: np.log(own.set_index("seed").heldout_perplexity) for label, own in runs.groupby("protocol")}
     base = logs.get("quick,match=parameters")  # of gru alone the same trainings: it is what the others are matched to
     rows = []
@@ -343,7 +345,7 @@ def update_bias() -> str:
         gap = signed(change.mean(), low, high)
         rows.append([f"`{label}`", mine, "" if own is base else gap, count(n)])
     return (
-        table([f"`{grid.BASELINE}` under protocol", "held-out perplexity", "difference", "pairs"], rows)
+        table([f"`{grids.BASELINE}` under protocol", "held-out perplexity", "difference", "pairs"], rows)
         + "\n\nNo test."
     )
 
@@ -392,7 +394,7 @@ def engines() -> str:
             f"{ranged(by.speed_ratio[e], by.speed_ratio_low[e], by.speed_ratio_high[e], times)}, "
             f"{by.percent_of_peak[e]:.0f} %" if e in by.index else "" for e in names
         )])  # fmt: skip
-    base = own[own.variant == grid.SPEED_BASELINE].iloc[0]
+    base = own[own.variant == grids.SPEED_BASELINE].iloc[0]
     note = (
         f"Speed as a ratio to `{base.variant}` ({base.percent_of_peak:.0f} %), of {span(own.speed_samples)} fresh "
         "processes paired by round, with its 95 % interval; then the share of the machine's rate for large products. "
@@ -405,18 +407,18 @@ def engines() -> str:
 
 
 @block("protocols")
-def protocols() -> str:
+def protocol_fields() -> str:
     """A row a field that any protocol has otherwise than another."""
-    names = list(grid.PROTOCOLS)
-    fields = [f for f in vars(grid.PROTOCOLS[names[0]]) if f not in ("name", "task")]
-    shown = [[f"`{f}`", *(_setting(grid.PROTOCOLS[n], f) for n in names)] for f in fields]
+    names = list(protocols.PROTOCOLS)
+    fields = [f for f in vars(protocols.PROTOCOLS[names[0]]) if f not in ("name", "task")]
+    shown = [[f"`{f}`", *(_setting(protocols.PROTOCOLS[n], f) for n in names)] for f in fields]
     return table(["field", *(f"`{n}`" for n in names)], [row for row in shown if len(set(row[1:])) > 1])
 
 
-def _setting(protocol: grid.Protocol, field: str) -> str:
+def _setting(protocol: Protocol, field: str) -> str:
     value = getattr(protocol, field)
     if field == "lr" and protocol.rate == "chosen":
-        return "chosen from " + ", ".join(plain(r) for r in grid.RATES)
+        return "chosen from " + ", ".join(plain(r) for r in protocols.RATES)
     return count(value) if isinstance(value, int) else plain(value) if isinstance(value, float) else str(value)
 
 

@@ -18,8 +18,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from harness.experiments import grid
-from harness.experiments.grid import Protocol, Run
+from harness.experiments import grids, protocols
+from harness.experiments.protocols import Protocol
+from harness.experiments.runs import Run
 from harness.plan import (
     GRIDS,
     PRECISIONS,
@@ -39,7 +40,7 @@ from variants import registry
 
 if TYPE_CHECKING:
     from harness.data.corpus import Corpus
-    from harness.experiments.grid import Contender
+    from harness.experiments.runs import Candidate
     from harness.record.tables import Results
 
 VERBS = {
@@ -81,13 +82,13 @@ def strange(kind: str, word: str, names: Sequence[str]) -> str:
     name, _, value = word.partition("=")
     field = registry.ascii_of(name).lstrip("-").lower().replace("-", "_")
     shape = "--{} {}" if kind == "option" else '{}="{}"'
-    if field in grid.FIELDS and not {f"--{field}", field.upper()} & set(names):
+    if field in protocols.FIELDS and not {f"--{field}", field.upper()} & set(names):
         meant = shape.format("set" if kind == "option" else "SET", f"{field}={value or 'VALUE'}")
         return f"no {kind} {name!r}: {field} is a field of the protocol, {meant}"
     if name.partition(":")[0] in registry.found():
-        meant = shape.format("variants" if kind == "option" else "VARIANTS", f"{grid.BASELINE} {word}")
+        meant = shape.format("variants" if kind == "option" else "VARIANTS", f"{grids.BASELINE} {word}")
         return f"no {kind} {word!r}: variants are one list, like {meant}"
-    return grid.unknown(kind, name, names)
+    return registry.unknown(kind, name, names)
 
 
 class Once(argparse.Action):
@@ -117,7 +118,7 @@ class Parser(argparse.ArgumentParser):
         """The options of one verb. ValueError, in one line, for what it does not take."""
         options = self.parse_args(arguments)
         if options.verb not in VERBS:
-            raise ValueError(grid.unknown("verb", options.verb, VERBS))
+            raise ValueError(registry.unknown("verb", options.verb, VERBS))
         given = {dest: flag for dest, flag in vars(options).get("given", {}).items() if flag}
         given |= {"settings": "--set"} if options.settings else {}
         given |= {dest: f"--{dest.replace('_', '-')}" for dest in FLAGS if getattr(options, dest)}
@@ -140,7 +141,9 @@ def parser() -> Parser:
     )
     top.register("action", None, Once)
     top.add_argument("verb", metavar="verb", help="; ".join(f"{v}: {about}" for v, about in VERBS.items()))
-    top.add_argument("--protocol", metavar="NAME", help=f"{' or '.join(grid.PROTOCOLS)}; on a GPU classic, else quick")
+    top.add_argument(
+        "--protocol", metavar="NAME", help=f"{' or '.join(protocols.PROTOCOLS)}; on a GPU classic, else quick"
+    )
     top.add_argument("--corpus", metavar="NAME", help=TEXT_HELP)
     top.add_argument("--device", metavar="NAME", default="auto", help="auto: cuda where there is one")
     top.add_argument(
@@ -153,7 +156,7 @@ def parser() -> Parser:
     )
     top.add_argument(
         "--seeds", metavar="N",
-        help=f"how many trainings a variant, {grid.SEEDS} if not given; or until-decided",
+        help=f"how many trainings a variant, {grids.SEEDS} if not given; or until-decided",
     )  # fmt: skip
     top.add_argument("--max", metavar="N", help="the most seeds of --seeds until-decided, 30 if not given")
     top.add_argument(
@@ -163,7 +166,7 @@ def parser() -> Parser:
         help="like rnn gru:R=1 nn.gru (`list` names them all); of your own: ./my_cell.py, package.module:Cell",
     )
     top.add_argument("--set", nargs="+", action="extend", default=[], dest="settings", metavar="FIELD=VALUE",
-                     help=f"fields of the protocol: {', '.join(grid.FIELDS)}")  # fmt: skip
+                     help=f"fields of the protocol: {', '.join(protocols.FIELDS)}")  # fmt: skip
     top.add_argument("--tasks", nargs="+", metavar="T", help=f"of probe: {', '.join(task_names())}")
     top.add_argument("--lengths", nargs="+", metavar="N", help="of probe, of every task")
     top.add_argument(
@@ -192,10 +195,10 @@ def choose(plans: Sequence[Plan], folder: Path) -> tuple[list[Plan], list[dict[s
     at = {
         (k, variant, lr): [
             dataclasses.replace(plan, protocol=choosing(plan.protocol, lr)).run(variant, seed)
-            for seed in grid.RATE_SEEDS
+            for seed in protocols.RATE_SEEDS
         ]
         for k, plan in enumerate(plans)
-        for lr in grid.rates(plan.protocol)
+        for lr in protocols.rates(plan.protocol)
         for variant in plan.variants
     }
     todo = [run for runs in at.values() for run in runs if not record.done(folder, run)]
@@ -209,7 +212,7 @@ def choose(plans: Sequence[Plan], folder: Path) -> tuple[list[Plan], list[dict[s
         task = TASKS.get(plan.protocol.task)
         for variant in plan.variants:
             merits = {}
-            for lr in grid.rates(plan.protocol):
+            for lr in protocols.rates(plan.protocol):
                 found = [record.outcome(folder, run) for run in at[k, variant, lr]]
                 good = [one for one in found if one]
                 row: dict[str, object] = {
@@ -412,7 +415,7 @@ def axes(plans: Sequence[Plan], settings: Sequence[str], folder: Path) -> int:
     from harness import terminal as screen
     from harness.record import store as record
 
-    fields = grid.axes_of(settings)
+    fields = grids.axes_of(settings)
     with record.writing(folder):
         size = sum(plan.size for plan in plans)
         print(f"axes: {' x '.join(fields)}, {len(plans)} points x {len(plans[0].variants)} variants x "
@@ -498,13 +501,13 @@ def announce(plan: Plan, todo: int, workers: int) -> None:
         if plan.engine not in ("auto", plan.engines(variant)[0]):
             print(f"note: {variant} is trained by {plan.engines(variant)[0]}: {plan.engine} cannot run it, "
                   f"{plan.refusals(variant)[plan.engine]}", file=sys.stderr)  # fmt: skip
-    if why := grid.no_verdict(plan.variants):
+    if why := grids.no_verdict(plan.variants):
         print(f"note: no verdict can be had: {why}")
-    contrasts = grid.contrasts(plan.variants)
-    need = grid.seeds_needed(contrasts)
+    contrasts = grids.contrasts(plan.variants)
+    need = grids.seeds_needed(contrasts)
     if contrasts and plan.seeds < need:
         print(
-            f"warning: {plan.seeds} seed{'s' * (plan.seeds > 1)} cannot tell a difference from {grid.BASELINE} from "
+            f"warning: {plan.seeds} seed{'s' * (plan.seeds > 1)} cannot tell a difference from {grids.BASELINE} from "
             f"chance: an exact paired test of {contrasts} comparison{'s' * (contrasts > 1)} needs {need} "
             f"(SEEDS={need}). Intervals are shown, no verdict but 'undecided' or 'equivalent' can be had",
             file=sys.stderr,
@@ -538,7 +541,7 @@ def sweep(plans: Sequence[Plan], full: bool, folder: Path) -> int:
         return draw(folder) or int(len(failed) > 0)
 
 
-def _session(verb: str, contenders: Sequence[Contender], device: str) -> str:
+def _session(verb: str, contenders: Sequence[Candidate], device: str) -> str:
     """The name of this speed comparison: the same contenders, timed by the same code on the same machine."""
     import hashlib
     import json
@@ -553,7 +556,7 @@ def _session(verb: str, contenders: Sequence[Contender], device: str) -> str:
     return f"{verb}-{hashlib.sha256(whole.encode()).hexdigest()[:12]}"
 
 
-def _time(contenders: Sequence[Contender], vocabulary: int, folder: Path, session: str) -> None:
+def _time(contenders: Sequence[Candidate], vocabulary: int, folder: Path, session: str) -> None:
     """Every round of the speed session that is not on file."""
     from harness import terminal as screen
     from harness.record import store as record
@@ -607,9 +610,9 @@ def tabulate(folder: Path) -> Results:
             speed_baseline=asked["speed_baseline"], looks=max(1, len(asked.get("looks", ()))),
         )  # fmt: skip
     if "reproduce" in grids:
-        from harness.experiments import published
+        from harness.analysis import reproduce
 
-        answers["reproduce"] = published.compare(results.runs, grids["reproduce"])
+        answers["reproduce"] = reproduce.compare(results.runs, grids["reproduce"])
     answers["axes"] = tables.frame("axes", [])
     if "axes" in grids:
         from harness.analysis import axes as effects
@@ -739,7 +742,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             settings = [[*options.settings, f"hidden={h}"] for h in ((256, 128, 192, 512) if options.full else SIZES)]
             plans = [planned("sweep", argparse.Namespace(**{**vars(options), "settings": s})) for s in settings]
             return sweep(plans, options.full, folder)
-        if options.verb in GRIDS and grid.axes_of(options.settings):
+        if options.verb in GRIDS and grids.axes_of(options.settings):
             return with_others(lambda plans: axes(plans, options.settings, folder), along(options.verb, options))
         with_tasks = options.verb == "ablate" and not options.no_tasks and options.variants is None
         tasks = on_tasks(tasks_of(options)) if with_tasks else []

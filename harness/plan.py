@@ -15,12 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.experiments import grid
-from harness.experiments.grid import Protocol, Run
+from harness.experiments import grids, protocols
+from harness.experiments.protocols import Protocol
+from harness.experiments.runs import Run
+from variants import registry
 
 if TYPE_CHECKING:
     from harness.data.corpus import Corpus
-    from harness.experiments.grid import Contender
+    from harness.experiments.runs import Candidate
 
 SIZES = (256, 128, 512)  # hidden units of a sweep; the first is the book's
 PRECISIONS = ("ieee", "tf32", "bf16")
@@ -30,7 +32,7 @@ MOST_POINTS = 100  # of a grid of lists in --set
 
 # The code that the numbers of a training follow from, where it begins; all that it refers to is found from there
 # (variants/fingerprint.py). Its equations, its engine and the model are among it anyway. By whether it is of text:
-_BOTH = ("harness.experiments.grid.Run.setting", "harness.run.machine.settle")
+_BOTH = ("harness.experiments.runs.Run.setting", "harness.run.machine.settle")
 NUMBERS = {
     True: ("harness.run.train.train", "harness.data.corpus.Corpus.unknown_nats", *_BOTH),
     False: ("harness.run.train_task.train", *_BOTH),
@@ -43,7 +45,7 @@ NO_NUMBERS = ("harness", "variants.registry", CAPTURE, "harness.run.progress.CHE
               "harness.run.progress.SIGN_S",
               "harness.run.machine._keep_pages", "harness.run.process.describe", "harness.experiments.tasks.TASKS",
               "harness.run.outcome.Outcome", "harness.run.outcome.Point")  # fmt: skip
-GRIDS = {"bench": grid.BENCH, "ablate": grid.ABLATE}
+GRIDS = {"bench": grids.BENCH, "ablate": grids.ABLATE}
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ class Plan:
         if self.protocol.match != "parameters":
             return {}
         inputs, outputs = self.ends
-        return {v: matched(v, grid.BASELINE, inputs, self.protocol.hidden, outputs) for v in self.variants}
+        return {v: matched(v, grids.BASELINE, inputs, self.protocol.hidden, outputs) for v in self.variants}
 
     @property
     def ends(self) -> tuple[int, int]:
@@ -134,16 +136,16 @@ class Plan:
         return task.inputs, task.outputs
 
     @property
-    def contenders(self) -> list[Contender]:
+    def contenders(self) -> list[Candidate]:
         """All that is timed, one of them twice (A/A): what trains; in a bench every engine that can, also uncaptured.
 
         Of a protocol made for minutes only what trains: the rest doubles its time (`sweep` has it).
         """
-        from harness.experiments.grid import AGAIN, Contender
+        from harness.experiments.runs import AGAIN, Candidate
 
-        every = self.verb == "bench" and self.protocol.name not in grid.SHORT
+        every = self.verb == "bench" and self.protocol.name not in protocols.SHORT
         timed = [
-            Contender(variant + f" ({', '.join(how)})" * bool(how), self.run(variant, 0, engine, capture))
+            Candidate(variant + f" ({', '.join(how)})" * bool(how), self.run(variant, 0, engine, capture))
             for variant in self.variants
             for k, engine in enumerate(self.engines(variant)[: None if every else 1])
             for capture in (self.captures, False)[: 1 + (every and self.captures)]
@@ -152,35 +154,35 @@ class Plan:
         if every and self.captures and self.precision == "ieee":  # resident knows no ieee: in tf32, beside torch's own
             rounded = dataclasses.replace(self, precision="tf32")
             first = {variant: rounded.engines(variant)[0] for variant in self.variants}
-            timed += [Contender(f"{v} (tf32)", rounded.run(v, 0)) for v in first if first[v] in ("resident", "library")]
+            timed += [Candidate(f"{v} (tf32)", rounded.run(v, 0)) for v in first if first[v] in ("resident", "library")]
         base = next(c for c in timed if c.label == self.speed_baseline)
-        return [*timed, Contender(base.label + AGAIN, base.run, control_of=base.label)]
+        return [*timed, Candidate(base.label + AGAIN, base.run, control_of=base.label)]
 
     @property
     def speed_baseline(self) -> str:
-        return next((v for v in (grid.SPEED_BASELINE, grid.BASELINE) if v in self.variants), self.variants[0])
+        return next((v for v in (grids.SPEED_BASELINE, grids.BASELINE) if v in self.variants), self.variants[0])
 
 
 def planned(verb: str, options: argparse.Namespace) -> Plan:
     """What the options ask for, whole and checked. ValueError, in one line, names what is wrong with them."""
-    from harness.data import corpus
+    from harness.data import load as loading
     from variants.outside import resolve
 
-    names = resolve(options.variants or GRIDS.get(verb, grid.SWEEP))
+    names = resolve(options.variants or GRIDS.get(verb, grids.SWEEP))
     if options.max is not None and options.seeds != UNTIL:
         raise ValueError(f"--max is the end of --seeds {UNTIL}: give that too, or leave --max out")
     most = _count("max", options.max or "30")
-    if options.seeds == UNTIL and (why := grid.no_verdict(names)):
+    if options.seeds == UNTIL and (why := grids.no_verdict(names)):
         raise ValueError(f"--seeds {UNTIL} decides differences: {why}")
-    looks = grid.looks(grid.contrasts(names), most) if options.seeds == UNTIL and verb in GRIDS else ()
-    seeds = looks[-1] if looks else grid.SEEDS if options.seeds is None else _count("seeds", options.seeds)
+    looks = grids.interim_analyses(grids.contrasts(names), most) if options.seeds == UNTIL and verb in GRIDS else ()
+    seeds = looks[-1] if looks else grids.SEEDS if options.seeds is None else _count("seeds", options.seeds)
     if options.protocol is not None:
-        grid.protocol(options.protocol)  # a misspelt name is said before anything slow
+        protocols.protocol(options.protocol)  # a misspelt name is said before anything slow
     device = _how(options)
     name = options.protocol or ("classic" if device == "cuda" else "quick")
-    protocol = grid.protocol(name).override(options.settings)
+    protocol = protocols.protocol(name).override(options.settings)
     other = protocol.text if any(s.startswith("text=") for s in options.settings) else "spaces"
-    text = corpus.load(options.corpus, text=protocol.text, other=other, most=protocol.max_vocabulary)
+    text = loading.load(options.corpus, text=protocol.text, other=other, most=protocol.max_vocabulary)
     protocol = dataclasses.replace(protocol, text=text.text)
     if name == "book" and not any(s.split("=")[0].endswith("_characters") for s in options.settings):
         rest = max(1, len(text.tokens) // 20)  # by position, whatever the text's length
@@ -208,7 +210,9 @@ def reproductions(options: argparse.Namespace) -> tuple[list[Plan], list[tuple[s
             plans.append(planned("reproduce", argparse.Namespace(**own)))
             settings.append((name, changes))
     if not plans:
-        raise ValueError(grid.unknown("published protocol", options.protocol, dict.fromkeys(s[0] for s in SETTINGS)))
+        raise ValueError(
+            registry.unknown("published protocol", options.protocol, dict.fromkeys(s[0] for s in SETTINGS))
+        )
     return plans, settings
 
 
@@ -216,18 +220,18 @@ def along(verb: str, options: argparse.Namespace) -> list[Plan]:
     """A plan for each point of the grid that lists in `--set` make, the same variants, seeds and device in all."""
     if options.seeds == UNTIL:
         raise ValueError(f"--seeds {UNTIL} is of one comparison: give --seeds N with the list in --set")
-    every = grid.points(options.settings)
+    every = grids.points(options.settings)
     if len(every) > MOST_POINTS:
         raise ValueError(f"the lists in --set make {len(every):,} points: at most {MOST_POINTS}")
     plans = [planned(verb, argparse.Namespace(**{**vars(options), "settings": point})) for point in every]
-    if why := grid.no_verdict(plans[0].variants):
+    if why := grids.no_verdict(plans[0].variants):
         raise ValueError(f"an effect along an axis is a difference: {why}")
     return plans
 
 
 def on_tasks(options: argparse.Namespace) -> list[Plan]:
     """A plan a task, length and point of the lists in `--set`. ValueError for what cannot be asked of a task."""
-    plans = [_on_tasks(argparse.Namespace(**{**vars(options), "settings": s})) for s in grid.points(options.settings)]
+    plans = [_on_tasks(argparse.Namespace(**{**vars(options), "settings": s})) for s in grids.points(options.settings)]
     return [plan for some in plans for plan in some]
 
 
@@ -237,13 +241,13 @@ def _on_tasks(options: argparse.Namespace) -> list[Plan]:
     from variants.outside import resolve
 
     for setting in options.settings:
-        if setting.partition("=")[0] not in grid.TASK_FIELDS:
-            raise ValueError(grid.unknown("field of a task", setting.partition("=")[0], grid.TASK_FIELDS))
-    names = resolve(options.variants or grid.TASK_VARIANTS)
+        if setting.partition("=")[0] not in protocols.TASK_FIELDS:
+            raise ValueError(registry.unknown("field of a task", setting.partition("=")[0], protocols.TASK_FIELDS))
+    names = resolve(options.variants or grids.TASK_VARIANTS)
     for name in options.tasks or ():
         if name not in TASKS:
-            raise ValueError(grid.unknown("task", name, TASKS))
-    seeds = grid.SEEDS if options.seeds is None else _count("seeds", options.seeds)
+            raise ValueError(registry.unknown("task", name, TASKS))
+    seeds = grids.SEEDS if options.seeds is None else _count("seeds", options.seeds)
     device = _how(options)
     asked = [_count("length", length) for length in options.lengths or ()]
     plans = []
@@ -253,7 +257,7 @@ def _on_tasks(options: argparse.Namespace) -> list[Plan]:
                 raise ValueError(
                     f"task {task.name} has lengths from {task.least} to {task.most // task.longer}, not {length}"
                 )
-            protocol = grid.task_protocol(task.name).override(options.settings)
+            protocol = protocols.task_protocol(task.name).override(options.settings)
             protocol = dataclasses.replace(protocol, num_steps=length)
             how = (options.engine, options.precision, options.deterministic)
             plans.append(Plan("probe", names, protocol, seeds, NOTHING, device, *how))
@@ -265,7 +269,7 @@ def tasks_of(options: argparse.Namespace) -> argparse.Namespace:
     """What `ablate` asks of tasks: those that tell the gates apart, as many seeds, on the same device."""
     seeds = None if options.seeds == UNTIL else options.seeds
     return argparse.Namespace(
-        **{**vars(options), "tasks": grid.ANSWERING, "lengths": (), "settings": (), "seeds": seeds}
+        **{**vars(options), "tasks": grids.ANSWERING, "lengths": (), "settings": (), "seeds": seeds}
     )  # fmt: skip
 
 
@@ -278,36 +282,36 @@ def task_names() -> list[str]:
 
 def _scored_apart(plan: Plan) -> None:
     """ValueError where the seeds that choose a learning rate would be scored as well."""
-    if plan.protocol.rate == "chosen" and plan.seeds > min(grid.RATE_SEEDS):
+    if plan.protocol.rate == "chosen" and plan.seeds > min(protocols.RATE_SEEDS):
         raise ValueError(
-            f"seeds from {min(grid.RATE_SEEDS):,} on choose the learning rate: at most as many can be scored"
+            f"seeds from {min(protocols.RATE_SEEDS):,} on choose the learning rate: at most as many can be scored"
         )
 
 
-def sizes(plans: Sequence[Plan], full: bool) -> list[Contender]:
+def sizes(plans: Sequence[Plan], full: bool) -> list[Candidate]:
     """What a sweep times: each variant by hidden size; engines and seeds side by side of all (full), or of the GRU."""
-    from harness.experiments.grid import AGAIN, Contender
+    from harness.experiments.runs import AGAIN, Candidate
 
     timed = []
     for plan in plans:
         for variant in plan.variants:
-            engines, whole = plan.engines(variant), full or (variant == grid.BASELINE and plan is plans[0])
+            engines, whole = plan.engines(variant), full or (variant == grids.BASELINE and plan is plans[0])
             for engine in engines if whole else engines[:1]:
                 for seeds in (1, 8, 30)[: 3 if full else 1 + whole] if engine != "library" else (1,):
                     for capture in (False, True)[: 1 + (plan.device == "cuda")]:
                         label = f"{variant} {engine}{' captured' * capture}, {plan.protocol.hidden} x {seeds}"
-                        timed.append(Contender(label, plan.run(variant, 0, engine, capture), seeds))
-    twin = next((c for c in timed if c.run.variant == grid.SPEED_BASELINE), timed[0])
-    return [*timed, Contender(twin.label + AGAIN, twin.run, twin.seeds, twin.label)]
+                        timed.append(Candidate(label, plan.run(variant, 0, engine, capture), seeds))
+    twin = next((c for c in timed if c.run.variant == grids.SPEED_BASELINE), timed[0])
+    return [*timed, Candidate(twin.label + AGAIN, twin.run, twin.seeds, twin.label)]
 
 
 def described(plan: Plan) -> dict[str, object]:
     """What a grid's file says of a plan."""
-    from harness.data import batches, corpus
+    from harness.data import batches, ngrams
 
     size = plan.protocol
     learnt, _, heldout = batches.split_text(plan.corpus, size)
-    anchors = corpus.anchors(plan.corpus, learnt, heldout) | {"uniform": float(len(plan.corpus.vocabulary))}
+    anchors = ngrams.ngram_baselines(plan.corpus, learnt, heldout) | {"uniform": float(len(plan.corpus.vocabulary))}
     if plan.corpus.floor is not None:
         anchors["floor"] = plan.corpus.floor
     return {
@@ -342,7 +346,7 @@ def _count(what: str, text: str) -> int:
     except ValueError:
         number = 0
     if not 0 < number <= 10_000:
-        raise ValueError(f"{what} is a whole number from 1 to 10,000, not {text!r}{grid.meant(text)}")
+        raise ValueError(f"{what} is a whole number from 1 to 10,000, not {text!r}{protocols.meant(text)}")
     return number
 
 
@@ -351,9 +355,9 @@ def _how(options: argparse.Namespace) -> str:
     import variants
 
     if options.engine not in ("auto", *variants.ENGINES):
-        raise ValueError(grid.unknown("engine", options.engine, ("auto", *variants.ENGINES)))
+        raise ValueError(registry.unknown("engine", options.engine, ("auto", *variants.ENGINES)))
     if options.precision not in PRECISIONS:
-        raise ValueError(grid.unknown("precision", options.precision, PRECISIONS))
+        raise ValueError(registry.unknown("precision", options.precision, PRECISIONS))
     device = _device(options.device)
     if options.precision != "ieee" and device == "cpu":
         raise ValueError(f"precision {options.precision} needs CUDA: on a CPU every product is ieee")
@@ -365,7 +369,7 @@ def _device(asked: str) -> str:
     import torch
 
     if asked not in DEVICES:
-        raise ValueError(grid.unknown("device", asked, DEVICES))
+        raise ValueError(registry.unknown("device", asked, DEVICES))
     have = torch.cuda.is_available()
     if asked == "cuda" and not have:
         raise ValueError(f"no device 'cuda': torch {torch.__version__} sees no GPU; give cpu or auto")

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from harness.experiments.grid import no_verdict
+from harness.experiments.grids import no_verdict
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from harness.experiments.grid import Run
+    from harness.experiments.runs import Run
     from harness.run.executors.local import Underway
 
 

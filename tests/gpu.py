@@ -204,14 +204,15 @@ def fastest(facts: Sequence[Fact]) -> list[str]:
 
 def timed(contenders: Sequence[tuple[str, str, bool, str, int]], done: set[str]) -> Iterator[Fact]:
     """A sample each, in a fresh process: (variant, engine, captured, precision, seeds)."""
-    from harness.experiments import grid
+    from harness.experiments import protocols
+    from harness.experiments.runs import Run
     from harness.run import timing as measure
     from harness.run.executors.local import cores
 
     for variant, engine, capture, precision, seeds in contenders:
         key = f"{variant} {engine}{' captured' * capture} {precision} x {seeds}"
         if key not in done and f"{variant} {engine}" not in done:
-            run = grid.Run(variant, 0, grid.protocol("classic"), "", "cuda", engine, capture, precision)
+            run = Run(variant, 0, protocols.protocol("classic"), "", "cuda", engine, capture, precision)
             yield {"key": key, "variant": variant, "engine": engine, **measure.sample(run, 28, cores(), seeds, 60.0)}
 
 
@@ -230,7 +231,8 @@ def speed(done: set[str]) -> Iterator[Fact]:
 
 
 def seeds(done: set[str]) -> Iterator[Fact]:
-    from harness.experiments import grid
+    from harness.experiments import protocols
+    from harness.experiments.runs import Run
     from harness.run.executors.local import SHARING, cores
 
     rows = [
@@ -240,7 +242,7 @@ def seeds(done: set[str]) -> Iterator[Fact]:
     ]  # fmt: skip
     yield from timed(rows, done)
     if "nn.gru, processes" not in done:
-        run = grid.Run("nn.gru", 0, grid.protocol("classic"), "", "cuda", "library", True, "tf32")
+        run = Run("nn.gru", 0, protocols.protocol("classic"), "", "cuda", "library", True, "tf32")
         request = json.dumps({"run": dataclasses.asdict(run), "vocabulary": 28, "threads": 1, "seeds": 1})
         found = {}
         for count in (1, min(SHARING, cores())):
@@ -259,11 +261,11 @@ def book(done: set[str]) -> Iterator[Fact]:
     import torch
 
     from harness.data.batches import windows_per_epoch
-    from harness.experiments import grid
+    from harness.experiments import protocols
     from harness.run import train
     from variants.model import Model
 
-    protocol = grid.protocol("book")
+    protocol = protocols.protocol("book")
     windows = windows_per_epoch(protocol.train_characters, protocol)
     torch.cuda.init()
     for some in (train.GRAPH_WINDOWS, windows):

@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 
 from harness.analysis import compare as table
-from harness.experiments import grid
+from harness.experiments import grids, protocols
+from harness.experiments.protocols import Protocol
 from harness.experiments.tasks import TASKS
 from harness.record import tables
 from harness.record.schema import COLUMNS
@@ -31,7 +32,7 @@ SPEED = {
     "gru:R=0": 101e3, "gru:R=0.5": 73e3, "gru:R=1": 75e3,
     "gru:Z=0": 74e3, "gru:Z=0.5": 72e3, "gru:Z=1": 300e3, "gru:Z=0,R=1": 120e3,
 }  # fmt: skip
-QUICK = grid.PROTOCOLS["quick"]
+QUICK = protocols.PROTOCOLS["quick"]
 SHA = "090b5e7e70c2" + "0" * 52
 
 
@@ -39,11 +40,11 @@ def write(
     folder: Path,
     seed: int = 0,
     *,
-    protocol: grid.Protocol = QUICK,
+    protocol: Protocol = QUICK,
     corpus: str = "time-machine",
     seeds: int = 10,
-    bench: Sequence[str] = grid.BENCH,
-    ablate: Sequence[str] = grid.ABLATE,
+    bench: Sequence[str] = grids.BENCH,
+    ablate: Sequence[str] = grids.ABLATE,
     failures: bool = True,
     rounds: int = 5,
 ) -> Path:
@@ -124,7 +125,7 @@ def write(
 
 
 def looked_into(
-    runs: list[dict[str, object]], own: grid.Protocol, random: np.random.Generator
+    runs: list[dict[str, object]], own: Protocol, random: np.random.Generator
 ) -> dict[str, list[dict[str, object]]]:
     """What the further sections read: published figures, learning rates, probes, gates, gradients, a heat map."""
     done = [r for r in runs if not r["error"]]
@@ -145,7 +146,7 @@ def looked_into(
             {"protocol": "book", "corpus_sha256": SHA, "variant": variant, "lr": lr, "seeds": 2 * (lr < 16),
              "failed": 2 * (lr >= 4), "validation_perplexity": None if lr >= 4 else 6 + abs(lr - best) / 10,
              "chosen": lr == best}
-            for variant, best in (("gru", 2.0), ("rnn", 1.0)) for lr in grid.RATES
+            for variant, best in (("gru", 2.0), ("rnn", 1.0)) for lr in protocols.RATES
         ],
         "probes": [
             {"run": f"{variant}-{name}-{length}-{k}", "variant": variant, "engine": "loop", "capture": False,
@@ -220,10 +221,10 @@ def read(folder: Path) -> tables.Results:
 
 
 def timed(
-    verb: str, variants: Sequence[str], random: np.random.Generator, own: grid.Protocol, rounds: int, failures: bool
+    verb: str, variants: Sequence[str], random: np.random.Generator, own: Protocol, rounds: int, failures: bool
 ) -> list[dict[str, object]]:
     """Three blocks a sample, every label once a round, the speed baseline a second time as `#2`."""
-    fast = grid.SPEED_BASELINE if grid.SPEED_BASELINE in variants else grid.BASELINE
+    fast = grids.SPEED_BASELINE if grids.SPEED_BASELINE in variants else grids.BASELINE
     weather = random.normal(0, 0.03, rounds)  # what all labels of a round share
     rows: list[dict[str, object]] = []
     for label in [*variants, f"{fast}#2"]:

@@ -17,11 +17,12 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 import variants
-from harness.experiments import grid
-from harness.experiments.grid import Protocol
+from harness.experiments import grids, protocols
+from harness.experiments.protocols import Protocol
 from harness.run.executors.local import cores
 from harness.run.machine import settle
 from harness.run.progress import clock
+from variants import registry
 from variants.model import Model
 
 ROUNDS, ROUND_S, WARM_ROUNDS = 20, 0.05, 2
@@ -31,16 +32,20 @@ PARTS = ("forward", "forward+backward", "step")
 
 def asked() -> tuple[list[str], Protocol, str]:
     """Variants, protocol and device of the environment. ValueError, in one line, names what is wrong with them."""
-    names = [variants.canonical(v) for v in os.environ.get("VARIANTS", "").split() or grid.BENCH]
+    names = [variants.canonical(v) for v in os.environ.get("VARIANTS", "").split() or grids.BENCH]
     init = os.environ.get("INIT")
     settings = [*os.environ.get("SET", "").split(), *([f"init={init}"] if init else [])]
     device = os.environ.get("DEVICE") or "auto"
     if device not in ("cpu", "cuda", "auto"):
-        raise ValueError(grid.unknown("device", device, ("cpu", "cuda", "auto")))
+        raise ValueError(registry.unknown("device", device, ("cpu", "cuda", "auto")))
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"no device 'cuda': torch {torch.__version__} sees no GPU; give cpu or auto")
     device = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
-    return list(dict.fromkeys(names)), grid.protocol(os.environ.get("PROTOCOL") or "classic").override(settings), device
+    return (
+        list(dict.fromkeys(names)),
+        protocols.protocol(os.environ.get("PROTOCOL") or "classic").override(settings),
+        device,
+    )
 
 
 try:

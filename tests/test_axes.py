@@ -11,7 +11,7 @@ from made_up import SHA
 
 from harness import __main__ as command
 from harness.analysis import axes
-from harness.experiments import grid
+from harness.experiments import grids
 from harness.record import tables
 from harness.report import sections, select
 
@@ -21,15 +21,19 @@ GRU, RNN = "gru", "rnn"
 
 
 def test_a_list_is_an_axis_and_a_misspelt_number_is_none() -> None:
-    assert grid.points(["hidden=16,32", "epochs=2"]) == [["hidden=16", "epochs=2"], ["hidden=32", "epochs=2"]]
-    assert grid.points(["hidden=8,16", "lr=0.5,1"])[1] == ["hidden=8", "lr=1"]
-    assert grid.points(["update_bias=own,1,chrono"]) == [["update_bias=own"], ["update_bias=1"], ["update_bias=chrono"]]
-    assert grid.points(["max_vocabulary=0,20"]) == [["max_vocabulary=0"], ["max_vocabulary=20"]]
-    assert grid.points([]) == [[]]
+    assert grids.points(["hidden=16,32", "epochs=2"]) == [["hidden=16", "epochs=2"], ["hidden=32", "epochs=2"]]
+    assert grids.points(["hidden=8,16", "lr=0.5,1"])[1] == ["hidden=8", "lr=1"]
+    assert grids.points(["update_bias=own,1,chrono"]) == [
+        ["update_bias=own"],
+        ["update_bias=1"],
+        ["update_bias=chrono"],
+    ]
+    assert grids.points(["max_vocabulary=0,20"]) == [["max_vocabulary=0"], ["max_vocabulary=20"]]
+    assert grids.points([]) == [[]]
     for slip in ("train_characters=80,000", "lr=0,5", "hidden=16,", "nonsense=1,2", "epochs=20,hidden=64"):
-        assert grid.points([slip]) == [[slip]]  # `override` says what is wrong with it
+        assert grids.points([slip]) == [[slip]]  # `override` says what is wrong with it
     with pytest.raises(ValueError, match="has 16 twice"):
-        grid.points(["hidden=16,32,16"])
+        grids.points(["hidden=16,32,16"])
 
 
 def made(sizes: dict[int, float], seeds: int = 6) -> tuple[pd.DataFrame, dict[str, object]]:

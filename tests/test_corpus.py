@@ -22,18 +22,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.data import corpus
+from harness.data import corpus, download, embedded, ngrams
+from harness.data import load as loading
 from harness.data.corpus import Corpus
-from harness.experiments import grid
+from harness.experiments.runs import MISSING
 
 ROOT = Path(__file__).resolve().parents[1]
-BOOK = gzip.decompress(corpus.PACKAGED.read_bytes())
+BOOK = gzip.decompress(download.PACKAGED.read_bytes())
 TEXT = b"A book, not THE book;\r\n\n  but --3 bytes\nthat stand in for it.\n" * 1000
 
 
 def made(text: str) -> Corpus:
     """A text through the file path, without the file."""
-    return corpus._file(Path("made.txt"), text.encode())
+    return loading._file(Path("made.txt"), text.encode())
 
 
 def whole(text: Corpus) -> str:
@@ -42,7 +43,7 @@ def whole(text: Corpus) -> str:
 
 def fails(source: str | Path, cache: Path | None = None) -> str:
     with pytest.raises(ValueError, match=r"\A.{10,}\Z") as caught:  # without DOTALL: one line
-        corpus.load(str(source), cache)
+        loading.load(str(source), cache)
     return str(caught.value)
 
 
@@ -54,8 +55,8 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> bytes:
     """TEXT in the place of the book's bytes."""
-    monkeypatch.setattr(corpus, "SIZE", len(TEXT))
-    monkeypatch.setattr(corpus, "SHA256", hashlib.sha256(TEXT).hexdigest())
+    monkeypatch.setattr(download, "SIZE", len(TEXT))
+    monkeypatch.setattr(download, "SHA256", hashlib.sha256(TEXT).hexdigest())
     return TEXT
 
 
@@ -73,26 +74,26 @@ def test_import_needs_neither_torch_nor_numpy_nor_the_network() -> None:
 @pytest.fixture
 def unpackaged(monkeypatch: pytest.MonkeyPatch) -> None:
     """As where somebody has deleted the book from the package."""
-    monkeypatch.setattr(corpus, "PACKAGED", corpus.PACKAGED.with_name("none"))
+    monkeypatch.setattr(download, "PACKAGED", download.PACKAGED.with_name("none"))
 
 
 def test_the_book_is_in_the_package_and_any_other_bytes_there_are_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(corpus, "download", lambda *_: b"downloaded")
-    assert corpus.time_machine(tmp_path) == (BOOK, "")
+    monkeypatch.setattr(download, "download", lambda *_: b"downloaded")
+    assert download.time_machine(tmp_path) == (BOOK, "")
     assert list(tmp_path.iterdir()) == []
-    for broken in (b"", corpus.PACKAGED.read_bytes()[:-9], b"no gzip", gzip.compress(b"other"), None):
+    for broken in (b"", download.PACKAGED.read_bytes()[:-9], b"no gzip", gzip.compress(b"other"), None):
         other = tmp_path / "book.gz"
         other.unlink(missing_ok=True) if broken is None else other.write_bytes(broken)
-        monkeypatch.setattr(corpus, "PACKAGED", other)
-        assert corpus.time_machine(tmp_path / "cache")[0] == b"downloaded"
+        monkeypatch.setattr(download, "PACKAGED", other)
+        assert download.time_machine(tmp_path / "cache")[0] == b"downloaded"
 
 
 def test_the_book_goes_into_the_wheel() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     own = project["tool"]["setuptools"]["package-data"]["harness.data"]
-    assert any(corpus.PACKAGED in corpus.PACKAGED.parent.glob(pattern) for pattern in own)
+    assert any(download.PACKAGED in download.PACKAGED.parent.glob(pattern) for pattern in own)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +110,7 @@ def test_the_book_goes_into_the_wheel() -> None:
 def test_the_book_is_recognised_however_it_was_saved(edited: bytes, tmp_path: Path) -> None:
     (tmp_path / "saved.txt").write_bytes(edited)
     for how in ("lines", "whole", "raw"):
-        saved, book = (corpus.load(s, text=how) for s in (str(tmp_path / "saved.txt"), None))
+        saved, book = (loading.load(s, text=how) for s in (str(tmp_path / "saved.txt"), None))
         assert (saved.name, saved.sha256, saved.text, saved.note) == ("time-machine", book.sha256, how, "")
         assert np.array_equal(saved.tokens, book.tokens)
 
@@ -120,17 +121,17 @@ def test_the_book_is_recognised_however_it_was_saved(edited: bytes, tmp_path: Pa
 )
 def test_what_looks_like_the_book_and_is_not_is_said(edited: bytes, tmp_path: Path) -> None:
     (tmp_path / "edited.txt").write_bytes(edited)
-    text = corpus.load(str(tmp_path / "edited.txt"))
+    text = loading.load(str(tmp_path / "edited.txt"))
     assert (text.name, text.text) == ("edited.txt", "spaces")
     assert "edited.txt' looks like the book but is not" in text.note
     (tmp_path / "edited.txt").write_text("It was the best of times, it was the worst of times. " * 999)
-    assert corpus.load(str(tmp_path / "edited.txt")).note == ""
+    assert loading.load(str(tmp_path / "edited.txt")).note == ""
 
 
 def test_the_book_whatever_its_path(tmp_path: Path) -> None:
     copy = tmp_path / "embedded"
     copy.write_bytes(BOOK)
-    book = corpus.load(str(copy))
+    book = loading.load(str(copy))
     assert (book.name, book.floor, book.note) == ("time-machine", None, "")
     assert book.sha256 == "8424dbd9532ac81f7e5f0b6add90e6952baea29158309d7d1bf3884f4e12c516"
     assert "".join(book.vocabulary[1:]) == " etainoshrdlmucfwgypbvkxzjq"
@@ -148,16 +149,16 @@ def test_the_book_whatever_its_path(tmp_path: Path) -> None:
 def test_book_preprocessing_goes_line_by_line(stand_in: bytes, tmp_path: Path) -> None:
     file = tmp_path / "any.txt"
     file.write_bytes(stand_in)
-    book = corpus.load(str(file))
+    book = loading.load(str(file))
     assert book.name == "time-machine"
     assert whole(book)[:60] == "a book not the bookbut bytesthat stand in for ita book not t"
 
 
 def test_anchors_of_the_later_edition_as_published() -> None:
     """v1 (FACTS): 10,000 windows of 32 + 1 characters, then the targets of the 5,000 windows that follow."""
-    book = corpus.load()
+    book = loading.load()
     text = re.sub("[^A-Za-z]+", " ", BOOK.decode()).lower()
-    assert whole(corpus.load(text="whole")) == text
+    assert whole(loading.load(text="whole")) == text
     assert len(text) == 173_428
     published = {"1-gram": 16.66, "2-gram": 9.53, "3-gram": 6.47, "4-gram": 5.31, "5-gram": 5.36}
     train, heldout = text[:10_032], text[10_001:15_032]
@@ -166,7 +167,7 @@ def test_anchors_of_the_later_edition_as_published() -> None:
     assert {n: round(p, 2) for n, p in fresh.items()} == published
     # and to 0.01 where the character before it is its context, as it is here
     after = text[10_000:15_032]  # the first of it is a context alone, as it is of networks
-    own = corpus.anchors(book, corpus.encode(book, train), corpus.encode(book, after))
+    own = ngrams.ngram_baselines(book, corpus.encode(book, train), corpus.encode(book, after))
     assert own == pytest.approx(published, abs=0.01)
     assert own == pytest.approx(witten_bell(train, after[0], heldout, 28, range(1, 6)), rel=1e-12)
 
@@ -178,7 +179,7 @@ def test_file_keeps_characters_but_for_mark_and_whitespace(tmp_path: Path) -> No
     file = tmp_path / "Été.txt"
     data = "\ufeff  Hé\r\nHé\t\u00a0\u3000 x\n\n\nA\ufeff\U0001f600\n".encode()
     file.write_bytes(data)
-    text = corpus.load(str(file))
+    text = loading.load(str(file))
     assert whole(text) == " Hé Hé x A\ufeff\U0001f600 "
     assert (text.name, text.sha256) == ("Été.txt", hashlib.sha256(data).hexdigest())
     assert (text.floor, text.note) == (None, "")
@@ -202,7 +203,7 @@ def test_every_symbol_is_in_the_vocabulary_however_many_there_are() -> None:
 
 def test_a_limit_on_the_vocabulary_is_said_and_the_rare_are_not_scored_as_if_known() -> None:
     common = "".join(chr(0x4E00 + i) for i in range(255))
-    text = corpus._file(Path("made.txt"), (common * 2 + "xyx").encode(), most=255)
+    text = loading._file(Path("made.txt"), (common * 2 + "xyx").encode(), most=255)
     assert len(text.vocabulary) == 256
     assert text.vocabulary[1] == "x"  # ties: by code point, so the last of the common ones is out
     assert "y" not in text.vocabulary
@@ -217,8 +218,8 @@ def test_a_limit_on_the_vocabulary_is_said_and_the_rare_are_not_scored_as_if_kno
     # 500 symbols in equal shares have perplexity 500, whatever the limit
     even = "".join(chr(0x4E00 + i) for i in np.random.default_rng(0).integers(0, 500, 60_000))
     for most in (0, 450, 300, 100, 2):
-        text = corpus._file(Path("made.txt"), even.encode(), most=most)
-        found = corpus.anchors(text, text.tokens[:50_000], text.tokens[50_000:], (1,))
+        text = loading._file(Path("made.txt"), even.encode(), most=most)
+        found = ngrams.ngram_baselines(text, text.tokens[:50_000], text.tokens[50_000:], (1,))
         assert found["1-gram"] == pytest.approx(500, rel=0.02)
 
 
@@ -235,7 +236,7 @@ ANY = "Ab, c\r\n\t d  E\u0301\u2028e\u0301\u00e9 \U0001f600\x0bX9\x85\u3000\u4e2
     ],
 )
 def test_what_is_done_to_a_text(how: str, left: str) -> None:
-    text = corpus._file(Path("made.txt"), ("\ufeff" + ANY).encode(), how)
+    text = loading._file(Path("made.txt"), ("\ufeff" + ANY).encode(), how)
     assert whole(text) == left
     assert text.text == how
 
@@ -251,7 +252,7 @@ def test_the_books_two_ways_with_a_text_as_the_book_writes_them(how: str, text: 
 @pytest.mark.parametrize("how", ["lines", "whole"])
 def test_a_text_without_letters_is_refused_with_the_way_to_keep_it(how: str) -> None:
     with pytest.raises(ValueError, match="where letters alone are kept: take --set text=spaces"):
-        corpus._file(Path("made.txt"), b"1 2 3, 4 5 6\n" * 9, how)
+        loading._file(Path("made.txt"), b"1 2 3, 4 5 6\n" * 9, how)
 
 
 def test_accents_of_their_own_are_said() -> None:
@@ -298,7 +299,7 @@ def test_a_text_in_another_encoding_is_refused_with_what_makes_it_utf_8(
         asked = said[said.index("iconv") :]
         assert f"-f {encoding} -t UTF-8" in asked
         subprocess.run(["sh", "-c", asked], cwd=tmp_path, capture_output=True)  # of damaged UTF-8 its status is 1
-        got = corpus.load(str(tmp_path / "a text.utf-8.txt"))
+        got = loading.load(str(tmp_path / "a text.utf-8.txt"))
         assert len(got.vocabulary) > 5
 
 
@@ -311,7 +312,7 @@ def test_encode_and_decode() -> None:
 
 def test_a_file_is_not_the_text_it_is_called_after(tmp_path: Path) -> None:
     (tmp_path / "time-machine").write_text("not it")
-    assert corpus.load(str(tmp_path / "time-machine")).name == "./time-machine"
+    assert loading.load(str(tmp_path / "time-machine")).name == "./time-machine"
 
 
 def test_bad_files_each_say_what_is_wrong(tmp_path: Path) -> None:
@@ -352,7 +353,7 @@ def test_a_fifo_does_not_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_too_large_is_refused_unread(tmp_path: Path) -> None:
     with open(tmp_path / "large", "wb") as file:
-        file.truncate(corpus.LARGEST_FILE + 1)
+        file.truncate(loading.LARGEST_FILE + 1)
     start = time.monotonic()
     assert "the most is 268,435,456" in fails(tmp_path / "large")
     assert time.monotonic() - start < 0.5
@@ -474,11 +475,13 @@ def witten_bell(train: str, before: str, heldout: str, symbols: int, orders: Seq
 )
 def test_anchors_against_a_second_writing(text: str, train: int) -> None:
     c = made(text)
-    got = corpus.anchors(c, c.tokens[:train], c.tokens[train:], (1, 2, 3, 4, 5))
+    got = ngrams.ngram_baselines(c, c.tokens[:train], c.tokens[train:], (1, 2, 3, 4, 5))
     want = witten_bell(text[:train], text[train], text[train + 1 :], len(c.vocabulary), range(1, 6))
     assert got == pytest.approx(want, rel=1e-12)
     assert list(got) == ["1-gram", "2-gram", "3-gram", "4-gram", "5-gram"]
-    assert corpus.anchors(c, c.tokens[:train], c.tokens[train:], (4, 2)) == {n: got[n] for n in ("4-gram", "2-gram")}
+    assert ngrams.ngram_baselines(c, c.tokens[:train], c.tokens[train:], (4, 2)) == {
+        n: got[n] for n in ("4-gram", "2-gram")
+    }
 
 
 def test_anchors_are_probabilities() -> None:
@@ -486,7 +489,7 @@ def test_anchors_are_probabilities() -> None:
     for end in (3, 20, 30):
         for n in (1, 3, 5):
             every = [np.array([1, s], dtype=np.int32) for s in range(len(c.vocabulary))]
-            shares = [1 / corpus.anchors(c, c.tokens[:end], s, (n,))[f"{n}-gram"] for s in every]
+            shares = [1 / ngrams.ngram_baselines(c, c.tokens[:end], s, (n,))[f"{n}-gram"] for s in every]
             assert sum(shares) == pytest.approx(1, abs=1e-12)
 
 
@@ -494,14 +497,14 @@ def test_anchors_refuse_what_means_nothing() -> None:
     c = made("abc")
     for orders, heldout in (((0, 1), c.tokens), ((), c.tokens), ((1,), c.tokens[:1])):
         with pytest.raises(ValueError, match="orders from 1 up and two held-out characters"):
-            corpus.anchors(c, c.tokens, heldout, orders)
+            ngrams.ngram_baselines(c, c.tokens, heldout, orders)
 
 
 def test_anchors_of_a_large_vocabulary_take_bounded_time() -> None:
     tokens = np.random.default_rng(0).integers(0, 256, 200_000).astype(np.int32)
     c = Corpus("made", "", tokens, tuple(map(chr, range(256))))
     start = time.monotonic()
-    found = corpus.anchors(c, tokens[:150_000], tokens[150_000:])
+    found = ngrams.ngram_baselines(c, tokens[:150_000], tokens[150_000:])
     assert time.monotonic() - start < 5
     assert found["1-gram"] == pytest.approx(256, rel=0.01)
 
@@ -509,7 +512,7 @@ def test_anchors_of_a_large_vocabulary_take_bounded_time() -> None:
 # --- embedded ----------------------------------------------------------------------------------
 
 
-def odds(made_from: corpus.Source) -> dict[str, tuple[int, float]]:
+def odds(made_from: embedded.Source) -> dict[str, tuple[int, float]]:
     """Of each word its class and its share of it."""
     return {
         word: (k, weight / sum(weights))
@@ -519,33 +522,35 @@ def odds(made_from: corpus.Source) -> dict[str, tuple[int, float]]:
 
 
 def test_embedded_is_the_same_on_every_machine() -> None:
-    text = corpus.load("embedded")
+    text = loading.load("embedded")
     assert text.sha256 == "488f377d5a152756c41a51b44ca88a7d930ecf3b0bf7c593f49c7ed8f79bbe2a"
     assert hashlib.sha256(whole(text).encode()).hexdigest() == text.sha256
     assert (text.name, len(text.tokens), text.note) == ("embedded", 100_000, "")
     assert sorted(text.vocabulary) == sorted(["<unk>", *" abcdefghijklmnopqrstuvwxyz"])
-    assert np.array_equal(text.tokens, corpus.embedded().tokens)
+    assert np.array_equal(text.tokens, embedded.embedded().tokens)
 
 
 def test_another_seed_is_another_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = corpus.embedded()
-    monkeypatch.setattr(corpus, "EMBEDDED_SEED", corpus.EMBEDDED_SEED + 7)
-    assert corpus.embedded().sha256 != before.sha256
+    before = embedded.embedded()
+    monkeypatch.setattr(embedded, "EMBEDDED_SEED", embedded.EMBEDDED_SEED + 7)
+    assert embedded.embedded().sha256 != before.sha256
 
 
 def test_no_word_has_two_classes_so_nothing_is_hidden() -> None:
-    made_from = corpus.source()
+    made_from = embedded.source()
     shares = odds(made_from)
     assert len(shares) == sum(map(len, made_from.words)) == 200
     assert all(re.fullmatch("[a-z]{1,5}", word) for word in shares)
 
 
 # no symmetry for an error to hide behind: classes differ in size, lengths, weights and what follows
-LOPSIDED = corpus.Source((("a", "bab"), ("cde", "c", "cd")), ((1, 5), (2, 3, 7)), (((1, 3), (5, 1)), ((2, 9), (4, 4))))
+LOPSIDED = embedded.Source(
+    (("a", "bab"), ("cde", "c", "cd")), ((1, 5), (2, 3, 7)), (((1, 3), (5, 1)), ((2, 9), (4, 4)))
+)
 
 
-@pytest.mark.parametrize("made_from", [corpus.source(), LOPSIDED], ids=["embedded", "lopsided"])
-def test_floor_is_the_entropy_a_character(made_from: corpus.Source) -> None:
+@pytest.mark.parametrize("made_from", [embedded.source(), LOPSIDED], ids=["embedded", "lopsided"])
+def test_floor_is_the_entropy_a_character(made_from: embedded.Source) -> None:
     """Once more, by power iteration over classes and then character by character along each word."""
     shares = odds(made_from)
     k = len(made_from.words)
@@ -572,14 +577,14 @@ def test_floor_is_the_entropy_a_character(made_from: corpus.Source) -> None:
                 characters += share * p
     assert made_from.floor == pytest.approx(math.exp(nats / characters), rel=1e-9)
     if made_from != LOPSIDED:
-        assert corpus.embedded().floor == made_from.floor == pytest.approx(3.1204, abs=1e-4)
+        assert embedded.embedded().floor == made_from.floor == pytest.approx(3.1204, abs=1e-4)
 
 
 @pytest.mark.parametrize(("start", "end"), [(0, 100_000), (0, 10_000), (10_000, 20_000), (90_000, 100_000)])
 def test_the_source_itself_scores_the_floor(start: int, end: int) -> None:
     """The true source's cross-entropy on its own text, within 3 standard errors of ln(floor)."""
-    text = corpus.embedded()
-    made_from = corpus.source()
+    text = embedded.embedded()
+    made_from = embedded.source()
     shares = odds(made_from)
     words = corpus.decode(text, text.tokens[start:end]).split(" ")[1:-1]
     nats, lengths = [], []
@@ -596,8 +601,8 @@ def test_the_source_itself_scores_the_floor(start: int, end: int) -> None:
 
 @pytest.mark.parametrize("train", [10_000, 90_000])
 def test_no_anchor_beats_the_floor_and_longer_memory_pays(train: int) -> None:
-    text = corpus.embedded()
-    found = corpus.anchors(text, *corpus.split(text, train, 10_000))
+    text = embedded.embedded()
+    found = ngrams.ngram_baselines(text, *corpus.split(text, train, 10_000))
     assert text.floor is not None
     assert min(found.values()) > text.floor * 1.02  # 2.5 standard errors of 10,000 characters
     assert found["1-gram"] > 1.5 * found["2-gram"] > 2 * found["3-gram"] > 2 * found["4-gram"]
@@ -667,22 +672,22 @@ def server(asked: list[str], stand_in: bytes) -> Iterator[str]:
 
 def test_download_once_then_from_the_cache(unpackaged: None, server: str, asked: list[str], tmp_path: Path) -> None:
     cache = tmp_path / "not" / "there"
-    assert corpus.time_machine(cache, f"{server}/right", allow_http=True) == (TEXT, "")
-    assert corpus.time_machine(cache, f"{server}/right", allow_http=True) == (TEXT, "")
+    assert download.time_machine(cache, f"{server}/right", allow_http=True) == (TEXT, "")
+    assert download.time_machine(cache, f"{server}/right", allow_http=True) == (TEXT, "")
     assert asked == ["/right"]
     assert [file.name for file in cache.iterdir()] == ["timemachine.txt"]
-    assert corpus.load("time-machine", cache).name == corpus.load(None, cache).name == "time-machine"
+    assert loading.load("time-machine", cache).name == loading.load(None, cache).name == "time-machine"
 
 
 @pytest.mark.parametrize("kept", [TEXT[::-1], TEXT + b"!", TEXT[:-1], b""])
 def test_a_wrong_cached_file_is_replaced(kept: bytes, server: str, tmp_path: Path) -> None:
     (tmp_path / "timemachine.txt").write_bytes(kept)
-    assert corpus.time_machine(tmp_path, f"{server}/right", allow_http=True) == (TEXT, "")
+    assert download.time_machine(tmp_path, f"{server}/right", allow_http=True) == (TEXT, "")
     assert (tmp_path / "timemachine.txt").read_bytes() == TEXT
 
 
 def test_a_redirect_is_followed(server: str, asked: list[str]) -> None:
-    assert corpus.download(f"{server}/moved", allow_http=True) == TEXT
+    assert download.download(f"{server}/moved", allow_http=True) == TEXT
     assert asked == ["/moved", "/right"]
 
 
@@ -704,7 +709,7 @@ def test_a_redirect_is_followed(server: str, asked: list[str]) -> None:
 def test_downloads_that_fail(path: str, why: str, server: str, tmp_path: Path) -> None:
     start = time.monotonic()
     with pytest.raises(ValueError, match=why) as caught:
-        corpus.time_machine(tmp_path, f"{server}/{path}", allow_http=True, seconds=0.3)
+        download.time_machine(tmp_path, f"{server}/{path}", allow_http=True, seconds=0.3)
     assert time.monotonic() - start < 1
     assert "\n" not in str(caught.value)
     assert f"{server}/{path}" in str(caught.value)
@@ -713,21 +718,21 @@ def test_downloads_that_fail(path: str, why: str, server: str, tmp_path: Path) -
 
 def test_redirects_and_time_are_bounded_where_they_are_spent(server: str, asked: list[str]) -> None:
     with pytest.raises(ValueError, match="redirects"):
-        corpus.download(f"{server}/round", allow_http=True)
+        download.download(f"{server}/round", allow_http=True)
     assert len(asked) == 6
     with pytest.raises(ValueError, match=r"took more than 0\.2 s"):  # the thread ends too, nobody waiting for it
-        corpus._get(f"{server}/slow", ("http",), 0.2)
+        download._get(f"{server}/slow", ("http",), 0.2)
 
 
 def test_no_server_and_no_https(server: str, asked: list[str]) -> None:
     with pytest.raises(ValueError, match=r"refused http://127.0.0.1:\d+/right: not https"):
-        corpus.download(f"{server}/right")
+        download.download(f"{server}/right")
     with pytest.raises(ValueError, match=r"file:///etc/passwd: refused"):
-        corpus.download("file:///etc/passwd", allow_http=True)
+        download.download("file:///etc/passwd", allow_http=True)
     with pytest.raises(ValueError, match="refused"):
-        corpus.download("http://127.0.0.1:9/right", allow_http=True)
+        download.download("http://127.0.0.1:9/right", allow_http=True)
     assert asked == []
-    assert corpus.URL.startswith("https://")
+    assert download.URL.startswith("https://")
 
 
 def test_a_cache_that_cannot_be_written_is_said(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -735,25 +740,25 @@ def test_a_cache_that_cannot_be_written_is_said(server: str, tmp_path: Path, mon
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    data, note = corpus.time_machine(tmp_path, f"{server}/right", allow_http=True)
+    data, note = download.time_machine(tmp_path, f"{server}/right", allow_http=True)
     assert data == TEXT
     assert note == "time-machine was downloaded but could not be kept (No space left on device)"
     assert list(tmp_path.iterdir()) == []  # nor half a file
-    monkeypatch.setattr(corpus, "time_machine", lambda cache: (data, note))
-    assert corpus.load("time-machine").note == note
+    monkeypatch.setattr(download, "time_machine", lambda cache: (data, note))
+    assert loading.load("time-machine").note == note
 
 
 def test_without_the_package_that_names_the_cache(unpackaged: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "platformdirs", None)  # as on a machine whose python is used as it is
     with pytest.raises(ValueError, match=r"platformdirs names: install it.*CORPUS=path"):
-        corpus.load()
+        loading.load()
 
 
 def test_without_package_network_and_cache(unpackaged: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(*args: object) -> bytes:
         raise ValueError("https://x: no route")
 
-    monkeypatch.setattr(corpus, "download", offline)
+    monkeypatch.setattr(download, "download", offline)
     why = "time-machine is neither in the package nor in the cache nor to be downloaded (https://x: no route)"
     assert fails("time-machine", tmp_path) == f"{why}. Have the file? CORPUS=path"
 
@@ -777,15 +782,11 @@ def test_without_package_network_and_cache(unpackaged: None, tmp_path: Path, mon
         (b"12", "./12"),
         (b"inf", "./inf"),
         (b"True", "./True"),
-        *(
-            (name.encode(), f"./{name}")
-            for name in sorted(grid.MISSING - {""})
-            if name[0] not in "#-" and "/" not in name
-        ),
+        *((name.encode(), f"./{name}") for name in sorted(MISSING - {""}) if name[0] not in "#-" and "/" not in name),
     ],
 )
 def test_a_files_name_is_shown_so_that_it_can_do_nothing(name: bytes, shown: str, tmp_path: Path) -> None:
     path = os.path.join(os.fsencode(tmp_path), name)
     with open(path, "w") as file:
         file.write("the time traveller " * 100)
-    assert corpus.load(os.fsdecode(path)).name == shown
+    assert loading.load(os.fsdecode(path)).name == shown

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from harness.data import corpus
+from harness.data import embedded
 from harness.data.batches import windows_per_epoch
-from harness.experiments import grid, tasks
-from harness.experiments.grid import Protocol, Run
+from harness.experiments import protocols, tasks
+from harness.experiments.protocols import Protocol
+from harness.experiments.runs import Run
 from harness.run import progress as watch
 from harness.run import roofline, train_task
 from harness.run import timing as measure
@@ -72,10 +73,10 @@ def test_no_verb_takes_a_gradient_that_cudnn_refuses(variant: str, monkeypatch: 
     monkeypatch.setattr(measure, "ceiling", lambda *how: (1.0, 1.0))
     text = Run(variant, 0, TINY, "", "cpu", "library")
     for protocol in (TINY, dataclasses.replace(TINY, sampling="windows", train_characters=20, heldout_characters=10)):
-        (outcome,) = training.train([dataclasses.replace(text, protocol=protocol)], corpus.embedded())
+        (outcome,) = training.train([dataclasses.replace(text, protocol=protocol)], embedded.embedded())
         assert outcome.error == ""
         assert outcome.reach
-    task = dataclasses.replace(grid.task_protocol("adding"), num_steps=4, epochs=1, hidden=4)
+    task = dataclasses.replace(protocols.task_protocol("adding"), num_steps=4, epochs=1, hidden=4)
     assert train_task.train([dataclasses.replace(text, protocol=task)])[0].error == ""
     assert "error" not in measure.time_steps(text, vocabulary=28)
 
@@ -158,7 +159,7 @@ def test_a_probe_asks_nothing_of_an_engine_that_its_batch_size_does_not(
     seen: list[int] = []
     real = Model.forward
     monkeypatch.setattr(Model, "forward", lambda m, X, state: seen.append(X.shape[2]) or real(m, X, state))  # type: ignore[func-returns-value]
-    protocol = dataclasses.replace(grid.task_protocol(task), num_steps=4, epochs=1, hidden=4, batch_size=32)
+    protocol = dataclasses.replace(protocols.task_protocol(task), num_steps=4, epochs=1, hidden=4, batch_size=32)
     (outcome,) = train_task.train([Run("gru", 0, protocol, "", "cpu", "fused")])
     assert outcome.error == ""
     assert max(seen) <= 32
@@ -174,7 +175,7 @@ def test_a_training_asks_nothing_of_an_engine_that_its_batch_size_does_not(
     real = Model.forward
     monkeypatch.setattr(Model, "forward", lambda m, X, state: seen.append(X.shape[2]) or real(m, X, state))  # type: ignore[func-returns-value]
     protocol = dataclasses.replace(TINY, sampling=sampling, train_characters=100, heldout_characters=50)
-    (outcome,) = training.train([Run("gru", 0, protocol, "", "cpu", "fused")], corpus.embedded())
+    (outcome,) = training.train([Run("gru", 0, protocol, "", "cpu", "fused")], embedded.embedded())
     assert outcome.error == ""
     assert max(seen) == TINY.batch_size
 
@@ -301,15 +302,15 @@ def test_a_training_stopped_inside_an_epoch_is_the_one_that_never_stopped(
         TINY, sampling=sampling, train_characters=characters, heldout_characters=50, epochs=3
     )
     run = Run("gru", 0, protocol, "", "cpu", "fused", capture=True)
-    straight = training.train([dataclasses.replace(run, capture=False)], corpus.embedded())[0]
+    straight = training.train([dataclasses.replace(run, capture=False)], embedded.embedded())[0]
     kept = Kept(after=4)
     monkeypatch.setattr(training, "captured", first)
     with pytest.raises(Stopped):
-        training.train([run], corpus.embedded(), keep=kept)
+        training.train([run], embedded.embedded(), keep=kept)
     assert kept.arrays is not None
     assert int(kept.arrays["window"]) == {_fails: 3, Replayed: {2: 6, 8: 8}[graph]}[first]
     monkeypatch.setattr(training, "captured", then)
-    gone_on = training.train([run], corpus.embedded(), keep=Kept(arrays=kept.arrays))[0]
+    gone_on = training.train([run], embedded.embedded(), keep=Kept(arrays=kept.arrays))[0]
     same = {"train_s": 0.0, "uncaptured": ""}
     assert dataclasses.replace(gone_on, **same) == dataclasses.replace(straight, **same)  # type: ignore[arg-type]
 
@@ -324,11 +325,11 @@ def test_an_epoch_of_many_windows_is_a_short_graph_replayed(
     run = Run(variant, 0, protocol, "", "cpu", "library" if variant == "nn.gru" else "loop")
     assert windows_per_epoch(characters, protocol) == windows
     monkeypatch.setattr(training, "captured", Replayed)
-    found = [training.train([run], corpus.embedded())[0]]
+    found = [training.train([run], embedded.embedded())[0]]
     for most, made in ((8, [8, windows - 16]), (windows, [windows]), (4, [4] if windows == 20 else [4, 3])):
         monkeypatch.setattr(training, "GRAPH_WINDOWS", most)
         monkeypatch.setattr(Replayed, "windows", [])
-        found.append(training.train([dataclasses.replace(run, capture=True)], corpus.embedded())[0])
+        found.append(training.train([dataclasses.replace(run, capture=True)], embedded.embedded())[0])
         assert Replayed.windows == made
     assert len({repr(dataclasses.replace(outcome, train_s=0.0)) for outcome in found}) == 1
 
@@ -503,7 +504,9 @@ def test_nothing_of_a_step_crosses_to_the_host_and_its_operations_are_no_more(
         monkeypatch.setattr(resident, name, kernel, raising=False)
     monkeypatch.setattr(resident, "triton", SimpleNamespace(next_power_of_2=lambda n: n))
     monkeypatch.setattr(resident, "processors", lambda device: 132)
-    protocol = dataclasses.replace(grid.protocol("classic"), num_steps=5 if engine == "loop" else 35, sampling=sampling)
+    protocol = dataclasses.replace(
+        protocols.protocol("classic"), num_steps=5 if engine == "loop" else 35, sampling=sampling
+    )
     S, T, n = 1 if engine == "library" else 3, protocol.num_steps, protocol.batch_size
     shape = (2 * T + 1, S, n) if sampling == "sequential" else (T + 1, S, 2 * n)
     model = Model(variant, 28, 256, list(range(S)), device="meta", engine=engine)

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 import torch
 
-from harness.data import corpus
-from harness.experiments import grid
-from harness.experiments.grid import Protocol, Run
+from harness.data import embedded
+from harness.experiments import grids
+from harness.experiments.protocols import Protocol
+from harness.experiments.runs import Run
 from harness.run.executors import local as execute
 from harness.run.machine import Fact
 from harness.run.outcome import Outcome
@@ -31,7 +32,7 @@ RUNS = [Run("rnn", seed, TINY, "sha", "cpu") for seed in range(3)]
 
 def test_workers_give_what_one_process_gives_and_a_dead_one_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     """In one test, because starting processes that import torch is the slow part of it."""
-    text = corpus.embedded()
+    text = embedded.embedded()
     deadly = dataclasses.replace(RUNS[0], seed=7)
     signs: list[execute.Underway] = []
     monkeypatch.setattr(execute, "SERVE", f"from {__name__} import serve_but_die_at_seed_7 as serve")
@@ -81,7 +82,7 @@ def test_a_worker_that_ends_or_stops_before_it_has_read_anything_is_a_row(
     monkeypatch.setattr(execute, "PATIENCE_S", 0.5)
     monkeypatch.setattr(execute, "LOOK_S", 0.1)
     monkeypatch.setattr(execute, "SERVE", code)
-    text = dataclasses.replace(corpus.embedded(), tokens=np.zeros(10**6, dtype=np.int16))
+    text = dataclasses.replace(embedded.embedded(), tokens=np.zeros(10**6, dtype=np.int16))
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     old = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("it hangs"))
     signal.setitimer(signal.ITIMER_REAL, 60)
@@ -103,7 +104,7 @@ def serve_but_die_while_looking(pipe: int, shared: int, parent: int) -> None:
 
 def test_a_process_that_ends_while_it_only_looks_loses_no_training(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(execute, "SERVE", f"from {__name__} import serve_but_die_while_looking as serve")
-    text = corpus.embedded()
+    text = embedded.embedded()
     (finished,) = execute.execute(RUNS[:1], text, 1)
     (whole,) = train(RUNS[:1], text)
     unseen = {"sample, lesions, gates, reach, network": "crashed: its process was ended by SIGKILL"}
@@ -133,7 +134,7 @@ def test_a_process_whose_capture_failed_takes_no_further_group(monkeypatch: pyte
     monkeypatch.setattr(execute, "SERVE", f"from {__name__} import serve_as_a_gpu as serve")
     variants = ("rnn", "janet", "lstm", "gru", "mgu", "ligru")
     runs = [Run(v, seed, TINY, "sha", "cuda", capture=True) for v in variants for seed in (0, 1)]
-    ended = list(execute.execute(runs, corpus.embedded(), 1))
+    ended = list(execute.execute(runs, embedded.embedded(), 1))
     assert [f.run for f in ended] == runs
     pids = [ended[2 * k].environment["pid"] for k in range(len(variants))]
     assert [f.environment["pid"] for f in ended] == [pid for pid in pids for _ in (0, 1)]
@@ -143,19 +144,19 @@ def test_a_process_whose_capture_failed_takes_no_further_group(monkeypatch: pyte
 
 def test_a_run_that_raises_is_an_outcome() -> None:
     run = dataclasses.replace(RUNS[0], protocol=dataclasses.replace(TINY, batch_size=10**6))
-    (finished,) = execute._one([run], corpus.embedded(), 1, lambda sign: None)
+    (finished,) = execute._one([run], embedded.embedded(), 1, lambda sign: None)
     assert finished.outcome.error.startswith("crashed: ValueError: ")
     assert finished.outcome.parameters is None
 
 
-@pytest.mark.parametrize("variant", sorted({*grid.ABLATE, *grid.BENCH, "gru:Z=1,R=1", "lstm:F=1,I=0", "mgu:F=0"}))
+@pytest.mark.parametrize("variant", sorted({*grids.ABLATE, *grids.BENCH, "gru:Z=1,R=1", "lstm:F=1,I=0", "mgu:F=0"}))
 def test_every_variant_of_a_default_command_trains_in_every_engine_that_takes_it(variant: str) -> None:
     """Also those whose state never changes, or whose gates are all fixed: no gradient may be missed."""
     taken = [engine for engine, refusal in registry.refusals(variant).items() if not refusal]
     assert taken
     for engine in taken:
         run = dataclasses.replace(RUNS[0], variant=variant, engine=engine)
-        (finished,) = execute._one([run], corpus.embedded(), 1, lambda sign: None)
+        (finished,) = execute._one([run], embedded.embedded(), 1, lambda sign: None)
         assert finished.outcome.error == "", engine
 
 
@@ -172,16 +173,16 @@ def test_what_an_engine_that_disagrees_trains_does_not_count(monkeypatch: pytest
     execute._disagrees.cache_clear()
     for seed in (0, 1):
         run = dataclasses.replace(RUNS[0], seed=seed, engine="fused")
-        (finished,) = execute._one([run], corpus.embedded(), 1, lambda sign: None)
+        (finished,) = execute._one([run], embedded.embedded(), 1, lambda sign: None)
         said = "disagrees: fused differs from the plainest engine by 1e-09, over 1e-10: --engine names another"
         assert finished.outcome == Outcome(error=said)
     assert len(set(map(id, asked))) == 1  # one model
-    (finished,) = execute._one([RUNS[0]], corpus.embedded(), 1, lambda sign: None)
+    (finished,) = execute._one([RUNS[0]], embedded.embedded(), 1, lambda sign: None)
     assert finished.outcome.error == ""
 
 
 def test_nothing_to_do() -> None:
-    assert list(execute.execute([], corpus.embedded(), 0)) == []
+    assert list(execute.execute([], embedded.embedded(), 0)) == []
 
 
 def test_a_script_without_a_main_guard_trains_and_no_worker_imports_it(tmp_path: Path) -> None:
@@ -190,11 +191,12 @@ def test_a_script_without_a_main_guard_trains_and_no_worker_imports_it(tmp_path:
 import sys
 sys.path.insert(0, {str(Path(execute.__file__).parents[3])!r})
 print("main")
-from harness.data import corpus
-from harness.experiments import grid
+from harness.data.embedded import embedded
+from harness.experiments.protocols import Protocol
+from harness.experiments.runs import Run
 from harness.run.executors import local as execute
-size = grid.Protocol(train_characters=300, heldout_characters=100, batch_size=4, num_steps=5, hidden=4, epochs=1)
-for finished in execute.execute([grid.Run("rnn", 0, size, "", "cpu")], corpus.embedded(), 1):
+size = Protocol(train_characters=300, heldout_characters=100, batch_size=4, num_steps=5, hidden=4, epochs=1)
+for finished in execute.execute([Run("rnn", 0, size, "", "cpu")], embedded(), 1):
     print(finished.outcome.error or "trained")
 """
     done = subprocess.run(

@@ -24,9 +24,10 @@ import torch
 import variants
 from harness import __main__ as command
 from harness import files
-from harness.data import corpus
-from harness.experiments import grid
-from harness.experiments.grid import Protocol, Run
+from harness.data import embedded
+from harness.experiments import protocols
+from harness.experiments.protocols import Protocol
+from harness.experiments.runs import Run
 from harness.record import csv_files, tables
 from harness.record import store as record
 from harness.record.schema import COLUMNS
@@ -83,7 +84,7 @@ class Going:
 
 def cases() -> list[Any]:
     windows = dataclasses.replace(TINY, sampling="windows", text="whole", train_characters=40, heldout_characters=20)
-    adding = dataclasses.replace(grid.task_protocol("adding"), num_steps=4, batch_size=3, hidden=3, epochs=8)
+    adding = dataclasses.replace(protocols.task_protocol("adding"), num_steps=4, batch_size=3, hidden=3, epochs=8)
     validated = dataclasses.replace(TINY, validation_characters=50)
     found = [
         pytest.param(
@@ -111,7 +112,7 @@ def test_a_training_that_goes_on_is_bit_for_bit_one_that_never_stopped(
     runs: list[Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watch, "CHECKPOINT_S", 0.0)
-    text = corpus.embedded()
+    text = embedded.embedded()
 
     def go(keep: watch.CheckpointStore | None) -> list[Outcome]:
         if runs[0].protocol.task == "text":
@@ -135,10 +136,10 @@ def test_its_clock_goes_on_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "CHECKPOINT_S", 0.0)
     dying = Dying(3)
     with pytest.raises(Killed):
-        train([RUN], corpus.embedded(), keep=dying)
+        train([RUN], embedded.embedded(), keep=dying)
     assert dying.kept is not None
     dying.kept["train_s"] = np.array(1000.0)
-    (outcome,) = train([RUN], corpus.embedded(), keep=Going(dying.kept))
+    (outcome,) = train([RUN], embedded.embedded(), keep=Going(dying.kept))
     assert outcome.train_s is not None
     assert 1000 < outcome.train_s < 1100
 
@@ -192,7 +193,7 @@ def test_no_room_for_a_checkpoint_is_a_note(
             raise OSError(28, "No space left on device", "results/checkpoints/x.npz")
 
     monkeypatch.setattr(watch, "CHECKPOINT_S", 0.0)
-    (outcome,) = train([RUN], corpus.embedded(), keep=Full(None))
+    (outcome,) = train([RUN], embedded.embedded(), keep=Full(None))
     assert outcome.error == ""
     assert "note: no checkpoint, results/checkpoints/x.npz: No space left on device" in capsys.readouterr().err
 
@@ -233,7 +234,7 @@ def test_every_end_of_a_worker_is_a_typed_row_and_the_others_go_on(
     runs = [dataclasses.replace(RUN, seed=seed) for seed in range(6)]
     keeper = functools.partial(record.checkpoint, tmp_path)
     ended: dict[int, Outcome] = {}
-    for finished in execute.execute(runs, corpus.embedded(), 2, keeper=keeper):
+    for finished in execute.execute(runs, embedded.embedded(), 2, keeper=keeper):
         ended[finished.run.seed] = finished.outcome
         if len(ended) == 5:  # however slow the machine, only the one that hangs is left
             monkeypatch.setattr(execute, "PATIENCE_S", 0.5)

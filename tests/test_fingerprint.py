@@ -16,8 +16,10 @@ import torch
 
 from harness import plan as planning
 from harness.data import corpus
-from harness.experiments import grid
-from harness.experiments.grid import Protocol, Run
+from harness.data import load as loading
+from harness.experiments import protocols
+from harness.experiments.protocols import Protocol
+from harness.experiments.runs import Run
 from harness.run import machine, train, train_task
 from variants import registry
 from variants.fingerprint import COMPUTED, _Walk, code, fingerprint
@@ -105,7 +107,7 @@ RUNS = [
 
 def test_every_function_that_a_training_goes_through_is_in_its_key(home: Path) -> None:
     """But for the finding of a cell by its name: the name, and what is found, are in the key themselves."""
-    precision, text_on = torch.get_float32_matmul_precision(), corpus.load("embedded")
+    precision, text_on = torch.get_float32_matmul_precision(), loading.load("embedded")
     gone: set[tuple[Path, int]] = set()
     missed: list[str] = []
     for variant, engine, protocol, roots in RUNS:
@@ -449,8 +451,8 @@ def test_the_tokens_as_trained_on_are_in_the_key(monkeypatch: pytest.MonkeyPatch
     data = b"The Time Machine, by H. G. Wells [1898]\n\n\nI\n\n\nThe Time Traveller (for so it will be)\n"
 
     def run() -> Run:
-        text = corpus._file(Path("made"), data, "lines")
-        return planning.Plan("bench", ("gru",), grid.protocol("quick"), 1, text, "cpu").run("gru", 0, "loop")
+        text = loading._file(Path("made"), data, "lines")
+        return planning.Plan("bench", ("gru",), protocols.protocol("quick"), 1, text, "cpu").run("gru", 0, "loop")
 
     before, cleaned = run(), corpus._codes
     monkeypatch.setattr(corpus, "_codes", lambda text: cleaned(text.replace("e", "a")))

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from harness.experiments import grid
-from harness.experiments.grid import CHOICES, Protocol, Run
+from harness.experiments import grids, protocols
+from harness.experiments.protocols import CHOICES, Protocol
+from harness.experiments.runs import PROTOCOL_UNSAID, RUN_UNSAID, Run
 
 RUN = Run("gru", 0, Protocol(), "sha", "cpu")
 OTHER: dict[str, Any] = {
@@ -49,7 +50,7 @@ def test_a_field_that_is_added_changes_no_key_until_it_is_used() -> None:
 
 def test_a_default_that_changes_changes_keys() -> None:
     """What is left out of a key is what is written down, not what is the default now."""
-    for own, unsaid in ((Run, grid.RUN_UNSAID), (Protocol, grid.PROTOCOL_UNSAID)):
+    for own, unsaid in ((Run, RUN_UNSAID), (Protocol, PROTOCOL_UNSAID)):
         defaults = {f.name: f.default for f in dataclasses.fields(own) if f.default is not dataclasses.MISSING}
         assert unsaid == defaults  # a new field is to be added there, once and for all
 
@@ -62,7 +63,7 @@ def test_a_variants_own_rate_and_size_are_what_it_trains_with() -> None:
 
 
 def test_key_is_the_same_in_another_process() -> None:
-    code = "from harness.experiments.grid import *; print(Run('gru', 0, Protocol(), 'sha', 'cpu').key)"
+    code = "from harness.experiments.runs import *; print(Run('gru', 0, Protocol(), 'sha', 'cpu').key)"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     assert said == RUN.key
 
@@ -75,16 +76,16 @@ def test_key_is_one_plain_file_name(variant: str) -> None:
 
 
 def test_classic_is_the_chapter() -> None:
-    p = grid.PROTOCOLS["classic"]
+    p = protocols.PROTOCOLS["classic"]
     assert (p.train_characters, p.batch_size, p.num_steps, p.hidden) == (10_000, 32, 35, 256)
     assert (p.lr, p.clip, p.epochs, p.evaluations, p.init) == (1.0, 1.0, 500, 20, "own")
     assert p.label == "classic"
 
 
 def test_label_says_what_was_overridden() -> None:
-    p = grid.protocol("quick").override(["hidden=64", "lr=0.5"])
+    p = protocols.protocol("quick").override(["hidden=64", "lr=0.5"])
     assert (p.hidden, p.lr, p.label) == (64, 0.5, "quick,hidden=64,lr=0.5")
-    assert grid.protocol("quick").override(["hidden=32"]).label == "quick"  # its own value
+    assert protocols.protocol("quick").override(["hidden=32"]).label == "quick"  # its own value
 
 
 @pytest.mark.parametrize(
@@ -118,17 +119,17 @@ def test_override_twice_is_refused() -> None:
 
 def test_protocol_misspelt() -> None:
     with pytest.raises(ValueError, match="Did you mean 'classic'"):
-        grid.protocol("clasic")
+        protocols.protocol("clasic")
 
 
 @pytest.mark.parametrize(("contrasts", "seeds"), [(1, 6), (2, 7), (6, 8), (8, 9), (9, 9), (10, 9), (0, 6)])
 def test_seeds_needed(contrasts: int, seeds: int) -> None:
     """The least n with contrasts * 2 / 2^n <= 0.05, counted by hand."""
-    assert grid.seeds_needed(contrasts) == seeds
+    assert grids.seeds_needed(contrasts) == seeds
     assert max(contrasts, 1) * 2 / 2**seeds <= 0.05 < max(contrasts, 1) * 2 / 2 ** (seeds - 1)
 
 
 def test_contrasts() -> None:
-    assert grid.contrasts(grid.ABLATE) == 8
-    assert grid.contrasts(grid.BENCH) == 6
-    assert grid.contrasts(["rnn", "lstm"]) == 0
+    assert grids.contrasts(grids.ABLATE) == 8
+    assert grids.contrasts(grids.BENCH) == 6
+    assert grids.contrasts(["rnn", "lstm"]) == 0

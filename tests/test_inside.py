@@ -13,6 +13,7 @@ import torch
 
 from harness import __main__ as command
 from harness.data import corpus as text
+from harness.data import load as loading
 from harness.record import tables
 from harness.report import sections
 from harness.report import select as evidence
@@ -31,7 +32,7 @@ def rng(seed: int = 0) -> torch.Generator:
 
 @functools.cache
 def book() -> text.Corpus:
-    return text.load("embedded")
+    return loading.load("embedded")
 
 
 def network(variant: str = "gru", seeds: tuple[int, ...] = (0, 1)) -> Model:

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import variants
-from harness.data import corpus as text
-from harness.experiments import grid
+from harness.data import load as loading
+from harness.experiments import protocols
+from harness.experiments.runs import Run
 from harness.record import store as record
 from harness.report import laboratory, page
 from harness.run import network, train
@@ -148,20 +149,16 @@ def test_a_network_in_javascript_computes_what_it_computes_in_python(tmp_path: P
 
 
 @pytest.fixture(scope="module")
-def trained() -> list[tuple[grid.Run, Outcome]]:
-    corpus = text.load("embedded")
+def trained() -> list[tuple[Run, Outcome]]:
+    corpus = loading.load("embedded")
     protocol = dataclasses.replace(
-        grid.protocol("quick"), epochs=1, train_characters=3000, heldout_characters=1200, evaluations=1, hidden=8
+        protocols.protocol("quick"), epochs=1, train_characters=3000, heldout_characters=1200, evaluations=1, hidden=8
     )
-    runs = [
-        grid.Run(v, seed, protocol, corpus.sha256, "cpu", engine="loop") for v in ("gru", "gru:R=1") for seed in (0, 1)
-    ]
+    runs = [Run(v, seed, protocol, corpus.sha256, "cpu", engine="loop") for v in ("gru", "gru:R=1") for seed in (0, 1)]
     return [(run, train.train([run], corpus)[0]) for run in runs]
 
 
-def test_one_seed_of_each_variant_is_kept_beside_its_run(
-    trained: list[tuple[grid.Run, Outcome]], tmp_path: Path
-) -> None:
+def test_one_seed_of_each_variant_is_kept_beside_its_run(trained: list[tuple[Run, Outcome]], tmp_path: Path) -> None:
     for run, outcome in trained:
         assert (outcome.network is not None) == (run.seed == 0)
         record.write_run(tmp_path, run, {"outcome": {**vars(outcome), "curve": []}})

@@ -31,9 +31,11 @@ from harness import files
 from harness import plan as planning
 from harness import terminal as screen
 from harness.analysis import stats
-from harness.data import corpus
-from harness.experiments import grid
-from harness.experiments.grid import Run
+from harness.data import download
+from harness.data import load as loading
+from harness.experiments import grids, protocols
+from harness.experiments.protocols import Protocol
+from harness.experiments.runs import Run
 from harness.record import tables
 from harness.report import page as report
 from harness.run import timing as measure
@@ -104,9 +106,9 @@ def ask(*words: str, hidden_torch: bool = False) -> subprocess.CompletedProcess[
 
 def test_every_engine_is_timed_except_under_quick() -> None:
     engines = [engine for engine, refusal in variants.refusals("rnn").items() if not refusal]
-    text = corpus.load("embedded")
+    text = loading.load("embedded")
     for name, also in (("classic", [f"rnn ({engine})" for engine in engines[1:]]), ("quick", [])):
-        plan = planning.Plan("bench", ("rnn",), grid.protocol(name), 1, text, "cpu")
+        plan = planning.Plan("bench", ("rnn",), protocols.protocol(name), 1, text, "cpu")
         assert [c.label for c in plan.contenders] == ["rnn", *also, "rnn#2"]
         assert {c.run.engine for c in plan.contenders if c.label in ("rnn", "rnn#2")} == {engines[0]}
 
@@ -135,8 +137,8 @@ def test_where_the_fastest_engine_disagrees_the_next_one_trains_and_says_so(
 
 
 def test_on_cuda_an_epoch_is_a_graph_and_a_bench_also_times_it_step_by_step() -> None:
-    text = corpus.load("embedded")
-    here = planning.Plan("bench", ("nn.gru",), grid.protocol("classic"), 2, text, "cpu", deterministic=True)
+    text = loading.load("embedded")
+    here = planning.Plan("bench", ("nn.gru",), protocols.protocol("classic"), 2, text, "cpu", deterministic=True)
     assert not any(run.capture or run.deterministic for run in here.runs)  # a CPU is deterministic as it is
     there = dataclasses.replace(here, device="cuda")
     assert all(run.capture and run.deterministic for run in there.runs)
@@ -145,7 +147,7 @@ def test_on_cuda_an_epoch_is_a_graph_and_a_bench_also_times_it_step_by_step() ->
     ablated = dataclasses.replace(there, verb="ablate", deterministic=False)
     assert {c.label: c.run.capture for c in ablated.contenders} == {"nn.gru": True, "nn.gru#2": True}
     assert {run.key for run in ablated.runs}.isdisjoint(run.key for run in there.runs)
-    probe = dataclasses.replace(there, protocol=grid.task_protocol("adding"))
+    probe = dataclasses.replace(there, protocol=protocols.task_protocol("adding"))
     assert not any(run.capture for run in probe.runs)
 
 
@@ -186,7 +188,7 @@ def test_a_bench_on_cuda_shows_the_fast_engine_to_one_who_does_not_know_of_preci
     """resident computes in tf32 alone: it is timed so beside what trains in ieee, and torch's own beside it."""
     monkeypatch.setattr("variants.engines.resident.triton", object())
     plan = planning.Plan(
-        "bench", ("gru", "lstm", "nn.gru"), grid.protocol("classic"), 1, corpus.load("embedded"), "cuda"
+        "bench", ("gru", "lstm", "nn.gru"), protocols.protocol("classic"), 1, loading.load("embedded"), "cuda"
     )
     rounded = {c.label: (c.run.engine, c.run.capture) for c in plan.contenders if c.run.precision == "tf32"}
     assert rounded == {"gru (tf32)": ("resident", True), "nn.gru (tf32)": ("library", True)}
@@ -199,7 +201,7 @@ def test_bf16_is_what_computes_in_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
     """torch's products of float32 do not: of other engines it would be tf32 under another name."""
     monkeypatch.setattr("variants.engines.resident.triton", object())
     plan = planning.Plan(
-        "bench", ("gru", "nn.gru"), grid.protocol("classic"), 1, corpus.load("embedded"), "cuda", precision="bf16"
+        "bench", ("gru", "nn.gru"), protocols.protocol("classic"), 1, loading.load("embedded"), "cuda", precision="bf16"
     )
     assert plan.engines("gru") == ["resident"]
     with pytest.raises(
@@ -213,7 +215,7 @@ def test_bf16_is_what_computes_in_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_bench_for_real_then_report_without_torch(tmp_path: Path, monkeypatch, capfd) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.setattr(measure, "ROUNDS", 1)
-    monkeypatch.setattr("harness.experiments.grid.SEEDS", 1)
+    monkeypatch.setattr("harness.experiments.grids.SEEDS", 1)
     folder = tmp_path / "results"
     words = ["bench", "--protocol", "classic", *ONE_RNN[1:]]  # quick times only the engine that trains
     assert command.main([*words, "--results", str(folder)]) == 0
@@ -548,7 +550,7 @@ def test_bad_input_is_one_line_and_status_2(
 ANY = st.text(max_size=8)
 COUNT = st.integers(1, 30).map(str)
 NUMBER = st.one_of(st.integers(-2, 2).map(str), st.floats().map(str), ANY)
-CHOICES = sorted({choice for choices in grid.CHOICES.values() for choice in choices})
+CHOICES = sorted({choice for choices in protocols.CHOICES.values() for choice in choices})
 FIELDS = st.one_of(
     st.builds("{}={}".format, st.sampled_from(["hidden", "epochs", "batch_size"]), COUNT),
     st.builds("{}={}".format, st.sampled_from(["lr", "clip"]), st.floats(0.001, 9).map(str)),
@@ -569,7 +571,7 @@ TYPED = {  # what may be typed for an option: sense, and anything
     "--set": (
         st.lists(FIELDS, min_size=1, max_size=3),
         st.lists(st.builds("{}={}".format, st.one_of(
-            st.sampled_from([f.name for f in dataclasses.fields(grid.Protocol)]), ANY
+            st.sampled_from([f.name for f in dataclasses.fields(Protocol)]), ANY
         ), st.one_of(NUMBER, st.sampled_from(CHOICES))), max_size=2),
     ),
     "--tasks": (st.lists(st.sampled_from(["adding", "copy", "s3"]), min_size=1, max_size=2), st.lists(ANY, max_size=2)),
@@ -602,14 +604,14 @@ def test_whatever_is_typed_it_is_what_runs_or_one_line_and_status_2(
 ) -> None:
     verb, options = asked
     plans: list[planning.Plan] = []
-    load = functools.cache(corpus.load)
+    load = functools.cache(loading.load)
 
     def keep(*some: planning.Plan) -> int:
         plans.extend(some)
         return 0
 
     with monkeypatch.context() as patch:
-        patch.setattr(corpus, "load", lambda source, **how: load(source or "embedded", **how))
+        patch.setattr(loading, "load", lambda source, **how: load(source or "embedded", **how))
         patch.setattr(command, "go", lambda plan, *rest: keep(plan))
         patch.setattr(command, "reproduce", lambda some, *rest: keep(*some))
         patch.setattr(command, "sweep", lambda some, *rest: keep(*some))
@@ -669,9 +671,9 @@ def test_help_names_what_set_takes_and_nothing_else() -> None:
     said = " ".join(command.parser().format_help().split())
     fields = said.partition("fields of the protocol: ")[2].partition(" --tasks")[0].split(", ")
     for field in fields:
-        default = getattr(grid.Protocol(), field) or 1
-        assert grid.protocol("classic").override([f"{field}={default}"])
-    assert {*fields, "name", "task"} == {f.name for f in dataclasses.fields(grid.Protocol)}
+        default = getattr(Protocol(), field) or 1
+        assert protocols.protocol("classic").override([f"{field}={default}"])
+    assert {*fields, "name", "task"} == {f.name for f in dataclasses.fields(Protocol)}
 
 
 def test_a_home_folder_is_meant(fake: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -814,7 +816,7 @@ def test_list_says_what_is_done(fake: list[Run], tmp_path: Path, capsys: pytest.
 def test_list_of_everything_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["list", "--corpus", "embedded", "--device", "cpu", "--results", str(tmp_path / "none")]) == 0
     shown = capsys.readouterr().out
-    assert shown.count("to do ") == (7 + 9) * grid.SEEDS
+    assert shown.count("to do ") == (7 + 9) * grids.SEEDS
     assert not (tmp_path / "none").exists()
 
 
@@ -844,7 +846,7 @@ def test_the_first_run_is_on_the_book_without_a_network(
     def none(*_: object) -> bytes:
         raise ValueError("the address cannot be reached")
 
-    monkeypatch.setattr(corpus, "download", none)
+    monkeypatch.setattr(download, "download", none)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     words = [w for w in ONE_RNN if w not in ("--corpus", "embedded")]
     assert command.main([*words, "--results", str(tmp_path)]) == 0
@@ -853,7 +855,7 @@ def test_the_first_run_is_on_the_book_without_a_network(
     assert "text time-machine" in shown.out
     for table in ("bench", "runs"):
         assert set(pd.read_csv(tmp_path / f"{table}.csv")["corpus"]) == {"time-machine"}
-    monkeypatch.setattr(corpus, "PACKAGED", tmp_path / "none")
+    monkeypatch.setattr(download, "PACKAGED", tmp_path / "none")
     assert command.main([*words, "--results", str(tmp_path / "other")]) == 2
     assert "CORPUS=path" in capsys.readouterr().err
 
@@ -864,7 +866,7 @@ def test_what_is_done_to_a_text_is_said_where_a_user_looks(capsys: pytest.Captur
     said = " ".join(capsys.readouterr().out.split())
     assert "how a text is prepared](docs/protocols.md#texts)" in (ROOT / "README.md").read_text()
     readme = " ".join((ROOT / "docs" / "protocols.md").read_text().split())
-    for how in grid.CHOICES["text"]:
+    for how in protocols.CHOICES["text"]:
         assert f"text={how}" in readme
         assert how == "spaces" or f"text={how}" in said
     for words in ("white space, line ends too, becomes one space; case and punctuation stay", "max_vocabulary=N"):
@@ -997,9 +999,9 @@ def test_until_decided_goes_on_to_its_end_where_nothing_decides(
 
 
 def test_looks_are_fixed_by_the_grid_alone() -> None:
-    assert grid.looks(1, 30) == (10, 17, 23, 30)
-    assert grid.looks(8, 30) == (11, 17, 24, 30)  # 10 pairs could not pass Holm over 8 at a quarter of 5 %
-    assert grid.looks(8, 5) == (5,)
+    assert grids.interim_analyses(1, 30) == (10, 17, 23, 30)
+    assert grids.interim_analyses(8, 30) == (11, 17, 24, 30)  # 10 pairs could not pass Holm over 8 at a quarter of 5 %
+    assert grids.interim_analyses(8, 5) == (5,)
 
 
 @pytest.mark.parametrize(("words", "said"), [

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 import variants
-from harness.experiments import grid
-from harness.experiments.grid import Protocol, Run
+from harness.experiments.protocols import Protocol
+from harness.experiments.runs import Candidate, Run
 from harness.run import machine, process, roofline
 from harness.run import timing as measure
 from variants.engines import native
@@ -88,7 +88,7 @@ def test_what_goes_wrong_is_an_answer(run: Run, patience: float, said: str) -> N
 
 def test_every_contender_once_a_round_in_changing_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "sample", lambda run, vocabulary, threads, seeds, patience_s: {"seed": run.seed})
-    contenders = [grid.Contender(f"c{k}", Run("rnn", k, Protocol(), "sha", "cpu")) for k in range(5)]
+    contenders = [Candidate(f"c{k}", Run("rnn", k, Protocol(), "sha", "cpu")) for k in range(5)]
     seen = [(number, c.label, a["seed"]) for number, c, a in measure.compare(contenders, 28, 1, [0, 1, 4])]
     assert collections.Counter(number for number, _, _ in seen) == {0: 5, 1: 5, 4: 5}
     orders = [[label for n, label, _ in seen if n == number] for number in (0, 1, 4)]
@@ -111,7 +111,7 @@ def timed(monkeypatch: pytest.MonkeyPatch, answers: dict[str, list[measure.Answe
         return answers[run.variant].pop(0)
 
     monkeypatch.setattr(measure, "sample", sample)
-    contenders = [grid.Contender(v, Run(v, 0, Protocol(), "sha", "cpu")) for v in answers]
+    contenders = [Candidate(v, Run(v, 0, Protocol(), "sha", "cpu")) for v in answers]
     given = list(measure.compare(contenders, 28, 1, [0]))
     return [f"{c.label} {a.get('error', measure.disturbed(a))}" for _, c, a in given]
 

@@ -19,10 +19,13 @@ from torch import nn
 import variants
 from harness import __main__ as command
 from harness import plan as planning
-from harness.data import batches
+from harness.analysis import reproduce
+from harness.data import batches, ngrams
 from harness.data import corpus as text
-from harness.experiments import grid, published
-from harness.experiments.grid import Protocol, Run
+from harness.data import load as loading
+from harness.experiments import protocols, published
+from harness.experiments.protocols import Protocol
+from harness.experiments.runs import Run
 from harness.record import store as record
 from harness.record import tables
 from harness.run import evaluate, outcome
@@ -42,7 +45,7 @@ pytestmark = pytest.mark.usefixtures("in_process")
 
 @functools.cache
 def embedded() -> text.Corpus:
-    return text.load("embedded")
+    return loading.load("embedded")
 
 
 def run(protocol: Protocol, variant: str = "gru", seed: int = 0, **how: object) -> Run:
@@ -87,7 +90,9 @@ def test_windows_are_drawn_each_once_an_epoch_in_another_order_from_a_zero_state
 def test_n_grams_count_and_score_the_characters_that_networks_see(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of both samplings, with a validation part and without: every character trained on, every target scored."""
     seen: dict[str, Any] = {}
-    monkeypatch.setattr(text, "anchors", lambda corpus, learnt, heldout: seen.update(learnt=learnt, held=heldout) or {})
+    monkeypatch.setattr(
+        ngrams, "ngram_baselines", lambda corpus, learnt, heldout: seen.update(learnt=learnt, held=heldout) or {}
+    )
     plain = dataclasses.replace(V1, sampling="sequential", train_characters=200, heldout_characters=60)
     for protocol in (V1, plain, *(dataclasses.replace(p, validation_characters=20) for p in (V1, plain))):
         planning.described(planning.Plan("bench", ("rnn",), protocol, 1, embedded(), "cpu"))
@@ -133,7 +138,7 @@ def test_a_window_seed_alone_is_the_seed_together() -> None:
 
 def test_the_later_edition_reads_the_text_whole() -> None:
     data = b"A b-c\n\n  D! e1f\n"
-    lines, whole = (text._file(Path("made"), data, how) for how in ("lines", "whole"))
+    lines, whole = (loading._file(Path("made"), data, how) for how in ("lines", "whole"))
     assert text.decode(lines, lines.tokens) == "a b cd e f"
     assert text.decode(whole, whole.tokens) == "a b c d e f "
 
@@ -156,23 +161,23 @@ TINY = ["train_characters=400", "validation_characters=60", "heldout_characters=
 def test_each_variant_gets_the_rate_that_validates_best_of_an_equal_budget(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(grid, "RATES", (0.01, 0.5, 3.0))
+    monkeypatch.setattr(protocols, "RATES", (0.01, 0.5, 3.0))
     words = ["ablate", "--protocol", "book", "--corpus", "embedded", "--device", "cpu", "--seeds", "2", "--no-timing",
              "--variants", "gru", "rnn", "--results", str(tmp_path), "--set", *TINY]  # fmt: skip
     assert command.main(words) == 0
     results = tables.read(tmp_path)
     tried = results.learning_rates
     assert sorted(zip(tried.variant, tried.lr, strict=True)) == sorted(
-        (v, r) for v in ("gru", "rnn") for r in grid.RATES
+        (v, r) for v in ("gru", "rnn") for r in protocols.RATES
     )
-    assert set(tried.seeds) == {len(grid.RATE_SEEDS)}
+    assert set(tried.seeds) == {len(protocols.RATE_SEEDS)}
     for _, own in tried.groupby("variant"):
         assert own[own.chosen].lr.tolist() == [own.loc[own.validation_perplexity.idxmin(), "lr"]]
     chosen = tried[tried.chosen].set_index("variant").lr
     final = results.runs[results.runs.seed < 1000]
     assert len(final) == 4
     assert all(row.lr == chosen[row.variant] for row in final.itertuples())
-    assert not set(final.seed) & set(grid.RATE_SEEDS)
+    assert not set(final.seed) & set(protocols.RATE_SEEDS)
     assert results.ablate.set_index("variant").lr.to_dict() == chosen.to_dict()
     choosing = results.runs[results.runs.seed >= 1000]
     assert choosing.protocol.str.contains("validation_characters=0").all()  # what they score is the validation part
@@ -187,7 +192,7 @@ def test_each_variant_gets_the_rate_that_validates_best_of_an_equal_budget(
 
 
 def test_a_rate_that_diverges_for_a_seed_is_not_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grid, "RATES", (0.5, 1.0))
+    monkeypatch.setattr(protocols, "RATES", (0.5, 1.0))
     monkeypatch.setattr(command, "train", lambda *rest: None)
     scores = {(0.5, 1000): 9.0, (0.5, 1001): 9.0, (1.0, 1000): 2.0, (1.0, 1001): None}
     found = {key: {"heldout_perplexity": value} if value else None for key, value in scores.items()}
@@ -370,10 +375,10 @@ def test_within_two_published_standard_deviations(ours: float, said: str) -> Non
                           "heldout_perplexity": 9.0, "heldout_mean_exp": None, "error": ""}
                          for k, d in enumerate((-0.01, 0.01))])  # fmt: skip
     part = {"setting": ["classic", []], "runs": ["r0", "r1"], "protocol": {"label": "classic"}, "corpus": "x"}
-    row = published.compare(runs, {"parts": [part]}).set_index("variant").loc["gru"]
+    row = reproduce.compare(runs, {"parts": [part]}).set_index("variant").loc["gru"]
     assert (row["within_2sd"], row["seeds"], row["published"]) == (said, 2, 1.11)
     failed = runs.assign(error="diverged")
-    row = published.compare(failed, {"parts": [part]}).set_index("variant").loc["gru"]
+    row = reproduce.compare(failed, {"parts": [part]}).set_index("variant").loc["gru"]
     assert (row["within_2sd"], row["seeds"], row["failed"]) == ("", 0, 2)
     assert row["perplexity"] is None
 

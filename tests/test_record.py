@@ -20,8 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness import files
-from harness.experiments import grid
-from harness.experiments.grid import Protocol, Run
+from harness.experiments.protocols import Protocol
+from harness.experiments.runs import MISSING, Run
 from harness.record import csv_files, tables
 from harness.record import store as record
 from harness.record.schema import COLUMNS
@@ -247,8 +247,8 @@ def test_any_text_comes_back_from_a_table_as_it_was(name: str, sample: str) -> N
 def test_plain_pandas_finds_no_text_missing(tmp_path: Path) -> None:
     from pandas._libs.parsers import STR_NA_VALUES
 
-    assert grid.MISSING == STR_NA_VALUES
-    names = sorted(grid.MISSING - {""})
+    assert MISSING == STR_NA_VALUES
+    names = sorted(MISSING - {""})
     for column in ("variant", "corpus", "sample", "error"):
         table = tables.frame("runs", [{"run": "r", column: name} for name in names])
         (tmp_path / "runs.csv").write_text(csv_files.to_text(table))

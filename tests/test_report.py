@@ -25,7 +25,7 @@ from harness import formatting as spell
 from harness.analysis import compare as table
 from harness.analysis import speed as rates
 from harness.analysis import stats
-from harness.experiments import grid
+from harness.experiments import grids, protocols
 from harness.experiments.tasks import SCORED
 from harness.record import schema
 from harness.record import tables as record
@@ -422,9 +422,9 @@ def test_embedded_text_and_its_floor_are_said(tmp_path: Path, page: Page) -> Non
 
 
 def test_too_few_seeds_are_a_caveat_with_the_remedy(tmp_path: Path, page: Page) -> None:
-    made_up.write(tmp_path, seeds=3, rounds=1, bench=(), ablate=grid.ABLATE, failures=False)
+    made_up.write(tmp_path, seeds=3, rounds=1, bench=(), ablate=grids.ABLATE, failures=False)
     text = text_of(made_up.read(tmp_path))
-    least = grid.seeds_needed(8)
+    least = grids.seeds_needed(8)
     assert f"3 pairs give no p below 0.25, and Holm over 8 comparisons needs {least} before" in text
     assert f"python -m harness ablate --protocol quick --corpus time-machine --device cpu --seeds {least} adds" in text
     assert "Needed here" not in text
@@ -446,7 +446,7 @@ def test_learned_by_heart_is_said(results: record.Results, page: Page) -> None:
 
 def test_quick_is_labelled_and_classic_is_not(tmp_path: Path, page: Page) -> None:
     assert "Bench and ablation. The quick protocol" in page.text
-    own = dataclasses.replace(grid.PROTOCOLS["classic"], hidden=32)
+    own = dataclasses.replace(protocols.PROTOCOLS["classic"], hidden=32)
     made_up.write(tmp_path, protocol=own, seeds=2, bench=("rnn", "gru"), ablate=(), failures=False)
     text = text_of(made_up.read(tmp_path))
     assert "The quick protocol" not in text
@@ -949,7 +949,7 @@ def test_the_book_s_own_code_stands_beside_torch_s(results: record.Results) -> N
 
 
 def test_a_rate_that_was_chosen_and_a_size_that_was_matched_are_said(tmp_path: Path) -> None:
-    protocol = dataclasses.replace(grid.PROTOCOLS["book"], match="parameters")
+    protocol = dataclasses.replace(protocols.PROTOCOLS["book"], match="parameters")
     made = made_up.read(made_up.write(tmp_path, protocol=protocol, bench=("gru", "rnn"), ablate=("gru", "gru:R=1")))
     table = made.ablate.assign(hidden=[128, 153], lr=[1.0, 4.0])
     data = evidence.typed(dataclasses.replace(made, ablate=table))
@@ -970,7 +970,9 @@ def test_a_rate_that_was_chosen_and_a_size_that_was_matched_are_said(tmp_path: P
 
 
 def test_a_variant_past_its_best_is_said(tmp_path: Path) -> None:
-    made = made_up.read(made_up.write(tmp_path, protocol=grid.PROTOCOLS["book"], bench=("gru",), ablate=("gru", "rnn")))
+    made = made_up.read(
+        made_up.write(tmp_path, protocol=protocols.PROTOCOLS["book"], bench=("gru",), ablate=("gru", "rnn"))
+    )
     assert sentences._past_their_best(evidence.typed(made), made.ablate) == ""  # made-up curves only fall
     last = made.curves.epoch == made.curves.epoch.max()
     worse = made.curves.heldout_perplexity.where(~(last & (made.curves.variant == "rnn")), 9.0)
@@ -983,7 +985,9 @@ def test_a_variant_past_its_best_is_said(tmp_path: Path) -> None:
 
 
 def test_what_a_protocol_of_windows_is_is_said(tmp_path: Path) -> None:
-    v1 = made_up.read(made_up.write(tmp_path, protocol=grid.PROTOCOLS["v1"], bench=("gru", "rnn"), ablate=("gru",)))
+    v1 = made_up.read(
+        made_up.write(tmp_path, protocol=protocols.PROTOCOLS["v1"], bench=("gru", "rnn"), ablate=("gru",))
+    )
     data = evidence.typed(v1)
     assert "10,000 windows to learn from, the next 5,000 held out" in sentences.setting(data, data.bench)
     said = " ".join(sentences.limits(data))
@@ -1123,7 +1127,9 @@ def test_trainings_of_uncommitted_code_are_counted(results: record.Results) -> N
 
 def test_past_its_best_is_judged_by_the_mean_curve(tmp_path: Path) -> None:
     """Every seed has its least somewhere else, and loses 3 % from there; their mean falls to the end."""
-    made = made_up.read(made_up.write(tmp_path, protocol=grid.PROTOCOLS["book"], bench=("gru",), ablate=("gru", "rnn")))
+    made = made_up.read(
+        made_up.write(tmp_path, protocol=protocols.PROTOCOLS["book"], bench=("gru",), ablate=("gru", "rnn"))
+    )
     mean = made.curves.groupby("epoch").heldout_perplexity.transform("mean")
     dip = made.curves.epoch.rank(method="dense") == made.curves.seed + 8
     lucky = dataclasses.replace(made, curves=made.curves.assign(heldout_perplexity=mean.where(~dip, mean.min() * 0.97)))

@@ -12,7 +12,8 @@ from harness import __main__ as command
 from harness import plan as planning
 from harness.analysis import stats
 from harness.analysis import tasks as solved
-from harness.experiments import grid
+from harness.experiments import protocols
+from harness.experiments.protocols import RATE_SEEDS
 from harness.record import store, tables
 from harness.report import sections
 from harness.report import select as evidence
@@ -104,9 +105,9 @@ def test_tasks_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert command.main(words) == 0
     results = tables.read(tmp_path)
     assert results.runs.empty
-    scored = results.probes[~results.probes.seed.isin(grid.RATE_SEEDS)]
+    scored = results.probes[~results.probes.seed.isin(RATE_SEEDS)]
     assert len(scored) == 2 * 2 * 2 * 2
-    assert len(results.probes) == len(scored) + 2 * 2 * 2 * len(grid.TASK_RATES) * len(grid.RATE_SEEDS)
+    assert len(results.probes) == len(scored) + 2 * 2 * 2 * len(protocols.TASK_RATES) * len(RATE_SEEDS)
     assert len(results.tasks) == 2 * 2 * 2
     assert set(results.tasks.length) == {3, 4}
     assert set(results.tasks.seeds) == {2}
@@ -117,7 +118,7 @@ def test_tasks_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtu
         tried = results.learning_rates[
             (results.learning_rates.protocol == r.protocol) & (results.learning_rates.variant == r.variant)
         ]
-        assert sorted(tried.lr) == sorted(grid.TASK_RATES)
+        assert sorted(tried.lr) == sorted(protocols.TASK_RATES)
         assert tried[tried.chosen].lr.tolist() == [r.lr]
     said = capsys.readouterr().out
     assert "not solved, score" in said
@@ -143,7 +144,7 @@ def test_the_rate_of_a_task_is_what_solves_it_for_most_then_soonest(
     monkeypatch.setattr(
         store, "outcome",
         lambda folder, run: {
-            "solved_after": found[run.setting.lr][run.seed - min(grid.RATE_SEEDS)], "score": found[run.setting.lr][2]
+            "solved_after": found[run.setting.lr][run.seed - min(RATE_SEEDS)], "score": found[run.setting.lr][2]
         },
     )  # fmt: skip
     words = ["probe", "--device", "cpu", "--tasks", "s3", "--variants", "gru"]

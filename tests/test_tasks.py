@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from harness import plan as planning
-from harness.experiments import grid, tasks
-from harness.experiments.grid import Run
+from harness.experiments import tasks
+from harness.experiments.protocols import Protocol
+from harness.experiments.runs import Run
 from harness.experiments.tasks import TASKS
 from harness.run import train_task
 from harness.run.progress import Arrays
@@ -244,7 +245,7 @@ def test_solved_is_the_first_of_two_checks_in_a_row() -> None:
 
 def run(task: str, seed: int = 0, variant: str = "gru", engine: str = "fused", **changes: object) -> Run:
     small = {"num_steps": 6, "hidden": 16, "epochs": 2, "init": "torch", "lr": 0.01, "stop": "solved"} | changes
-    return Run(variant, seed, grid.Protocol(name=task, task=task, **small), "", "cpu", engine)  # type: ignore[arg-type]
+    return Run(variant, seed, Protocol(name=task, task=task, **small), "", "cpu", engine)  # type: ignore[arg-type]
 
 
 def test_a_task_is_learned_and_a_seed_is_its_own() -> None:

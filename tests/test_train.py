@@ -15,9 +15,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.data import batches
+from harness.data import batches, ngrams
 from harness.data import corpus as text
-from harness.experiments.grid import PROMPT, PROTOCOLS, Protocol, Run
+from harness.data import load as loading
+from harness.experiments.protocols import PROMPT, PROTOCOLS, Protocol
+from harness.experiments.runs import Run
 from harness.record import store as record
 from harness.record import tables
 from harness.run import diagnostics as inside
@@ -39,7 +41,7 @@ Net = Callable[[Tensor, Params | None], tuple[Tensor, Params]]
 
 @functools.cache
 def book() -> text.Corpus:
-    return text.load("embedded")
+    return loading.load("embedded")
 
 
 def run(variant: str = "gru", seed: int = 0, protocol: Protocol = SMALL) -> Run:
@@ -421,7 +423,7 @@ def test_the_sample_is_the_likeliest_text(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_network_that_does_not_know_the_books_prompt_starts_with_the_text_held_out() -> None:
-    chinese = text._file(
+    chinese = loading._file(
         Path("made.txt"), ("\u6625\u7720\u4e0d\u89c9\u6653\n\u5904\u5904\u95fb\u557c\u9e1f" * 60).encode()
     )
     protocol = dataclasses.replace(SMALL, epochs=1)
@@ -438,7 +440,7 @@ def test_a_state_that_never_changes_learns_the_frequencies_of_characters() -> No
     )
     outcome = train([run("gru:Z=1", protocol=protocol)], book())[0]
     learn, held = text.split(book(), 2000, 500)
-    unigram = text.anchors(book(), learn, held)["1-gram"]
+    unigram = ngrams.ngram_baselines(book(), learn, held)["1-gram"]
     assert outcome.heldout_perplexity == pytest.approx(unigram, rel=0.02)
 
 
@@ -514,7 +516,7 @@ def test_who_trains_beside_whom() -> None:
 
 def test_an_unknown_symbol_is_not_scored_as_if_it_were_known() -> None:
     """By hand from the logits: p(<unk>) is shared by all symbols that a limit on the vocabulary leaves out."""
-    made = text._file(Path("made.txt"), "".join(chr(97 + k * k % 23) for k in range(600)).encode(), most=5)
+    made = loading._file(Path("made.txt"), "".join(chr(97 + k * k % 23) for k in range(600)).encode(), most=5)
     assert made.left_out > 1
     protocol = dataclasses.replace(SMALL, epochs=1)
     [outcome] = train([Run("nn.gru", 0, protocol, made.sha256, "cpu", "library")], made)

@@ -17,8 +17,8 @@ import time
 import numpy as np
 
 from harness.analysis.stats import interval
-from harness.data import corpus
-from harness.experiments import grid
+from harness.data import load as loading
+from harness.experiments import grids, protocols
 from harness.plan import Plan
 from harness.run.executors.local import cores, execute
 
@@ -29,9 +29,9 @@ WAYS = ("auto", "loop")
 def work(way: str) -> int:
     """Train every variant of the ablation, SEEDS times each; the number of trainings that ended well."""
     settings = [f"epochs={EPOCHS}", "evaluations=1", *os.environ.get("SET", "").split()]
-    protocol = grid.protocol("classic").override(settings)
-    text = corpus.load("embedded")
-    runs = list(Plan("ablate", grid.ABLATE, protocol, SEEDS, text, "cpu", way).runs)
+    protocol = protocols.protocol("classic").override(settings)
+    text = loading.load("embedded")
+    runs = list(Plan("ablate", grids.ABLATE, protocol, SEEDS, text, "cpu", way).runs)
     if way == "auto":
         return sum(not finished.outcome.error for finished in execute(runs, text, cores()))
     from harness.run.machine import settle
@@ -46,14 +46,14 @@ def seconds(way: str) -> float:
     begun = time.perf_counter()
     done = subprocess.run([sys.executable, "-m", __spec__.name, way], check=True, capture_output=True, text=True)
     wall_s = time.perf_counter() - begun
-    if int(done.stdout) != SEEDS * len(grid.ABLATE):
-        raise RuntimeError(f"{way}: {done.stdout.strip()} of {SEEDS * len(grid.ABLATE)} trainings ended well")
+    if int(done.stdout) != SEEDS * len(grids.ABLATE):
+        raise RuntimeError(f"{way}: {done.stdout.strip()} of {SEEDS * len(grids.ABLATE)} trainings ended well")
     return wall_s
 
 
 def main() -> None:
     ratios = []
-    print(f"a whole ablation: {len(grid.ABLATE)} variants x {SEEDS} seeds x {EPOCHS} epochs, classic, {cores()} cores")
+    print(f"a whole ablation: {len(grids.ABLATE)} variants x {SEEDS} seeds x {EPOCHS} epochs, classic, {cores()} cores")
     for number in range(int(os.environ.get("ROUNDS") or 5)):
         order = random.Random(number).sample(WAYS, len(WAYS))
         taken = {way: seconds(way) for way in order}

@@ -14,7 +14,7 @@ import pandas as pd
 
 from harness.analysis import compare
 from harness.analysis.stats import holm, interval, sign_flip, verdict
-from harness.experiments import grid
+from harness.experiments import grids
 from harness.record.schema import COLUMNS
 
 
@@ -51,8 +51,8 @@ def build(runs: pd.DataFrame, asked: Mapping[str, Any]) -> pd.DataFrame:
             frame.loc[at, ["change_nats", "change_low", "change_high"]] = [change.mean(), bounds.low, bounds.high]
             changes[at] = sign_flip(change)
     settings = len(set(frame["setting"]))
-    family = sum(grid.contrasts(part["variants"]) for part in parts)
-    family += settings * grid.contrasts(parts[0]["variants"]) * (len(parts) > settings)
+    family = sum(grids.contrasts(part["variants"]) for part in parts)
+    family += settings * grids.contrasts(parts[0]["variants"]) * (len(parts) > settings)
     effects = frame["p_signflip"].to_numpy(float)
     adjusted = holm([*effects, *changes.values()], max(family, 1))
     frame["p_holm"], frame["comparisons"] = adjusted[: len(frame)], family

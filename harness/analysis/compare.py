@@ -15,7 +15,7 @@ import pandas as pd
 
 from harness.analysis import speed as rates
 from harness.analysis.stats import ALPHA, holm, interval, iqm, p_better, sign_flip, verdict
-from harness.experiments.grid import BASELINE, SPEED_BASELINE
+from harness.experiments.grids import BASELINE, SPEED_BASELINE
 from harness.record import schema
 from harness.record.schema import COLUMNS
 from harness.record.tables import typed

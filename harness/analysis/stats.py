@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from harness.experiments.grid import seeds_needed
+from harness.experiments.grids import seeds_needed
 
 ALPHA = 0.05
 # Nats a character. Two variants nearer than this are called equivalent: it is 2 % in perplexity, about the

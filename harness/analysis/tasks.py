@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from harness.analysis.stats import ALPHA, holm, interval, share, sign_flip
-from harness.experiments.grid import BASELINE, TASK_VARIANTS
+from harness.experiments.grids import BASELINE, TASK_VARIANTS
 from harness.experiments.tasks import TASKS
 from harness.record.schema import COLUMNS
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from harness.data import corpus as text
-from harness.experiments.grid import Protocol
+from harness.experiments.protocols import Protocol
 
 # Of what is scored, whatever the training's batch: characters of a stream, characters it reads before, streams at most.
 STREAM, WARM, STREAMS = 256, 128, 256

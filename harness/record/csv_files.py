@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from harness.experiments.grid import MISSING
+from harness.experiments.runs import MISSING
 from harness.files import digest
 from harness.record.schema import COLUMNS, Column, column, names
 

@@ -27,7 +27,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from harness.experiments.grid import Protocol, Run
+from harness.experiments.protocols import Protocol
+from harness.experiments.runs import Run
 from harness.files import now, sealed, unseal, unsealed, write
 from harness.files import writing as writing
 from harness.record import pack

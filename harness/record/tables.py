@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 
 from harness import files
-from harness.experiments.grid import Protocol, Run
+from harness.experiments.protocols import Protocol
+from harness.experiments.runs import Run
 from harness.experiments.tasks import TASKS
 from harness.files import digest
 from harness.record import csv_files, schema

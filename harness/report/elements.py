@@ -14,7 +14,7 @@ import pandas as pd
 
 from harness.analysis import speed as rates
 from harness.analysis import stats
-from harness.experiments import grid
+from harness.experiments import grids
 from harness.formatting import bracket, count, mib, nats, p_value, pct, percent, plain, ppl, rate, sd, times, unique
 from harness.record import tables as record
 from harness.report import select as evidence
@@ -48,8 +48,8 @@ class Table:
 def main_table(data: record.Results, verb: str, table: pd.DataFrame) -> Table:
     """The table that answers; a column that no row fills and that is not of its core is left out."""
     word = "bench" if verb == "bench" else "ablation"
-    base = next(iter(unique(table.baseline)), grid.BASELINE)
-    fast = next(iter(unique(table.speed_baseline)), grid.SPEED_BASELINE)
+    base = next(iter(unique(table.baseline)), grids.BASELINE)
+    fast = next(iter(unique(table.speed_baseline)), grids.SPEED_BASELINE)
     columns: list[tuple[str, str, bool, bool, Callable[[pd.Series], Cell]]] = [
         ("variant", "engine", False, True, _name),
         ("held-out perplexity", "mean [95 %]", True, True, _heldout),
@@ -167,7 +167,7 @@ def lesions(data: record.Results) -> Table | None:
     for lesion, own in evidence.lesions(data).groupby("lesion", sort=False):
         rows.append([Cell(str(lesion)), *[_mean(x) for x in (own.after, own.trained, own.after - own.trained)]])
     heads = [
-        ("gate", f"of {grid.BASELINE}", False), ("held after training", "against whole, % [95 %], nats/char", True),
+        ("gate", f"of {grids.BASELINE}", False), ("held after training", "against whole, % [95 %], nats/char", True),
         ("held in training too", "against whole, % [95 %], nats/char", True),
         ("what training works around", "the first less the second", True),
     ]  # fmt: skip
@@ -196,10 +196,10 @@ def sweep(data: record.Results) -> Table | None:
         first, each = own.iloc[0], rates.summary(own)
         if not each.samples:
             continue
-        base = speed[(speed.variant == grid.SPEED_BASELINE) & (speed.hidden == first.hidden) & ~speed.capture]
+        base = speed[(speed.variant == grids.SPEED_BASELINE) & (speed.hidden == first.hidden) & ~speed.capture]
         # of all its seeds together to one of the baseline
         ratio = rates.ratio(own, base.assign(seeds=first.seeds), noise)
-        against = Cell() if first.variant == grid.SPEED_BASELINE else _speed_cell(ratio, f"\nn = {ratio.rounds}")
+        against = Cell() if first.variant == grids.SPEED_BASELINE else _speed_cell(ratio, f"\nn = {ratio.rounds}")
         quartiles = bracket(each.q1, each.q3, rate) or "no quartiles"
         disturbed = f", {each.disturbed} disturbed" if each.disturbed else ""
         rows.append([
@@ -212,7 +212,7 @@ def sweep(data: record.Results) -> Table | None:
     heads = [
         ("variant", "engine", False), ("hidden units", "", True), ("seeds together", "", True),
         ("tokens/s", "all seeds, median [quartiles]", True),
-        (f"speed vs {grid.SPEED_BASELINE}", "one seed of it, same size, median ratio [94 %]", True),
+        (f"speed vs {grids.SPEED_BASELINE}", "one seed of it, same size, median ratio [94 %]", True),
         ("step (ms)", "median", True), ("of peak (%)", "", True), ("peak memory (MiB)", "", True),
     ]  # fmt: skip
     rows.sort(key=lambda row: (float(row[1].key), float(row[2].key)))

@@ -37,7 +37,7 @@ from matplotlib.ft2font import FT2Font
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from harness.analysis import stats
-from harness.experiments.grid import BASELINE
+from harness.experiments.grids import BASELINE
 from harness.formatting import bracket, compact, count, mib, nats, ppl, rate
 from harness.report.select import best_ngram, over_seeds
 

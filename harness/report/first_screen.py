@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from harness.analysis import speed as rates
 from harness.analysis import stats
-from harness.experiments import grid
+from harness.experiments import grids
 from harness.experiments.tasks import TASKS
 from harness.formatting import both, count, pct, percent, ppl, several
 from harness.record import tables as record
@@ -100,7 +100,7 @@ def gate_cards(data: record.Results) -> list[Card]:
     cards = []
     for answer in sentences.gate_answers(data):
         gate = answer.gate
-        name = sentences.gate_name(grid.BASELINE, gate)
+        name = sentences.gate_name(grids.BASELINE, gate)
         text, harmed = on_text(data, gate)
         tasks, lost = lost_tasks(data, gate)
         claim = answer.claim or (f"What {name} is for cannot be told yet" if text or tasks else "")
@@ -118,7 +118,7 @@ def on_text(data: record.Results, gate: str) -> tuple[str, bool]:
 
     As `sentences.needed`: a gate is not needed where any fixed value of it does as well; that value is then named.
     """
-    rows = [r for _, r in data.ablate.iterrows() if evidence.fixed(r.variant)[0] == grid.BASELINE
+    rows = [r for _, r in data.ablate.iterrows() if evidence.fixed(r.variant)[0] == grids.BASELINE
             and [g for g, _ in evidence.fixed(r.variant)[1]] == [gate]]  # fmt: skip
     gone = sentences.GATES[gate].gone if gate in sentences.GATES else ""
     rows.sort(key=lambda r: evidence.fixed(r.variant)[1][0][1] != gone)
@@ -165,7 +165,7 @@ def needed_alone(data: record.Results, gate: str) -> str:
     other = next(g for g in sentences.GATES if g != gate)
     found = evidence.differences(data, data.ablate)
     by = {name: rows.set_index("seed").delta_nats for name, rows in found.groupby("label")}
-    alone = by.get(f"{grid.BASELINE}:{other}={sentences.GATES[other].gone}")
+    alone = by.get(f"{grids.BASELINE}:{other}={sentences.GATES[other].gone}")
     neither = next((by[name] for name in NEITHER if name in by), None)
     if alone is None or neither is None:
         return ""
@@ -175,7 +175,7 @@ def needed_alone(data: record.Results, gate: str) -> str:
     return f" One of the two is needed: with neither, the text is {pct(percent(float(neither.mean())))} harder."
 
 
-NEITHER = (f"{grid.BASELINE}:Z=0,R=1", "rnn")
+NEITHER = (f"{grids.BASELINE}:Z=0,R=1", "rnn")
 
 
 def quality_card(data: record.Results) -> list[Card]:
@@ -186,8 +186,8 @@ def quality_card(data: record.Results) -> list[Card]:
 
 def speed_card(data: record.Results) -> list[Card]:
     """The baseline in each engine beside what an engineer would otherwise use, named by engine."""
-    rows = data.bench[(data.bench.variant == grid.BASELINE) & data.bench.speed_ratio.notna()]
-    rows = rows[rows.speed_baseline != grid.BASELINE].drop_duplicates("engine")
+    rows = data.bench[(data.bench.variant == grids.BASELINE) & data.bench.speed_ratio.notna()]
+    rows = rows[rows.speed_baseline != grids.BASELINE].drop_duplicates("engine")
     if rows.empty:
         return []
     base = str(rows.speed_baseline.iloc[0])
@@ -202,7 +202,7 @@ def speed_card(data: record.Results) -> list[Card]:
         how = ENGINES.get(str(slowest.engine), ("", f"Run by {slowest.engine}"))[1]
         fold = f"{_fold(slowest.speed_ratio)} times" if _told(slowest) else "no difference can be told"
         proof = f"{how[0].lower()}{how[1:]}, {fold}."
-    fact = data.bench[data.bench.variant == grid.BASELINE].iloc[0]
+    fact = data.bench[data.bench.variant == grids.BASELINE].iloc[0]
     note = f"Tokens a second in training, {several(fact.hidden, 'hidden unit')}, {fact.device}; median of rounds, " \
            "line: its interval."  # fmt: skip
     answers = sentences.loop_answer(data)
@@ -224,7 +224,7 @@ def _fold(x: float) -> str:
 
 def rows_of(data: record.Results) -> dict[str, tuple[str, ...]]:
     """What a row of the picture is called -> the variants that can stand in it."""
-    base = grid.BASELINE
+    base = grids.BASELINE
     single = {f"without {g}": (f"{base}:{g}={gate.gone}",) for g, gate in sentences.GATES.items()}
     return {"both gates": (base,), **single, "neither": NEITHER}
 
@@ -232,7 +232,7 @@ def rows_of(data: record.Results) -> dict[str, tuple[str, ...]]:
 def text_panel(data: record.Results, names: Mapping[str, tuple[str, ...]]) -> list[Panel]:
     """How much harder the text is to predict, in nats a character; what is shown is per cent of perplexity."""
     table = data.ablate.drop_duplicates("variant").set_index("variant")
-    if grid.BASELINE not in table.index or table.delta_nats.notna().sum() == 0:
+    if grids.BASELINE not in table.index or table.delta_nats.notna().sum() == 0:
         return []
     points = evidence.differences(data, data.ablate)
     marks: dict[str, Mark | None] = {}
@@ -240,7 +240,7 @@ def text_panel(data: record.Results, names: Mapping[str, tuple[str, ...]]) -> li
         found = [v for v in variants if v in table.index and math.isfinite(table.delta_nats[v])]
         marks[name] = None
         if name == "both gates":
-            whole = ppl(table.heldout_perplexity[grid.BASELINE])
+            whole = ppl(table.heldout_perplexity[grids.BASELINE])
             marks[name] = Mark(0.0, shown=f"perplexity {whole}", said=f"perplexity {whole}")
         elif found:
             r = table.loc[found[0]]
@@ -265,8 +265,8 @@ def text_panel(data: record.Results, names: Mapping[str, tuple[str, ...]]) -> li
 def task_panels(data: record.Results, names: Mapping[str, tuple[str, ...]]) -> list[Panel]:
     """For each task after how many updates it is solved, on one logarithmic axis for all."""
     table = data.tasks[data.tasks.seeds + data.tasks.failed > 0].dropna(subset=["solved", "budget"])
-    whole = table[table.variant == grid.BASELINE]
-    wanted = [t for t in (*grid.ANSWERING, *whole.task) if t in set(whole.task)]
+    whole = table[table.variant == grids.BASELINE]
+    wanted = [t for t in (*grids.ANSWERING, *whole.task) if t in set(whole.task)]
     wanted = list(dict.fromkeys(wanted))[:MOST_TASKS]
     if not wanted:
         return []

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from harness.experiments import grid
+from harness.experiments import grids
 from harness.record import tables as record
 from harness.report import first_screen
 from harness.report import select as evidence
@@ -77,7 +77,7 @@ def about(variant: str) -> str:
 
 
 ROWS = {
-    "both gates": (grid.BASELINE,), "without R": (f"{grid.BASELINE}:R=1",), "without Z": (f"{grid.BASELINE}:Z=0",),
+    "both gates": (grids.BASELINE,), "without R": (f"{grids.BASELINE}:R=1",), "without Z": (f"{grids.BASELINE}:Z=0",),
     "neither": first_screen.NEITHER,
 }  # fmt: skip
 

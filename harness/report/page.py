@@ -22,7 +22,7 @@ from markupsafe import Markup
 
 from harness import files
 from harness.analysis import stats
-from harness.experiments import grid
+from harness.experiments import grids, protocols
 from harness.formatting import count, mib, rate, several, unique
 from harness.record import csv_files, store
 from harness.record import tables as record
@@ -140,7 +140,7 @@ def html(
         margin=stats.MARGIN_NATS,
         alpha=stats.ALPHA,
         symbols=evidence.symbols(data),
-        baseline=grid.BASELINE,
+        baseline=grids.BASELINE,
         absent=sentences.absent(data, [chart.heading for chart in every if chart.missing]),
         limits=sentences.limits(data),
     )
@@ -195,7 +195,7 @@ def charts(data: record.Results, verb: str, drawn: Figures) -> list[Chart]:
     curves = curves.assign(order=curves.label.map({x: i for i, x in enumerate(dict.fromkeys(labelled.label))}))
     curves = curves.sort_values(["order", "seed", "tokens"], kind="stable")
     points = evidence.differences(data, table)
-    base = next(iter(unique(table.baseline)), grid.BASELINE)
+    base = next(iter(unique(table.baseline)), grids.BASELINE)
     effects = (
         "What does fixing a gate do to held-out perplexity" if verb == "ablate" else f"How far is each from {base}"
     )
@@ -269,7 +269,7 @@ def samples(data: record.Results) -> list[tuple[str, list[tuple[str, str, str, s
         for label, rows in own[own["sample"] != ""].sort_values("seed").groupby("label", sort=False):
             row = rows.iloc[0]
             text = str(row["sample"])
-            prompt = grid.PROMPT * text.startswith(grid.PROMPT)
+            prompt = protocols.PROMPT * text.startswith(protocols.PROMPT)
             what = f"seed {count(row.seed)}, {row.protocol}"
             of_text = texts.setdefault((str(row.corpus), str(row.corpus_sha256)), {})
             of_text.setdefault((str(label), str(row.protocol)), (str(label), what, prompt, text[len(prompt) :][:80]))

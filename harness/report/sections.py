@@ -16,7 +16,8 @@ from markupsafe import Markup
 
 from harness.analysis import stats
 from harness.analysis.axes import trend
-from harness.experiments import grid
+from harness.experiments import grids
+from harness.experiments.protocols import OPEN, RATE_SEEDS, SHUT
 from harness.experiments.tasks import SCORED, TASKS
 from harness.formatting import both, bracket, compact, count, nats, plain, ppl, score, several, span
 from harness.record import tables as record
@@ -222,8 +223,8 @@ def tasks(data: record.Results) -> Section | None:
         f"Solved: {plain(one.threshold)} of the answers right (an error at most as small as its own threshold) on "
         f"{count(SCORED)} sequences never trained on, at two checks in a row, within {span(table.budget)} updates. "
         f"{span(table.hidden)} hidden units, Adam, {trained} a cell; each learning rate was chosen by "
-        f"{len(grid.RATE_SEEDS)} other seeds from {count(table.rates_tried.max()) or 'one'}. Shares have exact 95 % "
-        f"intervals; a variant fails where its interval and that of {grid.BASELINE} are apart, is slower or faster "
+        f"{len(RATE_SEEDS)} other seeds from {count(table.rates_tried.max()) or 'one'}. Shares have exact 95 % "
+        f"intervals; a variant fails where its interval and that of {grids.BASELINE} are apart, is slower or faster "
         "by an exact sign-flip test of updates paired by seed, Holm over the contrasts of the task. What "
         "is not solved within the budget may be solved after it."
     )
@@ -298,7 +299,7 @@ def gates(data: record.Results) -> Section | None:
             _mean(rows["mean"]), *[_mean(rows[c], share=c != "sd") for c in ("sd", "shut", "open")],
             Cell(_time(taus[1]), spread, plain(taus[1])), Cell(str(rows.seed.nunique()), "", str(rows.seed.nunique())),
         ])  # fmt: skip
-        if str(label) == grid.BASELINE and gate == "Z" and math.isfinite(taus[1]):
+        if str(label) == grids.BASELINE and gate == "Z" and math.isfinite(taus[1]):
             said.append(
                 Markup(
                     "Half of the units of <code>{}</code> forget all but 1/e of their state within <strong>{}</strong> "
@@ -321,7 +322,7 @@ def gates(data: record.Results) -> Section | None:
             ).format(BACK, most, said_of[most], least, said_of[least])
         )
     setting = (
-        f"Trained networks reading the held-out text. A gate is shut below {grid.SHUT:g} and open above {grid.OPEN:g} "
+        f"Trained networks reading the held-out text. A gate is shut below {SHUT:g} and open above {OPEN:g} "
         "(an interval ends at 0, and at 1 or 100 %); the time constant of a unit is the characters after which its "
         "update gate has let all but 1/e of the state go."
     )

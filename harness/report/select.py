@@ -14,7 +14,7 @@ import pandas as pd
 
 from harness.analysis import speed as rates
 from harness.analysis import stats
-from harness.experiments import grid
+from harness.experiments import grids
 from harness.record import tables as record
 from harness.record.schema import COLUMNS
 
@@ -67,11 +67,11 @@ def lesions(data: record.Results) -> pd.DataFrame:
     """
     own = finished(data, data.ablate)
     own = own.assign(logs=np.log(own.heldout_perplexity.to_numpy(dtype=float)))
-    whole = own[own.variant == grid.BASELINE]
+    whole = own[own.variant == grids.BASELINE]
     whole = whole[whole.label == next(iter(whole.label), "")]
     rows = data.lesions.dropna(subset=["heldout_perplexity"]).merge(whole[["run", "logs"]], on="run")
     held = own.assign(lesion=own.variant.astype(str).str.replace(r"^[^:]*:?", "", regex=True))
-    held = held[held.variant.str.startswith(grid.BASELINE + ":")].drop_duplicates(["lesion", "seed"])
+    held = held[held.variant.str.startswith(grids.BASELINE + ":")].drop_duplicates(["lesion", "seed"])
     rows = rows.merge(held[["lesion", "seed", "logs"]], on=["lesion", "seed"], how="left", suffixes=("", "_held"))
     after = np.log(rows.heldout_perplexity.to_numpy(dtype=float)) - rows.logs
     trained = rows.logs_held - rows.logs

@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from harness.analysis import speed as rates
 from harness.analysis import stats
-from harness.experiments import grid
+from harness.experiments import grids, protocols
 from harness.experiments.tasks import TASKS
 from harness.formatting import (
     both,
@@ -76,7 +76,7 @@ def effect(row: pd.Series, family: int) -> Markup:
     if not math.isfinite(d):
         return Markup("")
     bounded = math.isfinite(low) and math.isfinite(high)
-    base, word = str(row.baseline) or grid.BASELINE, evidence.verdict(row)
+    base, word = str(row.baseline) or grids.BASELINE, evidence.verdict(row)
     cell, fixed = evidence.fixed(row.variant)
     named = bool(fixed) and cell == base
     subject = Markup("<code>{}</code> against <code>{}</code>:").format(row.variant, base)
@@ -112,8 +112,8 @@ def gate_answers(data: record.Results) -> list[Answer]:
     answers = []
     asked = dict.fromkeys([*GATES, *(g for v in table.variant for g, _ in evidence.fixed(v)[1])])
     for gate in asked:
-        name = gate_name(grid.BASELINE, gate)
-        rows = [r for _, r in table.iterrows() if evidence.fixed(r.variant)[0] == grid.BASELINE
+        name = gate_name(grids.BASELINE, gate)
+        rows = [r for _, r in table.iterrows() if evidence.fixed(r.variant)[0] == grids.BASELINE
                 and [g for g, _ in evidence.fixed(r.variant)[1]] == [gate]]  # fmt: skip
         tasks = needed_for(data, gate)
         if not rows and not tasks:
@@ -180,9 +180,9 @@ def asked_of(tasks: pd.DataFrame) -> list[str]:
 
 def on_tasks(data: record.Results, gate: str) -> pd.DataFrame:
     """Rows of tasks.csv of the baseline without this gate, beside the baseline itself."""
-    without = f"{grid.BASELINE}:{gate}={GATES[gate].gone}" if gate in GATES else ""
+    without = f"{grids.BASELINE}:{gate}={GATES[gate].gone}" if gate in GATES else ""
     known = data.tasks.dropna(subset=["solved", "budget"])
-    return known[(known.variant == without) & (known.baseline == grid.BASELINE)]
+    return known[(known.variant == without) & (known.baseline == grids.BASELINE)]
 
 
 def lesion(data: record.Results, gate: str) -> list[Markup]:
@@ -205,10 +205,10 @@ def remembered(data: record.Results, gate: str) -> list[Markup]:
     """How many seeds solve each task without the gate, and with it."""
     said = []
     for _, r in on_tasks(data, gate).iterrows():
-        whole = data.tasks[(data.tasks.variant == grid.BASELINE) & (data.tasks.protocol == r.protocol)].iloc[0]
+        whole = data.tasks[(data.tasks.variant == grids.BASELINE) & (data.tasks.protocol == r.protocol)].iloc[0]
         said.append(
             Markup("<b>{}</b>, length {}: <code>{}</code> is solved by {}, <code>{}</code> by {}{}.").format(
-                str(r.task).replace("_", " ").capitalize(), count(r.length), r.variant, solved(r), grid.BASELINE,
+                str(r.task).replace("_", " ").capitalize(), count(r.length), r.variant, solved(r), grids.BASELINE,
                 solved(whole), f" ({r.verdict})" if r.verdict else "",
             )
         )  # fmt: skip
@@ -256,7 +256,7 @@ def needed(rows: Sequence[pd.Series]) -> str:
 
 def gate_cost(data: record.Results, rows: Sequence[pd.Series], gate: str, name: str) -> list[Markup]:
     """What having the gate costs: parameters, speed and memory of the baseline beside the row without it."""
-    own = data.ablate[data.ablate.variant == grid.BASELINE]
+    own = data.ablate[data.ablate.variant == grids.BASELINE]
     usual = GATES[gate].gone if gate in GATES else None
     rows = sorted(rows, key=lambda r: evidence.fixed(r.variant)[1][0][1] != usual)
     if own.empty or not rows:
@@ -273,7 +273,7 @@ def gate_cost(data: record.Results, rows: Sequence[pd.Series], gate: str, name: 
                 times(base.parameters / row.parameters),
             )
         )
-    ratio = evidence.speed_ratio(data, data.ablate, str(row.variant), grid.BASELINE)
+    ratio = evidence.speed_ratio(data, data.ablate, str(row.variant), grids.BASELINE)
     if ratio:
         one, other = (Markup("<code>{}</code>{}").format(r.variant, _engine(r)) for r in (row, base))
         said.append(Markup("Speed: {}.").format(_faster(one, other, ratio)))
@@ -292,7 +292,7 @@ def loop_answer(data: record.Results) -> list[Answer]:
     table = data.bench
     if table.empty:
         return []
-    fast, slow, twin = grid.SPEED_BASELINE, grid.BASELINE, "gru_after"
+    fast, slow, twin = grids.SPEED_BASELINE, grids.BASELINE, "gru_after"
     rows = {str(r.variant): r for _, r in table[::-1].iterrows()}  # of several engines the first, which trained it
     whole = evidence.speed_ratio(data, table, fast, slow)
     if not whole:
@@ -451,7 +451,7 @@ def setting(data: record.Results, table: pd.DataFrame) -> str:
                     f"SGD at learning rate {plain(p.lr)}", "SGD at a learning rate chosen for each variant (see below)"
                 )
             if p.match == "parameters":
-                text += f"; hidden units such that each variant has as many parameters as {grid.BASELINE} has"
+                text += f"; hidden units such that each variant has as many parameters as {grids.BASELINE} has"
         parts.append(text)
     for how in unique(data.protocols.text[data.protocols.protocol.isin(table.protocol)]):
         parts += [f"Of the text, {TREATED[how]}"] if how in TREATED else []
@@ -516,7 +516,7 @@ def _caveats(data: record.Results, verb: str, table: pd.DataFrame) -> list[Marku
         )
     base = dict(zip(data.protocols.protocol, data.protocols.name, strict=True))
     for label in unique(table.protocol):
-        if base.get(label) in grid.SHORT:
+        if base.get(label) in protocols.SHORT:
             said.append(
                 Markup(
                     "The <strong>{}</strong> protocol, sized for minutes on two CPU cores: it shows which way "
@@ -542,7 +542,7 @@ def _caveats(data: record.Results, verb: str, table: pd.DataFrame) -> list[Marku
             ).format(pct(100 * share))
         )
     many, pairs = evidence.family(table), table.pairs.dropna()
-    least = grid.seeds_needed(many)
+    least = grids.seeds_needed(many)
     if many and len(pairs) and pairs.max() < least:
         said.append(
             Markup(
@@ -638,13 +638,13 @@ def noise(data: record.Results) -> list[Markup]:
             )  # fmt: skip
     for title, table in (("bench", data.bench), ("ablation", data.ablate)):
         own = evidence.finished(data, table)
-        logs = np.log(own.loc[own.variant == grid.BASELINE, "heldout_perplexity"].to_numpy(dtype=float))
+        logs = np.log(own.loc[own.variant == grids.BASELINE, "heldout_perplexity"].to_numpy(dtype=float))
         if len(logs) > 1:
             said.append(
                 Markup(
                     "Between seeds, the log of the held-out perplexity of <code>{}</code> has a standard deviation "
                     "of {} nats/char (n = {} seeds, {})."
-                ).format(grid.BASELINE, nats(float(logs.std(ddof=1))), len(logs), title)
+                ).format(grids.BASELINE, nats(float(logs.std(ddof=1))), len(logs), title)
             )
     return said
 
@@ -661,7 +661,7 @@ def methods(data: record.Results) -> list[str]:
             "Student t interval of the mean log-perplexity, which ends at perplexity 1, the least there is."
         )
         if table.delta_nats.notna().any():
-            base, level = next(iter(unique(table.baseline)), grid.BASELINE), evidence.level(table)
+            base, level = next(iter(unique(table.baseline)), grids.BASELINE), evidence.level(table)
             n, many = span(table.pairs.dropna()), several(evidence.family(table), "comparison")
             text += (
                 f" Differences to {base} are of log-perplexity, paired by seed (n = {n}), with a {level} % t "
@@ -733,7 +733,7 @@ def limits(data: record.Results) -> list[str]:
 
 
 def gate_name(cell: str, gate: str) -> str:
-    return GATES[gate].name if cell == grid.BASELINE and gate in GATES else f"gate {gate}"
+    return GATES[gate].name if cell == grids.BASELINE and gate in GATES else f"gate {gate}"
 
 
 def _faster(one: Markup, other: Markup, ratio: rates.SpeedRatio) -> Markup:

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from harness.experiments.grid import Run
-
-if TYPE_CHECKING:
-    pass
+from harness.experiments.runs import Run
 
 AGREE = 1e-10  # the most an engine may differ from the loop, in float64, before it counts
 # The most an engine for float32 alone may, of the norm: what rounding every product to 11 or 8 bits gives, and some.

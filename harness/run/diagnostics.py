@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.data import corpus as text
-from harness.experiments.grid import OPEN, SHUT
+from harness.experiments.protocols import OPEN, SHUT
 from variants.engines import loop
 from variants.library import Library
 from variants.model import Model

@@ -11,7 +11,7 @@ from torch import Tensor
 import variants
 from harness.data import corpus as text
 from harness.data.batches import Part
-from harness.experiments.grid import PROMPT, Protocol
+from harness.experiments.protocols import PROMPT, Protocol
 from harness.run.diagnostics import Alive
 from harness.run.outcome import perplexity
 from harness.run.process import describe

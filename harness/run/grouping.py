@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from harness.experiments.grid import Run
+from harness.experiments.runs import Run
 
 
 def group_batchable(runs: Sequence[Run]) -> Iterator[list[Run]]:

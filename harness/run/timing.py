@@ -21,7 +21,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.experiments.grid import Contender, Protocol, Run
+from harness.experiments.protocols import Protocol
+from harness.experiments.runs import Candidate, Run
 from harness.run.agreement import disagreement, disagrees
 from harness.run.machine import Fact, environment, settle
 from harness.run.process import command, describe, ended, follow_parent, memory_kills
@@ -44,8 +45,8 @@ Answer = dict[str, Any]  # {blocks: [...], ...} or {error: ...}: what a sample s
 
 
 def compare(
-    contenders: Sequence[Contender], vocabulary: int, threads: int, rounds: Sequence[int] = range(ROUNDS)
-) -> Iterator[tuple[int, Contender, Answer]]:
+    contenders: Sequence[Candidate], vocabulary: int, threads: int, rounds: Sequence[int] = range(ROUNDS)
+) -> Iterator[tuple[int, Candidate, Answer]]:
     """Every contender once a round, in random order, each in a fresh process: (round, contender, answer).
 
     Then, up to REPEATS times, those again all of whose blocks were disturbed: given again where that went better. It

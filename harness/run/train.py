@@ -18,7 +18,9 @@ from torch import Tensor
 
 from harness.data import corpus as text
 from harness.data.batches import TextData, arrange, sample_epoch, split_streams
-from harness.experiments.grid import BASELINE, Protocol, Run
+from harness.experiments.grids import BASELINE
+from harness.experiments.protocols import Protocol
+from harness.experiments.runs import Run
 from harness.run import diagnostics as inside
 from harness.run.cuda_graph import Work, captured
 from harness.run.evaluate import evaluation_epochs, generate, lesions, score

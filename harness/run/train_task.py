@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.experiments.grid import Run
+from harness.experiments.runs import Run
 from harness.experiments.tasks import TASKS, Batch, Task
 from harness.run.outcome import Outcome
 from harness.run.progress import CheckpointStore, Progress, Watch

@@ -18,7 +18,7 @@ import numpy as np
 from harness import __main__ as command
 from harness import files
 from harness import plan as planning
-from harness.experiments import grid
+from harness.experiments import grids
 from harness.record import store as record
 from harness.run.train import train
 
@@ -86,7 +86,7 @@ def faults() -> Iterator[Tally]:
 
     tally = Tally("a grid of 100,000 runs is planned", 1)
     plan = planning.planned("ablate", command.parser().parse_args(WORDS))
-    plan = dataclasses.replace(plan, variants=(*grid.ABLATE, "lstm"), seeds=10_000)
+    plan = dataclasses.replace(plan, variants=(*grids.ABLATE, "lstm"), seeds=10_000)
     before, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
     first = next(iter(plan.runs))
     at_once = time.monotonic() - begun

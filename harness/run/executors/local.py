@@ -23,7 +23,7 @@ from multiprocessing.connection import Connection, Pipe, wait
 from typing import cast
 
 from harness.data.corpus import Corpus
-from harness.experiments.grid import Run
+from harness.experiments.runs import Run
 from harness.experiments.tasks import TASKS
 from harness.files import now
 from harness.run.agreement import disagreement, disagrees

@@ -1,40 +1,19 @@
-"""WHAT TO RUN: protocols, runs and the two default grids, as plain data.
+"""Define the protocols: everything about a training but its variant, seed, text and machine.
 
-Rule: no disk, no clock, no device, no torch. Everything that decides the outcome of a training is a
-field of `Run`, and `Run.key` changes when any of them does.
+Plain data: no disk, no clock, no device, no torch.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
-import itertools
-import json
-import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from variants.registry import foreign
-from variants.registry import unknown as unknown
+from variants.registry import foreign, unknown
 
-BASELINE = "gru"  # every difference is taken against it, paired by seed
-SPEED_BASELINE = "nn.gru"  # what an engineer would otherwise use; absent from a grid, BASELINE serves
-BENCH = ("rnn", "gru", "gru_after", "lstm", "nn.rnn", "nn.gru", "nn.lstm")
-SWEEP = ("rnn", "gru", "gru_after", "gru:R=1", "gru:Z=0", "nn.rnn", "nn.gru")  # timed by size and number of seeds
-ABLATE = (
-    "gru",
-    "gru:R=0",
-    "gru:R=0.5",
-    "gru:R=1",
-    "gru:Z=0",
-    "gru:Z=0.5",
-    "gru:Z=1",
-    "gru:Z=0,R=1",
-    "rnn",
-)
 CHOICES = {
     "init": ("own", "book", "torch"),
     "text": ("lines", "whole", "spaces", "raw"),
@@ -47,15 +26,9 @@ CHOICES = {
 PROMPT = "time traveller"  # of a sample, the book's
 SHUT, OPEN = 0.1, 0.9  # a gate's value below and above which it counts as saturated
 MAY_BE_ZERO = {"validation_characters", "max_vocabulary"}
-# What pandas.read_csv takes for a missing value unless told otherwise: no name of ours.
-MISSING = frozenset((
-    "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
-    "NULL", "NaN", "None", "n/a", "nan", "null",
-))  # fmt: skip
 RATES = (0.25, 0.5, 1.0, 2.0, 4.0)  # what rate=chosen chooses from, for every variant the same
 TASK_RATES = (0.001, 0.003, 0.01, 0.03)  # the same of a task, where Adam optimises
 RATE_SEEDS = (1000, 1001)  # that choose it: none of them is scored
-SEEDS = 10  # trainings a variant, if not asked for otherwise
 LARGEST = 10**9  # of any count: a typing slip becomes an error, not a week of work
 
 
@@ -143,8 +116,6 @@ class Protocol:
 FIELDS: dict[str, Any] = {
     f.name: type(f.default) for f in dataclasses.fields(Protocol) if f.name not in ("name", "task")
 }  # of --set
-
-
 # `quick` is for two CPU cores, minutes: more text and fewer passes, 32 units, 16 steps, torch's initial values and a
 # larger step, so that its variants differ (with the book's they are still at perplexity 15 after 20 epochs). lr 2: at
 # 3 a seed of nn.rnn in two blew up, at 2 none in twenty of rnn and nn.rnn did. `v1` is the chapter's later edition (its
@@ -179,106 +150,12 @@ PROTOCOLS = {
     )
 }
 SHORT = ("quick",)  # protocols made for minutes: they show which way things lean
-
-
-ANSWERING = ("s3", "delayed_recall", "table3", "registers")  # tasks that tell the gates apart: of `ablate`
-TASK_VARIANTS = ("gru", "gru:R=1", "gru:Z=0", "rnn", "nn.lstm")
 TASK_FIELDS = ("batch_size", "hidden", "lr", "clip", "epochs", "init", "update_bias", "rate", "stop", "match")
-
-
-@dataclass(frozen=True)
-class Run:
-    """One training: one variant, one seed, and everything else that decides its outcome."""
-
-    variant: str
-    seed: int
-    protocol: Protocol
-    corpus_sha256: str
-    device: str
-    engine: str = "loop"
-    capture: bool = False
-    precision: str = "ieee"
-    deterministic: bool = False  # on CUDA, where it costs; on a CPU every run is
-    source: str = ""  # fingerprint of the equations and of the code that executes them
-    hidden: int = 0  # of this variant, where the protocol matches parameters; 0 is the protocol's
-    lr: float = 0.0  # of this variant, where the protocol leaves it to be chosen; 0 is the protocol's
-    tokens: str = ""  # digest of the text as trained on, after all preprocessing
-
-    @property
-    def setting(self) -> Protocol:
-        """The protocol with what it leaves to the variant filled in: what is trained."""
-        protocol = self.protocol
-        return dataclasses.replace(protocol, hidden=self.hidden or protocol.hidden, lr=self.lr or protocol.lr)
-
-    @property
-    def fields(self) -> dict[str, object]:
-        """Every field by its name, those of the protocol too: as `dataclasses.asdict`, which copies each value."""
-        fields = {**vars(self), "protocol": vars(self.protocol)}
-        fields.pop("key", None)  # once asked for it stands beside them
-        return fields
-
-    @functools.cached_property
-    def key(self) -> str:
-        """A name for files: readable in front, and behind it a hash of every field that is not at its default."""
-        said = {"run": _said(self, RUN_UNSAID), "protocol": _said(self.protocol, PROTOCOL_UNSAID)}
-        whole = json.dumps(said, sort_keys=True)
-        safe = "".join(c if c.isalnum() or c in "._=," else "." for c in self.variant)
-        return f"{safe}-{self.seed}-{hashlib.sha256(whole.encode()).hexdigest()[:16]}"
-
-
-# Each field's default as keys know it. No entry is ever changed: where a default is, the keys of its runs must be too.
-RUN_UNSAID: dict[str, object] = {
-    "engine": "loop", "capture": False, "precision": "ieee", "deterministic": False, "source": "", "hidden": 0,
-    "lr": 0.0, "tokens": "",
-}  # fmt: skip
-PROTOCOL_UNSAID: dict[str, object] = {
-    "name": "classic", "train_characters": 10_000, "heldout_characters": 10_000, "batch_size": 32, "num_steps": 35,
-    "hidden": 256, "lr": 1.0, "clip": 1.0, "epochs": 500, "init": "own", "evaluations": 20, "text": "lines",
-    "sampling": "sequential", "validation_characters": 0, "rate": "given", "match": "hidden", "update_bias": "own",
-    "task": "text", "max_vocabulary": 0, "stop": "end",
-}  # fmt: skip
-
-
-def _said(part: Run | Protocol, unsaid: Mapping[str, object]) -> dict[str, object]:
-    """The fields that differ from their default: one that is added later changes no key until it is used."""
-    own = [field for field in dataclasses.fields(part) if field.name != "protocol"]
-    values = {field.name: getattr(part, field.name) for field in own}
-    return {f.name: values[f.name] for f in own if values[f.name] != unsaid.get(f.name, f.default)}
 
 
 def rates(protocol: Protocol) -> tuple[float, ...]:
     """What the learning rate is chosen from."""
     return RATES if protocol.task == "text" else TASK_RATES
-
-
-def listed(setting: str) -> tuple[str, list[str]]:
-    """The field of `field=value` and its values: several where they are a list like `16,32,64`, an axis of a grid.
-
-    `10,000` and `0,5` are numbers misspelt, which `Protocol.override` says.
-    """
-    field, _, text = setting.partition("=")
-    values = text.split(",")
-    number = FIELDS.get(field) in (int, float)
-    slip = any(
-        not v or (number and re.match("0[0-9]|0$", v) and not (v == "0" and field in MAY_BE_ZERO)) for v in values
-    )
-    if len(values) < 2 or field not in FIELDS or slip or "=" in text:
-        return field, [text]
-    if len(set(values)) < len(values):
-        raise ValueError(f"--set {setting} has {next(v for v in values if values.count(v) > 1)} twice")
-    return field, values
-
-
-def points(settings: Sequence[str]) -> list[list[str]]:
-    """Every combination of the values of settings, the first field's slowest: one, where none of them is a list."""
-    each = [[f"{field}={value}" for value in values] for field, values in map(listed, settings) if values != [""]]
-    each += [[setting] for setting in settings if listed(setting)[1] == [""]]
-    return [list(point) for point in itertools.product(*each)]
-
-
-def axes_of(settings: Sequence[str]) -> tuple[str, ...]:
-    """The fields that have a list."""
-    return tuple(field for field, values in map(listed, settings) if len(values) > 1)
 
 
 @functools.cache
@@ -295,38 +172,6 @@ def protocol(name: str) -> Protocol:
     if name not in PROTOCOLS:
         raise ValueError(unknown("protocol", name, PROTOCOLS))
     return PROTOCOLS[name]
-
-
-def seeds_needed(contrasts: int, alpha: float = 0.05) -> int:
-    """Least seeds at which an exact paired sign-flip test, Holm over `contrasts`, can reach alpha.
-
-    n pairs give no p under 2 / 2^n, and Holm asks alpha / contrasts of the smallest.
-    """
-    return max(2, math.ceil(math.log2(2 * max(contrasts, 1) / alpha)))
-
-
-def looks(contrasts: int, most: int, count: int = 4) -> tuple[int, ...]:
-    """At how many seeds a grid that runs until decided is looked at: fixed before running, `most` the last.
-
-    The first is the least at which anything could be decided at alpha / count, the others evenly between.
-    """
-    first = max(SEEDS, seeds_needed(contrasts, 0.05 / count))
-    if most <= first:
-        return (most,)
-    return tuple(dict.fromkeys(round(first + (most - first) * k / (count - 1)) for k in range(count)))
-
-
-def contrasts(variants: Sequence[str], baseline: str = BASELINE) -> int:
-    """How many comparisons against the baseline a grid makes: the family Holm corrects over."""
-    return sum(v != baseline for v in variants) if baseline in variants else 0
-
-
-def no_verdict(variants: Iterable[str], baseline: str = BASELINE) -> str:
-    """Why a grid has no difference and no verdict, and what to do; '' where it has."""
-    names = list(variants)
-    if baseline not in names:
-        return f"every difference is from {baseline}, which is not among the variants; add it to --variants"
-    return f"every difference is from {baseline}, and there is no other variant" if set(names) == {baseline} else ""
 
 
 @functools.lru_cache
@@ -372,16 +217,3 @@ def meant(text: str, kind: type = int) -> str:
     if re.fullmatch(r"\d*(,\d+)+", text):
         return f": write {text.replace(',', '.')}" if kind is float else f": write {text.replace(',', ' ')}"
     return ""
-
-
-AGAIN = "#2"  # the label of the baseline's second self (A/A)
-
-
-@dataclass(frozen=True)
-class Contender:
-    """One thing to be timed. Two labels may name the same run: that pair measures the noise."""
-
-    label: str
-    run: Run
-    seeds: int = 1  # side by side in one tensor program
-    control_of: str = ""  # label of what this times again (A/A control)
