@@ -14,7 +14,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -28,6 +28,7 @@ from harness.plan import (
     Plan,
     along,
     described,
+    on_claims,
     on_tasks,
     planned,
     reproductions,
@@ -49,6 +50,7 @@ VERBS = {
     "sweep": "time every engine by hidden size and number of seeds: speed.csv and the report; --full for all of it",
     "reproduce": "train the models whose perplexities the book publishes, on its two protocols: reproduce.csv",
     "probe": "train on tasks that ask what a gate is for, until they are solved: tasks.csv, probes.csv",
+    "claims": "train what nineteen claims of the literature are about, and give each a verdict: claims.csv",
     "report": "build the tables and the report again from what is on file, training nothing",
     "pack": "put the files of single runs and samples into one, raw.zip, which every verb reads; --undo puts them back",
     "list": "what there is, what would run, its keys, and which runs are done",
@@ -68,6 +70,7 @@ TAKES = {  # the options of each verb: any other is refused, not ignored
     "sweep": _TRAINS | {"protocol", "corpus", "variants", "full"},
     "reproduce": _TRAINS | {"protocol", "corpus", "seeds"},
     "probe": _TRAINS | {"variants", "seeds", "tasks", "lengths"},
+    "claims": {"device", "engine", "seeds", "results"},
     "report": {"results"},
     "pack": {"results", "undo"},
     "list": _TRAINS | {"protocol", "corpus", "variants", "seeds", "max"},
@@ -447,6 +450,39 @@ def axes(plans: Sequence[Plan], settings: Sequence[str], folder: Path) -> int:
         return _ended(runs, folder, [])
 
 
+def claims(plans: Sequence[Plan], labels: Mapping[str, str], folder: Path) -> int:
+    """Train what the claims of the literature are about, and give each its verdict. The exit status.
+
+    `labels`: as `plan.on_claims` gives them.
+    """
+    from harness import terminal as screen
+    from harness.record import store as record
+
+    texts = [plan for plan in plans if plan.protocol.task == "text"]
+    tasks = [plan for plan in plans if plan.protocol.task != "text"]
+    with record.writing(folder):
+        runs: list[Run] = []
+        choices: list[dict[str, object]] = []
+        print(f"claims: {sum(plan.size for plan in plans)} trainings that are scored, and those that choose their "
+              "learning rates")  # fmt: skip
+        try:
+            for some, name in ((tasks, ""), (texts, texts[0].corpus.name)):
+                chosen, rows = choose(some, folder)
+                choices += rows
+                runs += [run for plan in chosen for run in plan.runs]
+                record.write_grid(folder, "claims", {
+                    "runs": [run.key for run in runs], "session": "", "anchors": {}, "learning_rates": choices,
+                    "tasks": True, "labels": labels,
+                })  # fmt: skip
+                todo = [run for plan in chosen for run in plan.runs if not record.done(folder, run)]
+                train(todo, some[0].corpus, name, folder, engine=some[0].engine)
+        except KeyboardInterrupt:
+            return _stopped(runs, folder)
+        results = tabulate(folder)
+        screen.print_claims(results.claims)
+        return _ended(runs, folder, [])
+
+
 def probe(plans: Sequence[Plan], folder: Path) -> int:
     """Train on every task, length and variant, and set what solves them side by side. The exit status."""
     from harness import terminal as screen
@@ -618,6 +654,16 @@ def tabulate(folder: Path) -> Results:
         from harness.analysis import axes as effects
 
         answers["axes"] = effects.build(results.runs, grids["axes"])
+    answers["claims"] = tables.frame("claims", [])
+    if "claims" in grids:
+        from harness.analysis import claims as evidence
+        from harness.experiments.claims import arms
+
+        keys, labels = grids["claims"]["runs"], grids["claims"]["labels"]
+        answers["claims"] = evidence.build(
+            results.runs[results.runs["run"].isin(keys)], results.probes[results.probes["run"].isin(keys)],
+            {arm: labels.get(f"{arm.variant} {' '.join(arm.settings)} {arm.task}", "") for arm in arms()},
+        )  # fmt: skip
     keys = [key for asked in grids.values() if asked.get("tasks") for key in asked["runs"]]
     answers["tasks"] = tables.frame("tasks", []) if not keys else solved.build(
         results.probes[results.probes["run"].isin(keys)], results.learning_rates
@@ -735,6 +781,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.verb == "reproduce":
             published, parts = reproductions(options)
             return with_others(lambda plans: reproduce(plans, parts, folder), published)
+        if options.verb == "claims":
+            texts, tasks, labels = on_claims(options)
+            return with_others(lambda plans: claims(plans, labels, folder), [*texts, *tasks])
         if options.verb == "probe":
             return with_others(lambda plans: probe(plans, folder), on_tasks(options))
         if options.verb == "sweep":

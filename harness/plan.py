@@ -229,6 +229,29 @@ def along(verb: str, options: argparse.Namespace) -> list[Plan]:
     return plans
 
 
+def on_claims(options: argparse.Namespace) -> tuple[list[Plan], list[Plan], dict[str, str]]:
+    """Plans of text, plans of tasks, and the protocol's label of each arm of every claim, by the arm's own words."""
+    from harness.experiments.claims import TEXT, arms
+
+    by: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for arm in arms():
+        by.setdefault((arm.task, arm.settings), []).append(arm.variant)
+    texts: list[Plan] = []
+    tasks: list[Plan] = []
+    labels: dict[str, str] = {}
+    for (task, settings), names in by.items():
+        own = {**vars(options), "variants": names, "max": None, "lengths": (), "settings": settings}
+        if task == "text":
+            own |= {"protocol": "quick", "corpus": None, "settings": [*TEXT, *settings]}
+            plan = planned("claims", argparse.Namespace(**own))
+            texts.append(plan)
+        else:
+            [plan] = on_tasks(argparse.Namespace(**own | {"tasks": [task]}))
+            tasks.append(plan)
+        labels |= {f"{name} {' '.join(settings)} {task}": plan.protocol.label for name in names}
+    return texts, tasks, labels
+
+
 def on_tasks(options: argparse.Namespace) -> list[Plan]:
     """A plan a task, length and point of the lists in `--set`. ValueError for what cannot be asked of a task."""
     plans = [_on_tasks(argparse.Namespace(**{**vars(options), "settings": s})) for s in grids.points(options.settings)]

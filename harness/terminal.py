@@ -150,6 +150,18 @@ def print_axes(table: pd.DataFrame) -> None:
     _print(rows, {"field", "value", "setting", "variant", "verdict"})
 
 
+def print_claims(table: pd.DataFrame) -> None:
+    """Each claim's verdict, and under it its comparisons."""
+    for _, own in table.groupby("claim", sort=False):
+        print(f"\n{own.verdict.iloc[0] or 'not run'}: {own.sentence.iloc[0]} ({own.source.iloc[0]})")
+        for r in own.to_dict("records"):
+            r = {name: None if value != value else value for name, value in r.items()}  # NaN: a comparison not run
+            known = r["estimate"] is not None and r["low"] is not None
+            number = f"{r['estimate']:.3g} {r['measure']} [{r['low']:.3g}, {r['high']:.3g}]" if known else ""
+            facts = "; ".join(filter(None, (str(r["evidence"] or ""), number, f"n = {r['seeds']}")))
+            print(f"  {r['outcome'] or 'not run'}: {r['prediction']}: {facts}")
+
+
 def print_tasks(table: pd.DataFrame) -> None:
     """How many seeds of each variant solve each task, and after how many updates."""
     heads = ("task", "length", "variant", "solved", "updates [least, most]", "score", "longer", "against gru")

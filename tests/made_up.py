@@ -181,6 +181,14 @@ def looked_into(
             for name, fails in (("s3", {"rnn"}), ("table3", {"gru:R=1", "rnn"}))
             for variant in ("gru", "gru:R=1", "rnn") for solved in [0 if variant in fails else 10]
         ],
+        "claims": [
+            {"claim": "one_gate", "source": "Zhou <et al.>", "url": "https://arxiv.org/abs/1603.09420",
+             "read": "abstract", "sentence": "One gate is enough.", "verdict": "undecided",
+             "prediction": "mgu and gru alike", "kind": "same", "task": "text", "variant": "mgu", "other": "gru",
+             "outcome": "undecided", "evidence": "",
+             "measure": "nats/char", "estimate": -0.01, "low": -0.03, "high": 0.01, "margin": 0.02, "seeds": 10,
+             "failed": 0},
+        ],
         "axes": [
             {"axis": "hidden", "point": str(h), "setting": "", "variant": variant, "engine": "native", "device": "cpu",
              "protocol": f"quick,hidden={h}", "corpus": "time-machine", "corpus_sha256": SHA, "hidden": h, "lr": 2.0,

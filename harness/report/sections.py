@@ -47,7 +47,7 @@ class Section:
 
 def sections(data: record.Results) -> list[Section]:
     """Those that have something to show."""
-    return [s for s in (published(data), rates(data), axes(data), tasks(data), gates(data)) if s]
+    return [s for s in (published(data), rates(data), axes(data), claims(data), tasks(data), gates(data)) if s]
 
 
 def published(data: record.Results) -> Section | None:
@@ -199,6 +199,44 @@ def _effect(r: Any) -> Cell:
         return Cell()
     bounds = bracket(r.delta_low, r.delta_high, nats)
     return Cell(nats(r.delta_nats, sign=True), f"{r.verdict}\n{bounds}\nn = {count(r.pairs)}", plain(r.delta_nats))
+
+
+def claims(data: record.Results) -> Section | None:
+    """What the literature claims, and what came here."""
+    rows = data.claims[data.claims.verdict != ""]
+    if rows.empty:
+        return None
+    cells = []
+    for name, own in rows.groupby("claim", sort=False):
+        one = own.iloc[0]
+        about = f"{one.source} (read: {one['read']})\n{one.url}"
+        found = "\n".join(f"{r.outcome}: {r.prediction}" for r in own.itertuples())
+        cells.append([Cell(str(one.sentence), about, str(name)), Cell(str(one.verdict), "", str(one.verdict)),
+                      Cell("; ".join(map(_measured, own.itertuples())), found, str(name)),
+                      Cell(f"{count(own.seeds.min())}", "", plain(own.seeds.min()))])  # fmt: skip
+    each = rows.drop_duplicates("claim").verdict.value_counts()
+    words = ", ".join(f"{count(each.get(v, 0))} {v}" for v in ("reproduced", "contradicted", "undecided"))
+    said = [Markup("Of {}: <strong>{}</strong>.").format(several(rows.claim.nunique(), "claim"), words)]
+    setting = (
+        "Each claim's comparisons, margin and budget were written before the first training, from as much of its "
+        "source as is said; what it was made of is mostly larger. On tasks: 32 hidden units, Adam, at most 2,000 "
+        "updates; on text: the protocol quick with a rate chosen on a validation part. Learning rates are chosen "
+        "by seeds that are not scored. A claim is reproduced where all of its comparisons are, contradicted where "
+        "one is; each interval is of 95 %, and not corrected for the number of claims."
+    )
+    heads = [("claim", "source", False), ("verdict", "", False), ("evidence", "95 % intervals", False),
+             ("seeds", "least n", True)]  # fmt: skip
+    table = Table("claims", "Claims of the literature", heads, cells, cards=True)
+    command = shlex.join(["python", "-m", "harness", "claims", "--seeds", count(rows.seeds.max())])
+    return Section("claims", "Claims", "What the literature claims, put to the test", setting, said, table, (), command)
+
+
+def _measured(r: Any) -> str:
+    """The number of one comparison, with its interval."""
+    if not math.isfinite(r.estimate):
+        return str(r.evidence)
+    number = f"{r.variant}: {r.estimate:.3g} {r.measure} {bracket(r.low, r.high, lambda x: f'{x:.3g}')}"
+    return number.replace("-", "\u2212") if not r.evidence else f"{r.variant}: {r.evidence}"
 
 
 def tasks(data: record.Results) -> Section | None:
