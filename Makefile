@@ -3,6 +3,7 @@
 # make reproduce  what the book publishes on its two protocols, and ours beside it
 # make probe      tasks that ask for memory and nothing else, by length
 # make claims     claims of the literature, each a test fixed beforehand: reproduced, contradicted or undecided
+# make exercises  the four exercises of the book's chapter, each answered in two sentences and a picture
 # make report     the tables and results/report.html again, from what is on file
 # make list       what there is, what would run, and what is done
 # make test       every check, on a machine with no GPU
@@ -26,7 +27,7 @@
 #   PYTHON     use this interpreter as it is and install nothing; else make fills .venv, once
 
 NAMES := PROTOCOL CORPUS DEVICE ENGINE SEEDS VARIANTS RESULTS INIT SET FULL TASKS LENGTHS MAX MATCH PYTHON
-TARGETS := help bench ablate reproduce probe claims sweep report list test lint speed speed-compare peers faults docs licenses clean
+TARGETS := help bench ablate reproduce probe claims exercises sweep report list test lint speed speed-compare peers faults docs licenses clean
 # Of the tests and of make itself; no verb takes them.
 OTHERS := CC CELLS CHECKPOINT_S DELAYS_MS KILLS PEERS STARTS STOPS SHELL
 
@@ -68,7 +69,7 @@ python := python=$$PYTHON; command -v "$$python" >/dev/null || \
 endif
 
 # `set -f`: lists are split at spaces, and no * in them is a file. `exec`: a signal to make's child is Python's.
-bench ablate reproduce probe claims sweep report list: $(ready)
+bench ablate reproduce probe claims exercises sweep report list: $(ready)
 	@$(python); set -f; set -- $@; for field in $$SET; do set -- "$$@" --set="$$field"; done; \
 	exec "$$python" -m harness "$$@" $${INIT:+--set=init="$$INIT"} $${MATCH:+--set=match="$$MATCH"} $${PROTOCOL:+--protocol="$$PROTOCOL"} \
 	  $${CORPUS:+--corpus="$$CORPUS"} $${DEVICE:+--device="$$DEVICE"} $${SEEDS:+--seeds="$$SEEDS"} $${MAX:+--max="$$MAX"} \

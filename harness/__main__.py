@@ -50,6 +50,7 @@ VERBS = {
     "sweep": "time every engine by hidden size and number of seeds: speed.csv and the report; --full for all of it",
     "reproduce": "train the models whose perplexities the book publishes, on its two protocols: reproduce.csv",
     "probe": "train on tasks that ask what a gate is for, until they are solved: tasks.csv, probes.csv",
+    "exercises": "answer the four exercises of the book's chapter: gates, sizes, RNN and GRU, parts of a GRU",
     "claims": "train what nineteen claims of the literature are about, and give each a verdict: claims.csv",
     "report": "build the tables and the report again from what is on file, training nothing",
     "pack": "put the files of single runs and samples into one, raw.zip, which every verb reads; --undo puts them back",
@@ -70,6 +71,7 @@ TAKES = {  # the options of each verb: any other is refused, not ignored
     "sweep": _TRAINS | {"protocol", "corpus", "variants", "full"},
     "reproduce": _TRAINS | {"protocol", "corpus", "seeds"},
     "probe": _TRAINS | {"variants", "seeds", "tasks", "lengths"},
+    "exercises": {"device", "engine", "seeds", "results", "no_timing"},
     "claims": {"device", "engine", "seeds", "results"},
     "report": {"results"},
     "pack": {"results", "undo"},
@@ -77,6 +79,8 @@ TAKES = {  # the options of each verb: any other is refused, not ignored
 }
 
 
+EXERCISE_SIZES = (16, 32, 64, 128)  # hidden units of exercise 2
+SCORED_AT_ONCE = 100  # sequences
 FLAGS = ("deterministic", "no_timing", "no_tasks", "full", "undo")
 
 
@@ -450,6 +454,34 @@ def axes(plans: Sequence[Plan], settings: Sequence[str], folder: Path) -> int:
         return _ended(runs, folder, [])
 
 
+def exercises(options: argparse.Namespace, folder: Path) -> int:
+    """Train and time what the four exercises of the book's chapter ask for. The exit status."""
+    from harness.experiments.tasks import TASKS
+    from harness.record import store as record
+    from harness.run import by_hand, train_task
+
+    task, base = TASKS["delayed_recall"], {"corpus": None, "protocol": "quick", "max": None}
+    ask = argparse.Namespace(**{**vars(options), **base, "variants": None, "settings": []})
+    sizes = [f"hidden={','.join(map(str, EXERCISE_SIZES))}"]
+    sized = argparse.Namespace(**{**vars(ask), "variants": [grids.BASELINE, "rnn"], "settings": sizes})
+    kinds = argparse.Namespace(**{**vars(ask), "variants": [grids.BASELINE, "nn.rnn", "nn.gru"]})
+    solution = by_hand.delayed_recall()
+    rows = [
+        {**fact, "variant": grids.BASELINE, "engine": "loop", "device": "cpu", "protocol": task.name, "seed": 0,
+         "origin": "by hand", "length": task.length,
+         "score": float(train_task.score(solution, task, task.length, SCORED_AT_ONCE)[0])}
+        for fact in train_task.looked_into(solution, task, task.length)
+    ]  # fmt: skip
+    with record.writing(folder):
+        record.write_grid(folder, "exercises", {"runs": [], "session": "", "anchors": {}, "by_hand": rows})
+    timing, wanted = not options.no_timing, [planned("ablate", ask), *on_tasks(tasks_of(ask))]
+    return max(
+        with_others(lambda plans: axes(plans, sizes, folder), along("bench", sized)),
+        with_others(lambda plans: go(plans[0], folder, timing), [planned("bench", kinds)]),
+        with_others(lambda plans: go(plans[0], folder, timing, plans[1:]), wanted),
+    )
+
+
 def claims(plans: Sequence[Plan], labels: Mapping[str, str], folder: Path) -> int:
     """Train what the claims of the literature are about, and give each its verdict. The exit status.
 
@@ -628,6 +660,8 @@ def _time(contenders: Sequence[Candidate], vocabulary: int, folder: Path, sessio
 
 def tabulate(folder: Path) -> Results:
     """Every table again, from the files of single runs and samples. It imports nothing to draw with."""
+    import pandas as pd
+
     from harness.analysis import compare as table
     from harness.analysis import tasks as solved
     from harness.record import store as record
@@ -665,6 +699,9 @@ def tabulate(folder: Path) -> Results:
             {arm: labels.get(f"{arm.variant} {' '.join(arm.settings)} {arm.task}", "") for arm in arms()},
         )  # fmt: skip
     keys = [key for asked in grids.values() if asked.get("tasks") for key in asked["runs"]]
+    by_hand = [tables.frame("positions", grids["exercises"]["by_hand"])] if "exercises" in grids else []
+    trained = results.positions[results.positions["run"].isin(keys)]  # not those that chose a rate
+    answers["positions"] = pd.concat([*by_hand, trained], ignore_index=True) if by_hand else trained
     answers["tasks"] = tables.frame("tasks", []) if not keys else solved.build(
         results.probes[results.probes["run"].isin(keys)], results.learning_rates
     )  # fmt: skip
@@ -781,6 +818,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.verb == "reproduce":
             published, parts = reproductions(options)
             return with_others(lambda plans: reproduce(plans, parts, folder), published)
+        if options.verb == "exercises":
+            return exercises(options, folder)
         if options.verb == "claims":
             texts, tasks, labels = on_claims(options)
             return with_others(lambda plans: claims(plans, labels, folder), [*texts, *tasks])

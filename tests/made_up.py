@@ -181,6 +181,13 @@ def looked_into(
             for name, fails in (("s3", {"rnn"}), ("table3", {"gru:R=1", "rnn"}))
             for variant in ("gru", "gru:R=1", "rnn") for solved in [0 if variant in fails else 10]
         ],
+        "positions": [
+            {"run": "", "variant": "gru", "engine": "loop", "device": "cpu", "protocol": "delayed_recall", "seed": seed,
+             "origin": origin, "length": 64, "gate": gate, "position": k, "mean": float(k != 0) * most,
+             "carrying": float(k != 0), "share": 0.25, "score": most}
+            for origin, most, seeds in (("by hand", 1.0, 1), ("trained", 0.995, 3)) for seed in range(seeds)
+            for gate in "ZR" for k in range(-5, 11)
+        ],
         "claims": [
             {"claim": "one_gate", "source": "Zhou <et al.>", "url": "https://arxiv.org/abs/1603.09420",
              "read": "abstract", "sentence": "One gate is enough.", "verdict": "undecided",

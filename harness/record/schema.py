@@ -174,6 +174,11 @@ _COLUMNS = (
     Column("axis", str, "", "field of the protocol that was given a list"),
     Column("point", str, "", "its value"),
     Column("setting", str, "", "values of the other fields that were given a list"),
+    Column("origin", str, "", "`trained`, or `by hand`: weights that were written"),
+    Column("positions.position", int, "steps", "steps after the marked one"),
+    Column("positions.mean", float, "", "mean over units and sequences"),
+    Column("carrying", float, "", "mean over those units and sequences that carry the symbol"),
+    Column("share", float, "", "share of them"),
     Column("claim", str, "", "name of the claim"),
     Column("source", str, "", "who published it"),
     Column("url", str, "", "address of the source"),
@@ -278,6 +283,10 @@ TABLES = {
     )),
     "heat": Table("gate x character x unit: one network's gates over a sentence", (
         "run", "variant", "protocol", "corpus_sha256", "seed", "gate", "position", "character", "unit", "value",
+    )),
+    "positions": Table("network x gate x step relative to the one that delayed_recall marks: the gate's mean", (
+        "run", "variant", "engine", "device", "protocol", "seed", "origin", "length", "gate", "position", "mean",
+        "carrying", "share", "score",
     )),
     "speed": Table("one timed block; a sample (fresh process) has several", (
         "session", "verb", "round", "label", "control_of", *_HOW, "protocol", "hidden", "seeds", "block", "steps",

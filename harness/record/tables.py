@@ -39,6 +39,7 @@ class Results:
     gates: pd.DataFrame
     reach: pd.DataFrame
     heat: pd.DataFrame
+    positions: pd.DataFrame
     speed: pd.DataFrame
     reproduce: pd.DataFrame
     axes: pd.DataFrame
@@ -115,7 +116,7 @@ def gather(folder: Path) -> Results:
         learning_rates=frame("learning_rates", [
             {"corpus_sha256": g.get("corpus_sha256", ""), **row}
             for g in asked.values() for row in g.get("learning_rates", [])
-        ]),
+        ]).drop_duplicates(ignore_index=True),
         anchors=frame("anchors", [
             dict(zip(COLUMNS["anchors"], (*key, perplexity), strict=True)) for key, perplexity in anchors.items()
         ]),
@@ -134,6 +135,9 @@ WITHIN: dict[str, Callable[[Loaded], list[Loaded]]] = {
     "gates": lambda o: [{"gate": gate, "error": "", **facts} for gate, facts in o.get("gates", {}).items()],
     "reach": lambda o: [{"characters_back": int(t), "gradient_share": s} for t, s in o.get("reach", {}).items()],
     "heat": lambda o: o.get("heat", []),
+    "positions": lambda o: [
+        {**facts, "origin": "trained", "score": o.get("score")} for facts in o.get("positions", [])
+    ],
 }
 
 

@@ -392,6 +392,48 @@ def updates_alt(tasks: pd.DataFrame, trained: pd.DataFrame) -> str:
     return f"Dot charts of the updates until each seed solved a task, {len(said)} tasks. {'; '.join(said)}."
 
 
+def positions(gates: pd.DataFrame, width: float = WIDE) -> Figure | None:
+    """The mean of each gate by step relative to the one to remember, t'; Z = 1 keeps the state. Solid: over the units
+    that carry the symbol, chosen by their later steps, mean over seeds and its interval. Dashed: over all units.
+    Dotted: gates set by hand, which are exact."""
+    data = gates.dropna(subset=["mean"])
+    if data.empty:
+        return None
+    with _style() as ink:
+        figure = Figure(figsize=(width, 2.9), layout="constrained")
+        panels = figure.subplots(1, 2, sharey=True, squeeze=False).flat
+        for panel, (gate, colour) in zip(panels, (("Z", "blue"), ("R", "vermilion")), strict=True):
+            own = data[(data.gate == gate) & (data.variant == BASELINE)]
+            hand, trained = own[own.origin == "by hand"], own[own.origin == "trained"]
+            for column, dash in (("carrying", "-"), ("mean", (0, (4, 2)))):
+                line = trained.dropna(subset=[column]).groupby("position")[column]
+                bounds = [stats.interval(values) for _, values in line]
+                steps, width_of = line.mean().index, 1.8 if dash == "-" else 1.2
+                panel.fill_between(steps, [max(b.low, 0.0) for b in bounds], [min(b.high, 1.0) for b in bounds],
+                                   color=ink[colour], alpha=0.2, lw=0)  # fmt: skip
+                panel.plot(steps, line.mean(), color=ink[colour], lw=width_of, ls=dash)
+            panel.plot(hand.position, hand["mean"], color=ink["muted"], lw=1, ls=":", marker=".", ms=4)
+            panel.set_ylim(-0.05, 1.05)
+            panel.set_title(f"{gate}: {'update' if gate == 'Z' else 'reset'} gate", loc="left", color=ink["ink"])
+            panel.set_xlabel("steps after t'")
+            panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        return figure
+
+
+def positions_alt(gates: pd.DataFrame) -> str:
+    data = gates.dropna(subset=["mean"])
+    if data.empty:
+        return ""
+    said = []
+    for (origin, gate), own in data[data.variant == BASELINE].groupby(["origin", "gate"], sort=False):
+        at = own.groupby("position")[["mean", "carrying"]].mean()
+        shown = [k for k in (-1, 0, 1, 2, 10) if k in at.index]
+        each = ", ".join(f"{at['carrying'][k]:.2f} ({at['mean'][k]:.2f}) at {k:+.0f}" for k in shown)
+        said.append(f"{gate} {origin} {each}")
+    return ("Line charts of the gates around the step to remember, over units that carry the symbol (over all units): "
+            f"{'; '.join(said)}.")  # fmt: skip
+
+
 def along(axes: pd.DataFrame, width: float = WIDE) -> Figure | None:
     """The difference of each variant to the baseline, in nats a character of held-out text, at each value of the field;
     above zero is worse. Bars: intervals, paired by seed. Shaded: the margin, stated beforehand, inside which a

@@ -47,7 +47,11 @@ class Section:
 
 def sections(data: record.Results) -> list[Section]:
     """Those that have something to show."""
-    return [s for s in (published(data), rates(data), axes(data), claims(data), tasks(data), gates(data)) if s]
+    return [
+        s
+        for s in (published(data), rates(data), exercises(data), axes(data), claims(data), tasks(data), gates(data))
+        if s
+    ]
 
 
 def published(data: record.Results) -> Section | None:
@@ -237,6 +241,112 @@ def _measured(r: Any) -> str:
         return str(r.evidence)
     number = f"{r.variant}: {r.estimate:.3g} {r.measure} {bracket(r.low, r.high, lambda x: f'{x:.3g}')}"
     return number.replace("-", "\u2212") if not r.evidence else f"{r.variant}: {r.evidence}"
+
+
+def exercises(data: record.Results) -> Section | None:
+    """The four exercises of the book's chapter, from the rows that are here; only where gates were set by hand."""
+    hand = data.positions[data.positions.origin == "by hand"]
+    if hand.empty:
+        return None
+    answers = [_best_gates(data), _sizes(data), _rnn_or_gru(data), _parts(data)]
+    pictures: list[Picture] = [
+        ("gates", "1: What do the gates do around the step to remember?", draw.positions, draw.positions_alt,
+         (data.positions,), None),
+        ("sizes", "2: Does the difference depend on the size?", draw.along, draw.along_alt,
+         (data.axes[data.axes.baseline != ""],), None),
+    ]  # fmt: skip
+    for k, table, name in (
+        (3, data.bench, "Which is better, which faster?"),
+        (4, data.ablate, "What does a part cost?"),
+    ):
+        labelled = table.assign(label=[evidence.label(row, table) for _, row in table.iterrows()])
+        if k == 3:
+            frames = (labelled, evidence.anchors(data, table))
+            pictures.append(("kinds", f"3: {name}", draw.perplexity_speed, draw.perplexity_speed_alt, frames, None))
+        else:
+            pairs = (labelled, evidence.differences(data, table))
+            pictures.append(("parts", f"4: {name}", draw.gate_effects, draw.gate_effects_alt, pairs, None))
+    cells = [[Cell(f"{k}. {asked}"), Cell(answer or "Not on file.")] for k, (asked, answer) in enumerate(answers, 1)]
+    heads = [("exercise", "in our words", False), ("answer", "from the rows", False)]
+    shown = Table("exercises", "The exercises, and what the rows say", heads, cells, cards=True)
+    setting = "Every number is computed from the tables of this page; what it was measured on stands with them."
+    return Section("exercises", "Exercises", "The book's exercises", setting, (), shown, pictures,
+                   "python -m harness exercises")  # fmt: skip
+
+
+def _best_gates(data: record.Results) -> tuple[str, str]:
+    asked = "Which gate values use the input at t' to predict at a later t, and no other?"
+    rows = data.positions[data.positions.variant == grids.BASELINE]
+    hand, own = rows[rows.origin == "by hand"], rows[rows.origin == "trained"]
+    first = (
+        f"By hand: Z = 0 and R = 0 at t', Z = 1 at every other step (there R is free), which scores "
+        f"{score(hand.score.iloc[0])} at length {count(hand.length.iloc[0])}."
+    )
+    if own.empty:
+        return asked, first
+    z = own[own.gate == "Z"].groupby("position")[["carrying", "mean"]].mean()
+    r = own[own.gate == "R"].groupby("position")["carrying"].mean()
+    return asked, (
+        f"{first} Trained ({several(own.seed.nunique(), 'seed')}): on the units that carry the symbol Z is "
+        f"{z.carrying[0]:.2f} at t', {z.carrying[1]:.2f} a step and {z.carrying[2]:.2f} two steps later, and R is "
+        f"{r[0]:.2f} at t' and {r[2]:.2f} two steps later; over all units Z is {z['mean'][0]:.2f} and "
+        f"{z['mean'][2]:.2f}."
+    )
+
+
+def _sizes(data: record.Results) -> tuple[str, str]:
+    asked = "What do hyperparameters do to running time, perplexity and output?"
+    rows = data.axes[(data.axes.variant == grids.BASELINE) & data.axes.heldout_perplexity.notna()]
+    if len(rows) < 2:
+        return asked, ""
+    own = data.runs[(data.runs.error == "") & (data.runs.variant == grids.BASELINE)]
+    cost = {label: float(one.train_s.median()) for label, one in own.groupby("protocol")}
+    first, last = rows.iloc[0], rows.iloc[-1]
+    seconds = [cost.get(row.protocol, math.nan) for row in (first, last)]
+    texts = [
+        next(iter(own[own.protocol == row.protocol].sort_values("seed")["sample"]), "")[:60] for row in (first, last)
+    ]
+    shown = [f"\u201c{text.strip()}\u201d" for text in texts]
+    return asked, (
+        f"From {first.axis} {first.point} to {last.point} the held-out perplexity of {grids.BASELINE} goes from "
+        f"{ppl(first.heldout_perplexity)} {bracket(first.heldout_low, first.heldout_high, ppl)} to "
+        f"{ppl(last.heldout_perplexity)} {bracket(last.heldout_low, last.heldout_high, ppl)} "
+        f"(n = {count(last.seeds)}), and the training time of one network from {seconds[0]:.1f} to {seconds[1]:.1f} s "
+        f"(median). Seed 0 writes {shown[0]} at the first and {shown[1]} at the last."
+    )
+
+
+def _rnn_or_gru(data: record.Results) -> tuple[str, str]:
+    asked = "How do rnn.RNN and rnn.GRU compare in running time, perplexity and strings?"
+    by = {r.variant: r for r in data.bench.itertuples()}
+    if not {"nn.rnn", "nn.gru"} <= set(by):
+        return asked, ""
+    rnn, gru = by["nn.rnn"], by["nn.gru"]
+    speed = f" and {rnn.tokens_per_sec / gru.tokens_per_sec:.1f} times its tokens a second" * (rnn.tokens_per_sec > 0)
+    own = data.runs[(data.runs.error == "") & (data.runs.protocol == gru.protocol)].sort_values("seed")
+    shown = [next(iter(own[own.variant == v]["sample"]), "")[:60].strip() for v in ("nn.rnn", "nn.gru")]
+    return asked, (
+        f"nn.RNN has held-out perplexity {ppl(rnn.heldout_perplexity)} "
+        f"{bracket(rnn.heldout_low, rnn.heldout_high, ppl)}"
+        f"{speed}, against {ppl(gru.heldout_perplexity)} "
+        f"{bracket(gru.heldout_low, gru.heldout_high, ppl)} of nn.GRU "
+        f"(n = {count(gru.seeds)}). Seed 0 of nn.RNN writes \u201c{shown[0]}\u201d, of nn.GRU \u201c{shown[1]}\u201d."
+    )
+
+
+def _parts(data: record.Results) -> tuple[str, str]:
+    asked = "What happens with parts of a GRU, a reset gate or an update gate alone?"
+    by = {r.variant: r for r in data.ablate.itertuples()}
+    if not {"gru:R=1", "gru:Z=0"} <= set(by) or not math.isfinite(by["gru:R=1"].delta_nats):
+        return asked, ""
+    said = [
+        f"{words} ({v}) is {nats(by[v].delta_nats, sign=True)} nats/char from the whole "
+        f"{bracket(by[v].delta_low, by[v].delta_high, nats)}, {by[v].verdict}"
+        for v, words in (("gru:R=1", "the update gate alone"), ("gru:Z=0", "the reset gate alone"))
+    ]
+    told = [f"{str(task).replace('_', ' ')}: {_told(own)}" for task, own in data.tasks.groupby("task", sort=False)]
+    on_tasks = f" On tasks: {'. '.join(told)}." if told else ""
+    return asked, f"On text {both(said)} (n = {count(by['gru:R=1'].pairs)}).{on_tasks}"
 
 
 def tasks(data: record.Results) -> Section | None:

@@ -146,3 +146,35 @@ def _gate_values(model: Model, X: Tensor, alive: Alive) -> Iterator[dict[str, Te
             alive()
     finally:
         cell.on_gate = None
+
+
+BEFORE, AFTER = 5, 10  # steps before and after t' that are told
+KEPT_FROM, KEEPS = 3, 0.9  # a unit carries the symbol where its update gate is above KEEPS on average, from there on
+
+
+@torch.no_grad()
+def by_position(model: Model, inputs: Tensor, at: Tensor, alive: Alive = lambda: None) -> list[Facts]:
+    """Each gate's mean by position relative to the step `at` (n,) of each sequence of `inputs` (T, n): t - t'.
+
+    `mean`: over sequences and all units. `carrying`: over those pairs of unit and sequence whose update gate Z is above
+    KEEPS on average from KEPT_FROM steps after t' on, a choice that positions 0 to KEPT_FROM - 1 have no part in; None
+    where there is none. Of the first seed; sequences whose t' is too near an end for all positions are left out.
+    """
+    S, steps = len(model.b_q), len(inputs)
+    good = (at >= BEFORE) & (at + AFTER < steps - 1)
+    inputs, at = inputs[:, good], at[good]
+    seen = list(_gate_values(model, inputs[:, None].expand(-1, S, -1), alive))
+    if not seen or not len(at):
+        return []
+    shape, columns = (len(at), model.cell.h), torch.arange(len(at), device=at.device)
+    values = {gate: torch.stack([now[gate][0].expand(shape) for now in seen]) for gate in seen[0]}  # (T, n, h)
+    near = {
+        gate: torch.stack([v[at + k, columns] for k in range(-BEFORE, AFTER + 1)]).double()
+        for gate, v in values.items()
+    }
+    carry = near["Z"][BEFORE + KEPT_FROM :].mean(0) > KEEPS if "Z" in near else torch.zeros(shape, dtype=torch.bool)
+    return [
+        {"gate": gate, "position": k - BEFORE, "mean": float(v.mean()),
+         "carrying": float(v[carry].mean()) if carry.any() else None, "share": float(carry.double().mean())}
+        for gate, own in near.items() for k, v in enumerate(own)
+    ]  # fmt: skip

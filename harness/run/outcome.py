@@ -41,6 +41,7 @@ class Outcome:
     gates: dict[str, dict[str, Any]] = field(default_factory=dict)  # of diagnostics.py, over the held-out text
     reach: dict[int, float] = field(default_factory=dict)
     heat: tuple[dict[str, object], ...] = ()
+    positions: tuple[dict[str, object], ...] = ()  # of a task that marks a step: its gates around it
     network: dict[str, object] | None = None  # of seed 0: see run/network.py
     unseen: dict[str, str] = field(default_factory=dict)  # what could not be looked at ('reach', 'lesion R=0') -> why
     uncaptured: str = ""  # why it was trained step by step, where a CUDA graph was asked for

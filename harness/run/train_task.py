@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from harness.experiments.runs import Run
-from harness.experiments.tasks import TASKS, Batch, Task
+from harness.experiments.tasks import SYMBOLS, TASKS, Batch, Task
+from harness.run import diagnostics
 from harness.run.outcome import Outcome
 from harness.run.progress import CheckpointStore, Progress, Watch
 from variants.model import Model
@@ -78,6 +79,12 @@ def train(
         })  # fmt: skip
         watch.stop()
     gone = diverged.cpu().numpy()
+    positions: list[diagnostics.Facts] = []
+    unseen: dict[str, str] = {}
+    try:
+        positions = looked_into(model, task, setting.num_steps) if seeds == 1 and not gone.any() else []
+    except Exception as error:  # a look that fails loses no number
+        unseen["positions"] = f"{type(error).__name__}: {error}"
     tokens = UPDATES * setting.batch_size * len(X)
     return [
         Outcome(
@@ -86,10 +93,21 @@ def train(
             score_longer=None if gone[s] or not math.isfinite(longer[s]) else float(longer[s]),
             solved_after=(solved(task, checks[: ends[s], s]) * UPDATES or None) if not gone[s] else None,
             checks=tuple(float(value) for value in checks[: ends[s], s]) if not gone[s] else (),
-            error="diverged: the gradient is not a number" if gone[s] else "",
+            error="diverged: the gradient is not a number" if gone[s] else "", positions=tuple(positions),
+            unseen=unseen,
         )
         for s in range(seeds)
     ]  # fmt: skip
+
+
+def looked_into(model: Model, task: Task, length: int) -> list[diagnostics.Facts]:
+    """Of a task that marks a step t', what the gates do around it, over its scored sequences; else nothing."""
+    if task.name != "delayed_recall":
+        return []
+    X, _, _ = fresh(task.name, length)
+    marked = (X >= SYMBOLS) & (X < 2 * SYMBOLS)
+    device = model.b_q.device
+    return diagnostics.by_position(model, X.to(device), marked.int().argmax(0).to(device))
 
 
 def solved(task: Task, scores: Iterable[float]) -> int:
