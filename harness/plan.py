@@ -44,7 +44,7 @@ CAPTURE = "harness.run.cuda_graph.captured"  # only where it is asked for
 NO_NUMBERS = ("harness", "variants.registry", CAPTURE, "harness.run.progress.CHECKPOINT_S",
               "harness.run.progress.SIGN_S",
               "harness.run.machine._keep_pages", "harness.run.process.describe", "harness.experiments.tasks.TASKS",
-              "harness.run.outcome.Outcome", "harness.run.outcome.Point")  # fmt: skip
+              "harness.run.network.network", "harness.run.outcome.Outcome", "harness.run.outcome.Point")  # fmt: skip
 GRIDS = {"bench": grids.BENCH, "ablate": grids.ABLATE}
 
 

@@ -446,6 +446,15 @@ def test_a_speed_is_told_again_where_the_code_that_times_was_edited(home: Path) 
     assert code(planning.TIMED, planning.NO_NUMBERS, home) != before
 
 
+def test_what_is_kept_of_a_trained_network_is_in_no_key(home: Path) -> None:
+    before = prints(home, "gru", "loop")
+    edit(home / "harness/run/network.py", ("EXCERPT = 600", "EXCERPT = 700"))
+    edit(home / "variants/engines/derive.py", ("STATIC, INPUT, STATE = 0, 1, 2", "STATIC, INPUT, STATE = 0, 1, 3"))
+    assert prints(home, "gru", "loop") == before
+    edit(home / "harness/data/batches.py", ("STREAM, WARM, STREAMS = 256", "STREAM, WARM, STREAMS = 128"))
+    assert prints(home, "gru", "loop") != before
+
+
 def test_the_tokens_as_trained_on_are_in_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same file, cleaned in another way: another text."""
     data = b"The Time Machine, by H. G. Wells [1898]\n\n\nI\n\n\nThe Time Traveller (for so it will be)\n"

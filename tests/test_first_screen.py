@@ -73,6 +73,18 @@ def test_a_sentence_says_what_its_rows_say(results: tables.Results, text: str, t
     assert len(re.findall(r"\d[\d.,]*", said)) <= 12
 
 
+def test_the_sentence_is_of_the_tasks_that_are_drawn(results: tables.Results) -> None:
+    tasks = pd.concat(
+        [tasks_of(results, "Z", "fails").assign(task=t, protocol=t) for t in ("adding", "delayed_recall")]
+    )
+    said = card(evidence.typed(dataclasses.replace(results, tasks=tasks)), "Z")
+    assert "long memory" in said
+    assert "delayed recall is solved by no seed" in said
+    assert "numbers" not in said
+    alone = card(evidence.typed(dataclasses.replace(results, tasks=tasks[tasks.task == "adding"])), "Z")
+    assert "long memory of numbers" in alone
+
+
 def test_a_gate_without_which_the_text_is_predicted_as_well_may_be_one_of_two(results: tables.Results) -> None:
     """Said where neither is worse than without the other alone, paired by seed, its interval above 0; else not."""
     data = verdicts(results, "Z", "equivalent", "")

@@ -177,7 +177,7 @@ def test_same_bytes_elsewhere_without_torch(
 def test_a_failed_write_keeps_the_old_page(
     results: record.Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(report, "html", lambda results, figures, made_from: f"a page of {len(results.bench)} rows")
+    monkeypatch.setattr(report, "html", lambda results, *_: f"a page of {len(results.bench)} rows")
     path = report.write(results, tmp_path)
     before = path.read_bytes()
 

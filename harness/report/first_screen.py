@@ -138,7 +138,7 @@ def on_text(data: record.Results, gate: str) -> tuple[str, bool]:
 
 def lost_tasks(data: record.Results, gate: str) -> tuple[str, bool]:
     """Which tasks are no longer solved without a gate, and whether there are any; '' where nobody tried."""
-    without = sentences.on_tasks(data, gate)
+    without = sentences.answering(sentences.on_tasks(data, gate))
     if without.empty:
         return "", False
     lost = without[without.verdict == "fails"]
@@ -385,7 +385,8 @@ def track(m: Mark | None, p: Panel, name: str) -> Markup:
         parts += [Markup('<circle class="seed" cx="{}" cy="{}" r="2.5"/>').format(x(v), y) for v in m.seeds.values()]
         parts.append(Markup('<circle class="point" cx="{}" cy="{}" r="6"/>').format(x(m.value), y))
         reached = _reached(m)
-        right = (max(reached) - low) / (high - low) < (0.7 if p.kind == "text" else 0.5)
+        left, beyond = min(reached) - low, high - max(reached)
+        right = beyond > 0.3 * (high - low) if p.kind == "text" else beyond >= left
         side = Markup('x="{}" dx="11"').format(x(max(reached))) if right else Markup(
             'x="{}" dx="-11" text-anchor="end"').format(x(min(reached)))  # fmt: skip
         more = Markup('<tspan class="more" dx="6">{}</tspan>').format(m.more) if m.more else ""
@@ -435,7 +436,7 @@ def legend(data: record.Results, panels: Sequence[Panel]) -> str:
     if any(p.kind == "text" for p in panels):
         said += "Dot and band: mean and 95 % interval; small dots: its n seeds. "
     if any(p.kind == "task" for p in panels):
-        budgets = data.tasks.budget.dropna()
+        budgets = sentences.answering(data.tasks).budget.dropna()
         said += "Of tasks: updates until solved, median and range (logarithmic axis); " \
                 f"\u00d7: not solved within {count(budgets.max())}. "  # fmt: skip
     return said.strip()

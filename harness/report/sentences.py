@@ -161,6 +161,7 @@ def purpose(data: record.Results, rows: Sequence[pd.Series], gate: str, name: st
     without = on_tasks(data, gate)
     if without.empty:
         return ""
+    without = answering(without)
     subject, lost = name[0].upper() + name[1:], asked_of(without[without.verdict == "fails"])
     text = needed(rows).split(" on this text")[0] if rows else ""
     if text == "Needed":
@@ -171,6 +172,12 @@ def purpose(data: record.Results, rows: Sequence[pd.Series], gate: str, name: st
             return f"{subject} is for {both(lost)}, not for predicting this text"
         return f"{subject} is needed neither for this text nor for a task here"
     return f"{subject} is for {both(lost)}" if lost else ""
+
+
+def answering(tasks: pd.DataFrame) -> pd.DataFrame:
+    """Those of the tasks that are chosen to tell the gates apart, which the first screen draws; all, where none is."""
+    chosen = tasks[tasks.task.isin(grids.ANSWERING)]
+    return chosen if len(chosen) else tasks
 
 
 def asked_of(tasks: pd.DataFrame) -> list[str]:
