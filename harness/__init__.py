@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 if TYPE_CHECKING:
-    from harness.record.tables import Results
+    from collections.abc import Iterable, Mapping
+
+    from harness.notebook import Results
+
+    Cells = str | Path | type  # a variant's name, a file with a cell, a class that inherits from Cell
 
 __version__ = "0.1.0"
 
@@ -34,9 +38,67 @@ def read(results: str | os.PathLike[str] = "results") -> Results:
 
     A table that is not there has no rows. ValueError for a file that is none of ours, FileNotFoundError for no folder.
     """
-    from harness.record import tables  # pandas takes a second: not before it is asked for
+    from harness import notebook  # pandas takes a second: not before it is asked for
 
     folder = Path(os.path.expanduser(results))
     if not folder.is_dir():
         raise FileNotFoundError(f"no results folder {folder}: make bench and make ablate fill one")
-    return tables.read(folder)
+    return notebook.read(folder)
+
+
+class Options(TypedDict, total=False):
+    """Options of the verbs, as on the command line: docs/commands.md. Each verb refuses what it does not take.
+
+    `set` has fields of the protocol, like {"epochs": 3}; `protocol` is a name or a TOML file; a list is an axis.
+    """
+
+    protocol: str | Path
+    corpus: str | Path
+    seeds: int | str
+    max: int
+    set: Mapping[str, Any]
+    device: str
+    engine: str
+    precision: str
+    deterministic: bool
+    no_timing: bool
+    no_tasks: bool
+    tasks: Iterable[str]
+    lengths: Iterable[int]
+    results: str | os.PathLike[str]
+
+
+def bench(*variants: Cells, **options: Unpack[Options]) -> Results:
+    """Train and time variants: names, files, classes; the default grid where none is given. What is done is not redone.
+
+    ValueError, in one line, for what cannot be asked. An interrupt keeps what is done, and the same call goes on.
+    """
+    from harness import notebook
+
+    return notebook.ask("bench", variants, options)
+
+
+def ablate(
+    variant: Cells | None = None,
+    gates: Iterable[str] | None = None,
+    values: Iterable[float] = (0, 1),
+    **options: Unpack[Options],
+) -> Results:
+    """Train a cell, and it with each of `gates` (all, where none are given) fixed at each of `values`.
+
+    Without a cell it is what `make ablate` does. Differences are from the GRU, which is added where it is missing.
+    Errors and interrupts as for `bench`.
+    """
+    from harness import notebook
+
+    if variant is None:
+        return notebook.ask("ablate", (), options)
+    where = notebook.place(variant, Path(options.get("results", "results")).expanduser())
+    return notebook.ask("ablate", notebook.gates_fixed(where, gates, values), options)
+
+
+def probe(*variants: Cells, **options: Unpack[Options]) -> Results:
+    """Train variants on `tasks` until they solve them. Errors and interrupts as for `bench`."""
+    from harness import notebook
+
+    return notebook.ask("probe", variants, options)

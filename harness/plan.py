@@ -10,6 +10,8 @@ import argparse
 import ast
 import dataclasses
 import functools
+import re
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -176,15 +178,17 @@ def planned(verb: str, options: argparse.Namespace) -> Plan:
         raise ValueError(f"--seeds {UNTIL} decides differences: {why}")
     looks = grids.interim_analyses(grids.contrasts(names), most) if options.seeds == UNTIL and verb in GRIDS else ()
     seeds = looks[-1] if looks else grids.SEEDS if options.seeds is None else _count("seeds", options.seeds)
-    if options.protocol is not None:
-        protocols.protocol(options.protocol)  # a misspelt name is said before anything slow
+    own, given = (
+        (None, []) if options.protocol is None else _protocol(options.protocol)
+    )  # a slip is said before anything slow
     device = _how(options)
-    name = options.protocol or ("classic" if device == "cuda" else "quick")
-    protocol = protocols.protocol(name).override(options.settings)
-    other = protocol.text if any(s.startswith("text=") for s in options.settings) else "spaces"
+    own = own or protocols.protocol("classic" if device == "cuda" else "quick")
+    name, given = own.name, [*given, *options.settings]
+    protocol = own.override(options.settings)
+    other = protocol.text if any(s.startswith("text=") for s in given) else "spaces"
     text = loading.load(options.corpus, text=protocol.text, other=other, most=protocol.max_vocabulary)
     protocol = dataclasses.replace(protocol, text=text.text)
-    if name == "book" and not any(s.split("=")[0].endswith("_characters") for s in options.settings):
+    if name == "book" and not any(s.split("=")[0].endswith("_characters") for s in given):
         rest = max(1, len(text.tokens) // 20)  # by position, whatever the text's length
         protocol = dataclasses.replace(
             protocol, train_characters=len(text.tokens) - 2 * rest, validation_characters=rest, heldout_characters=rest
@@ -194,6 +198,31 @@ def planned(verb: str, options: argparse.Namespace) -> Plan:
     plan = Plan(verb, names, protocol, seeds, text, device, *how, looks=looks)
     _scored_apart(plan)
     return plan
+
+
+def _protocol(asked: str) -> tuple[Protocol, list[str]]:
+    """A protocol by its name, or as a TOML file has it, and the fields that the file gives.
+
+    In the file: `base`, the protocol that it differs from (classic if not given), `name`, any field of a protocol.
+    """
+    if not asked.endswith(".toml"):
+        return protocols.protocol(asked), []
+    path = Path(asked).expanduser()
+    try:
+        given = tomllib.loads(path.read_text(encoding="utf-8"))
+        base, name = given.pop("base", "classic"), given.pop("name", path.stem)
+        if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name) or name in protocols.PROTOCOLS:
+            raise ValueError(f"its name is {name!r}: give it a line name = \"...\", of letters, digits, _, - and ., "
+                             f"that is none of {', '.join(protocols.PROTOCOLS)}")  # fmt: skip
+        for field, value in given.items():
+            if not isinstance(value, int | float | str) or isinstance(value, bool):
+                raise ValueError(f"{field} is a number or a text, not {value!r}; a list is an axis, of --set alone")
+        settings = [f"{field}={value}" for field, value in given.items()]
+        return dataclasses.replace(protocols.protocol(str(base)).override(settings), name=name), settings
+    except FileNotFoundError:
+        raise ValueError(f"no file {asked!r}: a protocol is {', '.join(protocols.PROTOCOLS)}, or a TOML file") from None
+    except (ValueError, OSError) as error:  # a TOML error and a wrong encoding are ValueErrors too
+        raise ValueError(f"{asked}: {getattr(error, 'strerror', None) or error}") from None
 
 
 def reproductions(options: argparse.Namespace) -> tuple[list[Plan], list[tuple[str, Sequence[str]]]]:

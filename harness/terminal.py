@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -26,13 +27,16 @@ class Bar:
 
     def __init__(self, total: int, about: str, unit: str) -> None:
         tqdm.monitor_interval = 0  # no thread of its own beside a clock
-        self.terminal = sys.stderr.isatty()
+        notebook = "ipykernel" in sys.modules
+        self.terminal = sys.stderr.isatty() or notebook
         self.total, self.unit, self.ended = total, unit, 0
         self.shares: dict[Run, float] = {}  # of those underway
         hidden = not self.terminal or not total
         layout = "{desc} {percentage:3.0f}%|{bar}| {n:.1f}/{total} {unit}s [{elapsed}, {remaining} left]"
-        self.whole = tqdm(total=total, desc=about, unit=unit, disable=hidden, dynamic_ncols=True, bar_format=layout)
-        self.now = tqdm(total=0, disable=hidden, bar_format="{desc}", position=1, leave=False)
+        self.whole = (_in_notebook() if notebook else tqdm)(
+            total=total, desc=about, unit=unit, disable=hidden, dynamic_ncols=True, bar_format=layout
+        )
+        self.now = tqdm(total=0, disable=hidden or notebook, bar_format="{desc}", position=1, leave=False)
 
     def __enter__(self) -> Bar:
         return self
@@ -72,8 +76,17 @@ class Bar:
         self.whole.refresh()
 
 
-def print_table(table: pd.DataFrame) -> None:
-    """The answer on the screen; the files and the report have more columns."""
+def _in_notebook() -> type[tqdm]:
+    """A bar of widgets, or of text where a notebook has none."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from tqdm.auto import tqdm as bar
+
+    return bar  # type: ignore[no-any-return]
+
+
+def answer_rows(table: pd.DataFrame) -> list[tuple[str, ...]]:
+    """The answer as texts, its heads first; the files and the report have more columns."""
     # here: they are slow to import, and last to be needed
     import pandas as pd
 
@@ -83,7 +96,7 @@ def print_table(table: pd.DataFrame) -> None:
 
     heads = ("variant", "engine", "parameters", "seeds", "held-out perplexity [95%]", "nats/char vs gru [95%]",
              "p (Holm)", "verdict", "tokens/sec", "ratio", "MiB")  # fmt: skip
-    rows = [heads]
+    rows: list[tuple[str, ...]] = [heads]
     for r in table.to_dict("records"):
         rows.append((
             str(r["variant"]), evidence.how(pd.Series(r)), _some(r["parameters"], count),
@@ -94,6 +107,14 @@ def print_table(table: pd.DataFrame) -> None:
             UNTOLD if r["speed_verdict"] == UNTOLD else _some(r["speed_ratio"], lambda x: f"{x:.2f}x"),
             mib(r["peak_memory_mib"]),
         ))  # fmt: skip
+    return rows
+
+
+def print_table(table: pd.DataFrame) -> None:
+    """The answer on the screen, and how to read it."""
+    from harness.analysis.speed import UNTOLD
+
+    rows = answer_rows(table)
     _print(rows, {"variant", "engine", "verdict"})
     timed = sorted({str(b) for b in table["speed_baseline"] if b and b == b})
     print(
@@ -162,10 +183,10 @@ def print_claims(table: pd.DataFrame) -> None:
             print(f"  {r['outcome'] or 'not run'}: {r['prediction']}: {facts}")
 
 
-def print_tasks(table: pd.DataFrame) -> None:
-    """How many seeds of each variant solve each task, and after how many updates."""
+def task_rows(table: pd.DataFrame) -> list[tuple[str, ...]]:
+    """How many seeds of each variant solve each task, and after how many updates, as texts, their heads first."""
     heads = ("task", "length", "variant", "solved", "updates [least, most]", "score", "longer", "against gru")
-    rows = [heads]
+    rows: list[tuple[str, ...]] = [heads]
     for r in table.to_dict("records"):
         updates = f"{r['updates_median']:,.0f} [{r['updates_least']:,.0f}, {r['updates_most']:,.0f}]"
         rows.append((
@@ -173,6 +194,12 @@ def print_tasks(table: pd.DataFrame) -> None:
             updates if r["solved"] else "", _some(r["score"], lambda x: f"{x:.3f}"),
             _some(r["score_longer"], lambda x: f"{x:.3f}"), str(r["verdict"] or ""),
         ))  # fmt: skip
+    return rows
+
+
+def print_tasks(table: pd.DataFrame) -> None:
+    """What `task_rows` has, on the screen."""
+    rows = task_rows(table)
     _print(rows, {"task", "variant", "against gru"})
     for budget in sorted(set(table["budget"])):
         print(f"\nsolved: the threshold reached at two checks in a row, within {budget:,.0f} updates (median). "

@@ -27,7 +27,8 @@ from hypothesis import strategies as st
 import harness
 import variants
 from harness import __main__ as command
-from harness import files
+from harness import files, pipeline
+from harness import options as options_of
 from harness import plan as planning
 from harness import terminal as screen
 from harness.analysis import stats
@@ -590,8 +591,8 @@ def dest(flag: str) -> str:
 @st.composite
 def asked(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
     """A verb and its options: all of them sense, or one that is not, or that belongs to another verb."""
-    verb = draw(st.sampled_from(list(command.VERBS)))
-    flags = draw(st.sets(st.sampled_from([flag for flag in TYPED if dest(flag) in command.TAKES[verb]]), max_size=4))
+    verb = draw(st.sampled_from(list(options_of.VERBS)))
+    flags = draw(st.sets(st.sampled_from([flag for flag in TYPED if dest(flag) in options_of.TAKES[verb]]), max_size=4))
     wrong = draw(st.sampled_from(["", "", *sorted(flags), draw(st.sampled_from(list(TYPED)))]))
     options = {flag: draw(TYPED[flag][flag == wrong]) for flag in sorted({*flags, wrong} - {""})}
     return draw(st.sampled_from([verb] * 9 + [verb[:-1]])), options
@@ -612,10 +613,10 @@ def test_whatever_is_typed_it_is_what_runs_or_one_line_and_status_2(
 
     with monkeypatch.context() as patch:
         patch.setattr(loading, "load", lambda source, **how: load(source or "embedded", **how))
-        patch.setattr(command, "go", lambda plan, *rest: keep(plan))
-        patch.setattr(command, "reproduce", lambda some, *rest: keep(*some))
-        patch.setattr(command, "sweep", lambda some, *rest: keep(*some))
-        patch.setattr(command, "probe", lambda some, *rest: keep(*some))
+        patch.setattr(pipeline, "go", lambda plan, *rest: keep(plan))
+        patch.setattr(pipeline, "reproduce", lambda some, *rest: keep(*some))
+        patch.setattr(pipeline, "sweep", lambda some, *rest: keep(*some))
+        patch.setattr(pipeline, "probe", lambda some, *rest: keep(*some))
         patch.setattr(command, "_list", lambda asked, folder: keep(planning.planned("ablate", asked)))
         patch.setattr(command, "_report", lambda folder: 0)
         words = [w for flag, value in options.items() for w in [flag, *([value] if isinstance(value, str) else value)]]
@@ -628,7 +629,7 @@ def test_whatever_is_typed_it_is_what_runs_or_one_line_and_status_2(
         return
     assert shown.err == ""
     for flag in options:
-        assert dest(flag) in command.TAKES[verb]
+        assert dest(flag) in options_of.TAKES[verb]
     for plan in plans:
         given = {flag: value for flag, value in options.items() if isinstance(value, str)}
         assert str(plan.engine) == given.get("--engine", "auto")
@@ -990,7 +991,7 @@ def test_until_decided_stops_at_the_first_look_at_which_all_is(
 def test_until_decided_goes_on_to_its_end_where_nothing_decides(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], fake: list[Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command, "_decided", lambda *rest: False)
+    monkeypatch.setattr(pipeline, "_decided", lambda *rest: False)
     words = ["ablate", "--corpus", "embedded", "--device", "cpu", "--seeds", "until-decided", "--max", "16",
              "--no-timing", *TINY, "--results", str(tmp_path), "--variants", "gru", "rnn"]  # fmt: skip
     assert command.main(words) == 0

@@ -18,6 +18,7 @@ from torch import nn
 
 import variants
 from harness import __main__ as command
+from harness import pipeline
 from harness import plan as planning
 from harness.analysis import reproduce
 from harness.data import batches, ngrams
@@ -193,14 +194,14 @@ def test_each_variant_gets_the_rate_that_validates_best_of_an_equal_budget(
 
 def test_a_rate_that_diverges_for_a_seed_is_not_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocols, "RATES", (0.5, 1.0))
-    monkeypatch.setattr(command, "train", lambda *rest: None)
+    monkeypatch.setattr(pipeline, "train", lambda *rest: None)
     scores = {(0.5, 1000): 9.0, (0.5, 1001): 9.0, (1.0, 1000): 2.0, (1.0, 1001): None}
     found = {key: {"heldout_perplexity": value} if value else None for key, value in scores.items()}
     monkeypatch.setattr(record, "outcome", lambda folder, run: found[run.setting.lr, run.seed])
     options = command.parser().parse_args(
         ["ablate", "--protocol", "book", "--corpus", "embedded", "--variants", "gru", "--device", "cpu"]
     )
-    [plan], rows = command.choose([planning.planned("ablate", options)], tmp_path)
+    [plan], rows = pipeline.choose([planning.planned("ablate", options)], tmp_path)
     assert plan.rates == {"gru": 0.5}
     assert [(r["lr"], r["failed"], r["validation_perplexity"]) for r in rows][1] == (1.0, 1, None)
 

@@ -15,6 +15,7 @@ import torch
 import harness
 from docs import splice
 from harness import __main__ as command
+from harness.options import VERBS
 from harness.record.schema import COLUMNS
 from variants.cell import fix
 
@@ -47,7 +48,7 @@ def test_the_cell_it_adds_is_a_cell() -> None:
 @pytest.mark.parametrize("line", re.findall(r"^    python -m harness (.*)", "\n".join(WRITTEN.values()), re.MULTILINE))
 def test_command_lines_are_understood(line: str) -> None:
     options = command.parser().parse_args(line.split("#")[0].split())
-    assert options.verb in command.VERBS
+    assert options.verb in VERBS
 
 
 def test_files_it_names_are_the_files_there_are() -> None:

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from harness import __main__ as command
+from harness import pipeline
 from harness import plan as planning
 from harness.analysis import stats
 from harness.analysis import tasks as solved
@@ -139,7 +140,7 @@ def test_tasks_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_the_rate_of_a_task_is_what_solves_it_for_most_then_soonest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command, "train", lambda *rest: None)
+    monkeypatch.setattr(pipeline, "train", lambda *rest: None)
     found = {0.001: (None, None, 0.98), 0.003: (900, None, 0.99), 0.01: (900, 700, 0.99), 0.03: (500, 1000, 0.99)}
     monkeypatch.setattr(
         store, "outcome",
@@ -148,11 +149,11 @@ def test_the_rate_of_a_task_is_what_solves_it_for_most_then_soonest(
         },
     )  # fmt: skip
     words = ["probe", "--device", "cpu", "--tasks", "s3", "--variants", "gru"]
-    [plan], table = command.choose(planning.on_tasks(command.parser().parse_args(words)), tmp_path)
+    [plan], table = pipeline.choose(planning.on_tasks(command.parser().parse_args(words)), tmp_path)
     assert plan.rates == {"gru": 0.03}  # 750 updates in the middle; 800 at .01
     assert [row["solved"] for row in table] == [0, 1, 2, 2]
     found[0.03] = (500, None, 0.999)
-    [plan], _ = command.choose(planning.on_tasks(command.parser().parse_args(words)), tmp_path)
+    [plan], _ = pipeline.choose(planning.on_tasks(command.parser().parse_args(words)), tmp_path)
     assert plan.rates == {"gru": 0.01}
 
 

@@ -23,7 +23,7 @@ STAGES = (
     ("harness.record", "harness.analysis"),
     ("harness.report",),
     ("harness.pipeline", "harness.terminal"),
-    ("harness.__main__", "harness.options"),
+    ("harness.__main__", "harness.options", "harness.notebook"),
 )
 ANYWHERE = {"harness"}  # __init__: the version, and the function that reads a results folder
 FLOORS = 9
@@ -137,7 +137,7 @@ def test_importing_what_reads_results_imports_no_torch(package: str) -> None:
 
 def test_nothing_imports_the_command_line() -> None:
     assert [m for m in imports() if {"harness.__main__", "harness.options"} & set(imports()[m]) and m not in
-            ("harness.__main__", "harness.options")] == []  # fmt: skip
+            ("harness.__main__", "harness.options", "harness.notebook")] == []  # fmt: skip
 
 
 def test_no_engine_but_two_names_a_cell() -> None:

@@ -176,11 +176,11 @@ def protocol(name: str) -> Protocol:
 
 @functools.lru_cache
 def _label(protocol: Protocol) -> str:
-    base = PROTOCOLS.get(protocol.name) if protocol.task == "text" else task_protocol(protocol.task)
+    base = PROTOCOLS.get(protocol.name, Protocol()) if protocol.task == "text" else task_protocol(protocol.task)
     changed = [
         f"{f.name}={_spell(getattr(protocol, f.name))}"
         for f in dataclasses.fields(protocol)
-        if base is not None
+        if f.name != "name"
         and getattr(protocol, f.name) != getattr(base, f.name)
         and not (f.name == "lr" and protocol.rate == "chosen")
     ]

@@ -1,0 +1,609 @@
+"""PIPELINE: plan -> run -> record -> analysis -> report, for the command line and a notebook.
+
+Rule: a run that failed is a row, and the exit status 1. An interrupt is raised as `Interrupted`; what ended is on file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.experiments import grids, protocols
+from harness.experiments.protocols import Protocol
+from harness.experiments.runs import Run
+from harness.plan import (
+    GRIDS,
+    SIZES,
+    Plan,
+    along,
+    described,
+    on_claims,
+    on_tasks,
+    planned,
+    reproductions,
+    sizes,
+    tasks_of,
+)
+
+if TYPE_CHECKING:
+    from harness.data.corpus import Corpus
+    from harness.experiments.runs import Candidate
+    from harness.record.tables import Results
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C while `runs` were trained; those that ended are on file. None: while something was timed."""
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        super().__init__()
+        self.runs = runs
+
+
+def run(options: argparse.Namespace) -> int:
+    """A verb that trains or times. Its exit status. ValueError, in one line, for what cannot be asked."""
+    folder = Path(options.results)
+    if options.verb == "reproduce":
+        published, parts = reproductions(options)
+        return with_others(lambda plans: reproduce(plans, parts, folder), published)
+    if options.verb == "exercises":
+        return exercises(options, folder)
+    if options.verb == "claims":
+        texts, tasks, labels = on_claims(options)
+        return with_others(lambda plans: claims(plans, labels, folder), [*texts, *tasks])
+    if options.verb == "probe":
+        return with_others(lambda plans: probe(plans, folder), on_tasks(options))
+    if options.verb == "sweep":
+        options.protocol = "classic" if options.protocol is None else options.protocol
+        settings = [[*options.settings, f"hidden={h}"] for h in ((256, 128, 192, 512) if options.full else SIZES)]
+        plans = [planned("sweep", argparse.Namespace(**{**vars(options), "settings": s})) for s in settings]
+        return sweep(plans, options.full, folder)
+    if options.verb in GRIDS and grids.axes_of(options.settings):
+        return with_others(lambda plans: axes(plans, options.settings, folder), along(options.verb, options))
+    with_tasks = options.verb == "ablate" and not options.no_tasks and options.variants is None
+    tasks = on_tasks(tasks_of(options)) if with_tasks else []
+    wanted = [planned(options.verb, options), *tasks]
+    return with_others(lambda plans: go(plans[0], folder, not options.no_timing, plans[1:]), wanted)
+
+
+def choose(plans: Sequence[Plan], folder: Path) -> tuple[list[Plan], list[dict[str, object]]]:
+    """The plans with a learning rate for each variant, and how each was chosen: by as many trainings for every one.
+
+    Of seeds that are not scored: of a text on the validation part, which is where their held-out part lies, behind the
+    training; of a task by how many solve it, then how soon, then by the score.
+    """
+    import math
+    import statistics
+
+    from harness.experiments.tasks import TASKS
+    from harness.record import store as record
+
+    at = {
+        (k, variant, lr): [
+            dataclasses.replace(plan, protocol=choosing(plan.protocol, lr)).run(variant, seed)
+            for seed in protocols.RATE_SEEDS
+        ]
+        for k, plan in enumerate(plans)
+        for lr in protocols.rates(plan.protocol)
+        for variant in plan.variants
+    }
+    todo = [run for runs in at.values() for run in runs if not record.done(folder, run)]
+    print(f"{plans[0].verb}: {sum(map(len, at.values()))} trainings of seeds that are not scored "
+          f"choose a learning rate for each variant, {len(todo)} to do")  # fmt: skip
+    train(todo, plans[0].corpus, plans[0].corpus.name, folder, "choosing", engine=plans[0].engine)
+    rows: list[dict[str, object]] = []
+    chosen = []
+    for k, plan in enumerate(plans):
+        rates = {}
+        task = TASKS.get(plan.protocol.task)
+        for variant in plan.variants:
+            merits = {}
+            for lr in protocols.rates(plan.protocol):
+                found = [record.outcome(folder, run) for run in at[k, variant, lr]]
+                good = [one for one in found if one]
+                row: dict[str, object] = {
+                    "protocol": plan.protocol.label, "corpus_sha256": plan.corpus.sha256, "variant": variant, "lr": lr,
+                    "seeds": len(good), "failed": len(found) - len(good),
+                }  # fmt: skip
+                if task is None:
+                    nats = [math.log(one["heldout_perplexity"]) for one in good]
+                    mean = sum(nats) / len(nats) if len(good) == len(found) else math.inf  # one diverged: no choice
+                    row["validation_perplexity"] = math.exp(mean) if mean < math.inf else None
+                    merits[lr] = (mean, 0.0, 0.0)
+                else:
+                    updates = [one["solved_after"] for one in good if one["solved_after"]]
+                    score = statistics.fmean(one["score"] for one in good) if good else None
+                    middle = statistics.median(updates) if updates else None
+                    row |= {"solved": len(updates), "updates_median": middle, "score": score}
+                    worst = math.inf if score is None else score if task.lower_is_better else -score
+                    merits[lr] = (float(-len(updates)), middle or math.inf, worst)
+                rows.append(row)
+            rates[variant] = min(merits, key=lambda lr: (merits[lr], lr))
+            for row in rows[-len(merits) :]:
+                row["chosen"] = row["lr"] == rates[variant]
+        chosen.append(dataclasses.replace(plan, rates=rates))
+    return chosen, rows
+
+
+def choosing(protocol: Protocol, lr: float) -> Protocol:
+    """How a learning rate is tried: as it will be trained, a text's validation part as what is held out."""
+    if protocol.task != "text":
+        return dataclasses.replace(protocol, rate="given", lr=lr)
+    return dataclasses.replace(
+        protocol, heldout_characters=protocol.validation_characters, validation_characters=0, rate="given", lr=lr,
+        evaluations=min(protocol.evaluations, 4),
+    )  # fmt: skip
+
+
+class EngineDisagrees(Exception):
+    """What trained these variants is wrong here: (variant, engine) -> why. What it trained is on file as failed."""
+
+
+def with_others(verb: Callable[[list[Plan]], int], plans: list[Plan]) -> int:
+    """Run a verb; again with another engine where the one that was chosen for a variant disagrees. The exit status."""
+    while True:
+        try:
+            return verb(plans)
+        except EngineDisagrees as error:
+            reasons: dict[tuple[str, str], str] = error.args[0]
+            plans = [dataclasses.replace(plan, barred=plan.barred | set(reasons)) for plan in plans]
+            for (variant, _), why in reasons.items():
+                other = next(plan for plan in plans if variant in plan.variants).engines(variant)[0]
+                print(f"note: {variant}: {why}; {other} trains it instead", file=sys.stderr)
+
+
+def train(todo: Sequence[Run], corpus: Corpus, name: str, folder: Path, word: str = "training", *, engine: str) -> None:
+    """Train runs on one text, each on file as it ends. EngineDisagrees, at the end, where no engine was asked for."""
+    from harness import terminal as screen
+    from harness.record import store as record
+    from harness.run.executors.local import cores, execute
+
+    workers = min(cores(), len(todo)) if todo and todo[0].device == "cpu" else 1
+    wrong: dict[tuple[str, str], str] = {}
+    with screen.Bar(len(todo), word, "run") as bar:
+        keeper = functools.partial(record.checkpoint, folder)
+        for finished in execute(todo, corpus, workers, bar.underway, keeper):
+            outcome = finished.outcome
+            record.write_run(folder, finished.run, {
+                "corpus": name, "unknown_share": None if corpus.tokens is None else corpus.unknown_share,
+                "outcome": dataclasses.asdict(outcome),
+                "environment": finished.environment, "started": finished.started, "wall_s": finished.wall_s,
+                "together": finished.together, "load": finished.load,
+            })  # fmt: skip
+            if outcome.error.startswith("disagrees"):
+                why = outcome.error.removeprefix("disagrees: ").removesuffix(": --engine names another")
+                wrong[finished.run.variant, finished.run.engine] = why
+            good = outcome.heldout_perplexity
+            said = outcome.error or (
+                f"held-out perplexity {good:.2f}"
+                if good is not None
+                else f"solved after {outcome.solved_after:,} updates"
+                if outcome.solved_after
+                else f"not solved, score {outcome.score:.4f}"
+            )
+            task = finished.run.protocol
+            what = "" if task.task == "text" else f" {task.task} {task.num_steps}"
+            line = f"{finished.run.variant}{what} seed {finished.run.seed}: {said} ({finished.wall_s:.1f} s)"
+            line += f"; step by step, no CUDA graph: {outcome.uncaptured}" if outcome.uncaptured else ""
+            bar.finished(line, outcome.error, finished.run)
+    if wrong and engine == "auto":
+        raise EngineDisagrees(wrong)
+
+
+def go(plan: Plan, folder: Path, timing: bool = True, tasks: Sequence[Plan] = ()) -> int:
+    """Train what is not done, on text and on `tasks`, time what is not timed, write every table and the report.
+
+    The exit status.
+    """
+    from harness import terminal as screen
+    from harness.record import store as record
+    from harness.run.executors.local import cores
+
+    with record.writing(folder):
+        choices: list[dict[str, object]] = []
+        if plan.protocol.rate == "chosen":
+            [plan], choices = choose([plan], folder)
+        runs = list(plan.runs)
+        todo = [run for run in runs if not record.done(folder, run)]
+        announce(plan, len(todo), min(cores(), len(todo)) if plan.device == "cpu" else 1)
+        session = _session(plan.verb, plan.contenders, plan.device)
+        whole = plan
+        try:
+            for seeds in plan.looks or (plan.seeds,):
+                plan = dataclasses.replace(whole, seeds=seeds)
+                record.write_grid(folder, plan.verb, {
+                    **described(plan), "session": session, "speed_baseline": plan.speed_baseline,
+                    "learning_rates": choices, "looks": plan.looks,
+                })  # fmt: skip
+                if plan.looks:
+                    runs = list(plan.runs)
+                    todo = [run for run in runs if not record.done(folder, run)]
+                train(todo, plan.corpus, plan.corpus.name, folder, engine=plan.engine)
+                if plan.looks and _decided(plan, folder):
+                    break
+            if tasks:
+                runs += train_tasks(tasks, folder, "tasks")
+            if timing:
+                _time(plan.contenders, len(plan.corpus.vocabulary), folder, session)
+        except KeyboardInterrupt:
+            raise Interrupted(runs) from None
+        results = tabulate(folder)
+        screen.print_table(getattr(results, plan.verb))
+        if tasks:
+            screen.print_tasks(results.tasks)
+        mine = results.speed[(results.speed["session"] == session) & results.speed["error"].fillna("").astype(bool)]
+        timings = [f"timing {r['label']}, round {r['round'] + 1}: {r['error']}" for r in mine.to_dict("records")]
+        return _ended(runs, folder, timings)
+
+
+def _decided(plan: Plan, folder: Path) -> bool:
+    """Whether every verdict of a grid is more than 'undecided', which is said."""
+    table = getattr(tabulate(folder), plan.verb)
+    open_ = table[table.baseline.astype(bool) & ~table.verdict.isin(["worse", "better", "equivalent"])]
+    left = f"undecided: {', '.join(open_.variant)}" if len(open_) else "all decided"
+    print(f"looked at {plan.seeds} seeds (of at most {plan.looks[-1]}; looks at {plan.looks}): {left}")
+    return len(open_) == 0
+
+
+def _ended(runs: Sequence[Run], folder: Path, failed: list[str]) -> int:
+    """The last lines of a verb that trains, and its exit status."""
+    from harness.record import store as record
+
+    bad = {run: record.failed(folder, run) or "its file was taken away" for run in runs if not record.done(folder, run)}
+    failed = [f"{run.variant} seed {run.seed}: {why}" for run, why in bad.items()] + failed
+    for line in failed[:5]:
+        print(f"failed: {line}", file=sys.stderr)
+    if failed:
+        print(f"{len(failed)} failed, each a row of the tables; the same command tries them again", file=sys.stderr)
+    return draw(folder) or int(bool(failed))
+
+
+def reproduce(plans: Sequence[Plan], settings: Sequence[tuple[str, Sequence[str]]], folder: Path) -> int:
+    """Train what was published, on each of its protocols, and set both side by side. The exit status."""
+    from harness import terminal as screen
+    from harness.record import store as record
+
+    with record.writing(folder):
+        todo = {k: [run for run in plan.runs if not record.done(folder, run)] for k, plan in enumerate(plans)}
+        total, left = sum(plan.size for plan in plans), sum(map(len, todo.values()))
+        print(f"reproduce: {total} trainings{f', {total - left} done already' * (left < total)}; "
+              f"{', '.join(plan.protocol.label for plan in plans)}; text {plans[0].corpus.name}")  # fmt: skip
+        if plans[0].corpus.note:
+            print(f"note: {plans[0].corpus.note}", file=sys.stderr)
+        record.write_grid(folder, "reproduce", {
+            "runs": [run.key for plan in plans for run in plan.runs], "session": "", "anchors": {},
+            "parts": [{**described(plan), "setting": setting} for plan, setting in zip(plans, settings, strict=True)],
+        })  # fmt: skip
+        runs = [run for plan in plans for run in plan.runs]
+        try:
+            for k, plan in enumerate(plans):
+                train(todo[k], plan.corpus, plan.corpus.name, folder, plan.protocol.label, engine=plan.engine)
+        except KeyboardInterrupt:
+            raise Interrupted(runs) from None
+        results = tabulate(folder)
+        screen.print_reproduce(results.reproduce)
+        return _ended(runs, folder, [])
+
+
+EXERCISE_SIZES = (16, 32, 64, 128)  # hidden units of exercise 2
+
+
+SCORED_AT_ONCE = 100  # sequences
+
+
+def exercises(options: argparse.Namespace, folder: Path) -> int:
+    """Train and time what the four exercises of the book's chapter ask for. The exit status."""
+    from harness.experiments.tasks import TASKS
+    from harness.record import store as record
+    from harness.run import by_hand, train_task
+
+    task, base = TASKS["delayed_recall"], {"corpus": None, "protocol": "quick", "max": None}
+    ask = argparse.Namespace(**{**vars(options), **base, "variants": None, "settings": []})
+    sizes = [f"hidden={','.join(map(str, EXERCISE_SIZES))}"]
+    sized = argparse.Namespace(**{**vars(ask), "variants": [grids.BASELINE, "rnn"], "settings": sizes})
+    kinds = argparse.Namespace(**{**vars(ask), "variants": [grids.BASELINE, "nn.rnn", "nn.gru"]})
+    solution = by_hand.delayed_recall()
+    rows = [
+        {**fact, "variant": grids.BASELINE, "engine": "loop", "device": "cpu", "protocol": task.name, "seed": 0,
+         "origin": "by hand", "length": task.length,
+         "score": float(train_task.score(solution, task, task.length, SCORED_AT_ONCE)[0])}
+        for fact in train_task.looked_into(solution, task, task.length)
+    ]  # fmt: skip
+    with record.writing(folder):
+        record.write_grid(folder, "exercises", {"runs": [], "session": "", "anchors": {}, "by_hand": rows})
+    timing, wanted = not options.no_timing, [planned("ablate", ask), *on_tasks(tasks_of(ask))]
+    return max(
+        with_others(lambda plans: axes(plans, sizes, folder), along("bench", sized)),
+        with_others(lambda plans: go(plans[0], folder, timing), [planned("bench", kinds)]),
+        with_others(lambda plans: go(plans[0], folder, timing, plans[1:]), wanted),
+    )
+
+
+def axes(plans: Sequence[Plan], settings: Sequence[str], folder: Path) -> int:
+    """Train every variant at every point of the lists in `settings`, and follow each effect. The exit status."""
+    from harness import terminal as screen
+    from harness.record import store as record
+
+    fields = grids.axes_of(settings)
+    with record.writing(folder):
+        size = sum(plan.size for plan in plans)
+        print(f"axes: {' x '.join(fields)}, {len(plans)} points x {len(plans[0].variants)} variants x "
+              f"{plans[0].seeds} seeds = {size} trainings; nothing is timed")  # fmt: skip
+        choices: list[dict[str, object]] = []
+        runs: list[Run] = []
+        try:
+            chosen = []
+            for plan in plans:
+                if plan.protocol.rate == "chosen":
+                    [plan], rows = choose([plan], folder)
+                    choices += rows
+                chosen.append(plan)
+            runs = [run for plan in chosen for run in plan.runs]
+            record.write_grid(folder, "axes", {
+                "runs": [run.key for run in runs], "session": "", "anchors": {}, "fields": fields,
+                "learning_rates": choices,
+                "parts": [
+                    {**described(plan), "point": [str(getattr(plan.protocol, f)) for f in fields]} for plan in chosen
+                ],
+            })  # fmt: skip
+            for plan in chosen:
+                todo = [run for run in plan.runs if not record.done(folder, run)]
+                train(todo, plan.corpus, plan.corpus.name, folder, plan.protocol.label, engine=plan.engine)
+        except KeyboardInterrupt:
+            raise Interrupted(runs) from None
+        results = tabulate(folder)
+        screen.print_axes(results.axes)
+        return _ended(runs, folder, [])
+
+
+def claims(plans: Sequence[Plan], labels: Mapping[str, str], folder: Path) -> int:
+    """Train what the claims of the literature are about, and give each its verdict. The exit status.
+
+    `labels`: as `plan.on_claims` gives them.
+    """
+    from harness import terminal as screen
+    from harness.record import store as record
+
+    texts = [plan for plan in plans if plan.protocol.task == "text"]
+    tasks = [plan for plan in plans if plan.protocol.task != "text"]
+    with record.writing(folder):
+        runs: list[Run] = []
+        choices: list[dict[str, object]] = []
+        print(f"claims: {sum(plan.size for plan in plans)} trainings that are scored, and those that choose their "
+              "learning rates")  # fmt: skip
+        try:
+            for some, name in ((tasks, ""), (texts, texts[0].corpus.name)):
+                chosen, rows = choose(some, folder)
+                choices += rows
+                runs += [run for plan in chosen for run in plan.runs]
+                record.write_grid(folder, "claims", {
+                    "runs": [run.key for run in runs], "session": "", "anchors": {}, "learning_rates": choices,
+                    "tasks": True, "labels": labels,
+                })  # fmt: skip
+                todo = [run for plan in chosen for run in plan.runs if not record.done(folder, run)]
+                train(todo, some[0].corpus, name, folder, engine=some[0].engine)
+        except KeyboardInterrupt:
+            raise Interrupted(runs) from None
+        results = tabulate(folder)
+        screen.print_claims(results.claims)
+        return _ended(runs, folder, [])
+
+
+def probe(plans: Sequence[Plan], folder: Path) -> int:
+    """Train on every task, length and variant, and set what solves them side by side. The exit status."""
+    from harness import terminal as screen
+    from harness.record import store as record
+
+    with record.writing(folder):
+        runs: list[Run] = []
+        try:
+            runs = train_tasks(plans, folder, "probe")
+        except KeyboardInterrupt:
+            raise Interrupted(runs) from None
+        results = tabulate(folder)
+        screen.print_tasks(results.tasks)
+        return _ended(runs, folder, [])
+
+
+def train_tasks(plans: Sequence[Plan], folder: Path, name: str) -> list[Run]:
+    """Choose the learning rates, train what is not done, and put on file what was asked. The scored runs."""
+    from harness.record import store as record
+
+    choices: list[dict[str, object]] = []
+    chosen = list(plans)
+    if to_choose := [plan for plan in plans if plan.protocol.rate == "chosen"]:
+        with_rates, choices = choose(to_choose, folder)
+        chosen = [*with_rates, *(plan for plan in plans if plan.protocol.rate != "chosen")]
+    seeds = range(plans[0].seeds)
+    runs = [plan.run(variant, seed) for seed in seeds for plan in chosen for variant in plan.variants]
+    todo = [run for run in runs if not record.done(folder, run)]
+    print(f"{name}: {len(runs)} trainings{f', {len(runs) - len(todo)} done already' * (len(todo) < len(runs))}; "
+          f"tasks {', '.join(dict.fromkeys(plan.protocol.task for plan in plans))}; {plans[0].device}")  # fmt: skip
+    record.write_grid(folder, name, {
+        "runs": [run.key for run in runs], "session": "", "anchors": {}, "learning_rates": choices, "tasks": True,
+    })  # fmt: skip
+    train(todo, plans[0].corpus, "", folder, engine=plans[0].engine)
+    return runs
+
+
+def announce(plan: Plan, todo: int, workers: int) -> None:
+    """Before anything runs: what, on what, and what this grid cannot answer."""
+    if plan.corpus.note:
+        print(f"note: {plan.corpus.note}", file=sys.stderr)
+    where = "the GPU" if plan.device == "cuda" else f"{workers} worker process{'es' * (workers != 1)}"
+    print(
+        f"{plan.verb}: {len(plan.variants)} variants x {plan.seeds} seeds = {plan.size} trainings"
+        f"{f', {plan.size - todo} done already' * (todo < plan.size)}; "
+        f"protocol {plan.protocol.label}, text {plan.corpus.name}, {where}"
+    )
+    if plan.protocol.overlap:
+        overlap = f"the first {plan.protocol.overlap} held-out characters also lie in the last training windows"
+        print(f"note: {overlap}, as in the book", file=sys.stderr)
+    for variant in plan.variants:
+        if plan.engine not in ("auto", plan.engines(variant)[0]):
+            print(f"note: {variant} is trained by {plan.engines(variant)[0]}: {plan.engine} cannot run it, "
+                  f"{plan.refusals(variant)[plan.engine]}", file=sys.stderr)  # fmt: skip
+    if why := grids.no_verdict(plan.variants):
+        print(f"note: no verdict can be had: {why}")
+    contrasts = grids.contrasts(plan.variants)
+    need = grids.seeds_needed(contrasts)
+    if contrasts and plan.seeds < need:
+        print(
+            f"warning: {plan.seeds} seed{'s' * (plan.seeds > 1)} cannot tell a difference from {grids.BASELINE} from "
+            f"chance: an exact paired test of {contrasts} comparison{'s' * (contrasts > 1)} needs {need} "
+            f"(SEEDS={need}). Intervals are shown, no verdict but 'undecided' or 'equivalent' can be had",
+            file=sys.stderr,
+        )
+
+
+def sweep(plans: Sequence[Plan], full: bool, folder: Path) -> int:
+    """Time plans that differ in their size alone, as one comparison. The exit status."""
+    from harness.record import store as record
+
+    with record.writing(folder):
+        contenders = sizes(plans, full)
+        first = plans[0]
+        print(f"sweep: {len(contenders)} contenders, protocol {first.protocol.name}, {first.device}")
+        session = _session("sweep", contenders, first.device)
+        record.write_grid(folder, "sweep", {
+            "protocol": {**dataclasses.asdict(first.protocol), "label": first.protocol.label}, "runs": [],
+            "variants": first.variants, "device": first.device, "session": session, "corpus": first.corpus.name,
+            "corpus_sha256": first.corpus.sha256, "anchors": {},
+        })  # fmt: skip
+        try:
+            _time(contenders, len(first.corpus.vocabulary), folder, session)
+        except KeyboardInterrupt:
+            raise Interrupted([]) from None
+        results = tabulate(folder)
+        timed = results.speed[results.speed["session"] == session]
+        failed = timed[timed["error"].fillna("") != ""]["label"].unique()
+        for label in failed:
+            print(f"failed: {label}: {timed[timed['label'] == label]['error'].dropna().iloc[0]}", file=sys.stderr)
+        return draw(folder) or int(len(failed) > 0)
+
+
+def _session(verb: str, contenders: Sequence[Candidate], device: str) -> str:
+    """The name of this speed comparison: the same contenders, timed by the same code on the same machine."""
+    import hashlib
+    import json
+
+    from harness.plan import NO_NUMBERS, TIMED
+    from harness.run.machine import SETTLED, environment
+    from variants.fingerprint import code
+
+    keys = [(contender.label, contender.run.key) for contender in contenders]
+    machine = {fact: value for fact, value in environment(device).items() if fact not in SETTLED}
+    whole = json.dumps([keys, machine, code(TIMED, NO_NUMBERS)], sort_keys=True)
+    return f"{verb}-{hashlib.sha256(whole.encode()).hexdigest()[:12]}"
+
+
+def _time(contenders: Sequence[Candidate], vocabulary: int, folder: Path, session: str) -> None:
+    """Every round of the speed session that is not on file."""
+    from harness import terminal as screen
+    from harness.record import store as record
+    from harness.run import timing as measure
+    from harness.run.executors.local import cores
+
+    labels = [contender.label for contender in contenders]
+    rounds = [n for n in range(measure.ROUNDS) if not record.round_done(folder, session, n, labels)]
+    if rounds:
+        total = len(rounds) * len(labels)
+        print(f"timing: {total} samples, for at most {measure.limit_s(total) / 60:.0f} minutes")
+    busy: dict[str, set[int]] = {}
+    with screen.Bar(len(rounds) * len(labels), "timing", "sample") as bar:
+        for number, contender, answer in measure.compare(contenders, vocabulary, cores(), rounds):
+            record.write_sample(folder, session, number, contender.label, contender.run, answer, contender.control_of)
+            blocks = answer.get("blocks", [])
+            clean = [b for b in blocks if not b["disturbed"]]
+            rates = sorted(b["tokens_per_sec"] for b in clean or blocks)
+            error = answer.get("error", "")
+            said = error or f"{rates[len(rates) // 2]:,.0f} tokens/sec"
+            if measure.disturbed(answer):
+                busy.setdefault(contender.label, set()).add(number)
+                said += ", disturbed by other processes"
+            elif number in busy.get(contender.label, ()):
+                busy[contender.label].remove(number)
+                said += ", the second time"
+                bar.more()
+            bar.finished(f"round {number + 1} {contender.label}: {said}", error)
+    left = [f"{label} ({len(numbers)} of {measure.ROUNDS} rounds)" for label, numbers in busy.items() if numbers]
+    if left:
+        print(f"warning: never left alone by other processes while it was timed: {', '.join(left)}", file=sys.stderr)
+
+
+def tabulate(folder: Path) -> Results:
+    """Every table again, from the files of single runs and samples. It imports nothing to draw with."""
+    import pandas as pd
+
+    from harness.analysis import compare as table
+    from harness.analysis import tasks as solved
+    from harness.record import store as record
+    from harness.record import tables
+
+    results = tables.gather(folder)
+    answers = {}
+    grids = record.grids(folder)
+    for verb, asked in grids.items():
+        if verb not in GRIDS:
+            continue
+        runs = results.runs[results.runs["run"].isin(asked["runs"])]
+        speed = results.speed[results.speed["session"] == asked["session"]]
+        answers[verb] = table.build(
+            runs, speed, asked["variants"], asked["protocol"]["label"], asked["corpus_sha256"], asked["device"],
+            speed_baseline=asked["speed_baseline"], looks=max(1, len(asked.get("looks", ()))),
+        )  # fmt: skip
+    if "reproduce" in grids:
+        from harness.analysis import reproduce
+
+        answers["reproduce"] = reproduce.compare(results.runs, grids["reproduce"])
+    answers["axes"] = tables.frame("axes", [])
+    if "axes" in grids:
+        from harness.analysis import axes as effects
+
+        answers["axes"] = effects.build(results.runs, grids["axes"])
+    answers["claims"] = tables.frame("claims", [])
+    if "claims" in grids:
+        from harness.analysis import claims as evidence
+        from harness.experiments.claims import arms
+
+        keys, labels = grids["claims"]["runs"], grids["claims"]["labels"]
+        answers["claims"] = evidence.build(
+            results.runs[results.runs["run"].isin(keys)], results.probes[results.probes["run"].isin(keys)],
+            {arm: labels.get(f"{arm.variant} {' '.join(arm.settings)} {arm.task}", "") for arm in arms()},
+        )  # fmt: skip
+    keys = [key for asked in grids.values() if asked.get("tasks") for key in asked["runs"]]
+    by_hand = [tables.frame("positions", grids["exercises"]["by_hand"])] if "exercises" in grids else []
+    trained = results.positions[results.positions["run"].isin(keys)]  # not those that chose a rate
+    answers["positions"] = pd.concat([*by_hand, trained], ignore_index=True) if by_hand else trained
+    answers["tasks"] = tables.frame("tasks", []) if not keys else solved.build(
+        results.probes[results.probes["run"].isin(keys)], results.learning_rates
+    )  # fmt: skip
+    results = dataclasses.replace(results, **answers)
+    tables.write(results, folder)
+    return results
+
+
+def draw(folder: Path, anew: bool = False) -> int:
+    """The report from the tables: last of all, so that nothing of it can undo them. 1 where it cannot be had, and why.
+
+    One of the same tables by the same code is left as it is, unless it is to be made `anew`.
+    """
+    from harness.record import tables
+
+    try:
+        from harness.report import page as report
+
+        if anew or not report.current(folder):
+            report.write(tables.read(folder), folder)  # through the files: what is shown is what they say
+    except OSError:
+        raise
+    except Exception as error:
+        why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        print(f"failed: no report, {why}; the tables are whole, and `report` draws them", file=sys.stderr)
+        return 1
+    print(f"\nreport: {folder / report.NAME}")
+    return 0

@@ -1,0 +1,198 @@
+"""What is yours: a call instead of a command, a class as a variant, a protocol in a file."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import harness
+from harness import notebook, options, pipeline, plan
+from harness.experiments import protocols
+from harness.record import store
+from variants import outside, registry
+
+ROOT = Path(__file__).parent.parent
+SMALL = {"train_characters": 300, "heldout_characters": 100, "batch_size": 4, "num_steps": 5, "hidden": 4, "epochs": 2}
+HERE = {"corpus": "embedded", "device": "cpu", "no_timing": True, "set": SMALL}
+SCRIPT = '''
+import math
+import torch
+import harness
+from variants import Cell, Tensor, gate, sigmoid, tanh
+
+print("the script runs")
+SCALE = 0.5
+
+def squash(x: Tensor) -> Tensor:
+    return tanh(SCALE * x) / math.sqrt(2)
+
+class MyOwnGRU(Cell):
+    """From a script."""
+
+    weights = "W_xz W_hz b_z W_xh W_hh b_h"
+
+    @gate
+    def Z(self, X: Tensor, H: Tensor) -> Tensor:
+        return sigmoid(X @ self.W_xz + H @ self.W_hz + self.b_z)
+
+    def step(self, X: Tensor, H: Tensor) -> Tensor:
+        Z = self.Z(X, H)
+        return Z * H + (1 - Z) * squash(torch.add(X @ self.W_xh, H @ self.W_hh) + self.b_h)
+
+'''
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield tmp_path
+    registry.use({})
+    outside._forget()
+
+
+def test_options_are_those_of_the_command_line() -> None:
+    taken = {name for verb in ("bench", "ablate", "probe") for name in options.TAKES[verb]}
+    assert set(harness.Options.__annotations__) == taken - {"settings", "variants"} | {"set"}
+    words = notebook.arguments("ablate", ["gru"], {"seeds": 3, "no_timing": True, "deterministic": False,
+                                                   "set": {"epochs": 2, "hidden": [4, 8]}, "engine": None})  # fmt: skip
+    assert words == ["ablate", "--seeds=3", "--no-timing", "--set", "epochs=2", "hidden=4,8", "--variants", "gru"]
+    asked = options.parser().read(words)
+    assert (asked.seeds, asked.variants, asked.no_timing) == ("3", ["gru"], True)
+
+
+def test_what_cannot_be_asked_is_one_line() -> None:
+    for call, why in (
+        (lambda: harness.bench("gru", seed=3), "no option of bench 'seed'. Did you mean 'seeds'?"),  # type: ignore[call-arg]
+        (lambda: harness.bench("gur"), "Did you mean"),
+        (lambda: harness.bench("gru", tasks=["copy"]), "no option of bench 'tasks'"),
+        (lambda: harness.bench(3), "a variant is a name, a file or a class, not int"),  # type: ignore[arg-type]
+        (lambda: harness.ablate("rnn", gates=["Z"]), "has no gate"),
+        (lambda: harness.bench("gru", seeds=0), "from 1 to 10,000"),
+    ):
+        with pytest.raises(ValueError, match=r".") as said:
+            call()  # type: ignore[no-untyped-call]
+        assert why in str(said.value)
+        assert "\n" not in str(said.value)
+
+
+def test_an_ablation_gives_its_tables_and_shows_them(in_process: None, capsys: pytest.CaptureFixture[str]) -> None:
+    r = harness.ablate("gru", gates=["R"], values=[1], seeds=2, results="out", **HERE)  # type: ignore[arg-type]
+    assert list(r.table.variant) == ["gru", "gru:R=1"]
+    assert r.table is r.ablate
+    assert len(r.runs) == 4
+    assert len(r.failures) == 0
+    assert "<td>gru:R=1</td>" in r._repr_html_()
+    assert harness.read("out").table.equals(r.table)
+    again = harness.ablate("gru", gates=["R"], values=[1], seeds=2, results="out", **HERE)  # type: ignore[arg-type]
+    assert "4 done already" in capsys.readouterr().out
+    assert again.table.equals(r.table)
+
+
+def test_an_interrupt_keeps_what_is_done(
+    in_process: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write, count = store.write_run, iter(range(9))
+
+    def stops(*words: object) -> None:
+        if next(count) == 2:
+            raise KeyboardInterrupt
+        write(*words)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(store, "write_run", stops)
+    with pytest.raises(KeyboardInterrupt):
+        harness.bench("gru", "rnn", seeds=2, results="out", **HERE)  # type: ignore[arg-type]
+    assert "the same call goes on" in capsys.readouterr().err
+    assert len(harness.read("out").runs) == 2
+    assert len(harness.bench("gru", "rnn", seeds=2, results="out", **HERE).runs) == 4  # type: ignore[arg-type]
+
+
+def test_a_class_of_an_unguarded_script_is_trained_and_the_script_runs_once(folder: Path) -> None:
+    call = (
+        'r = harness.bench("gru", MyOwnGRU, seeds=1, corpus="embedded", device="cpu", no_timing=True, results="out",\n'
+        f"                  set={SMALL!r})\n"
+        "print(list(r.table.variant), len(r.failures), sorted(r.figures)[0])\n"
+    )
+    (folder / "script.py").write_text(SCRIPT + call, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "script.py"], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("the script runs") == 1
+    assert done.stdout.splitlines()[-1] == "['gru', 'my_own_gru'] 0 bench-curves"
+    assert outside.resolve(["out/cells/my_own_gru.py:MyOwnGRU"]) == ("my_own_gru",)  # and again by its file
+
+
+def test_a_class_that_cannot_be_written_to_a_file_is_refused_with_what_it_needs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module = type(sys)("typed")
+    exec(compile("import torch\nfrom variants import Cell\nTABLE = torch.ones(2)\n\nclass A(Cell):\n"
+                 "    def step(self, X, H):\n        return H + TABLE\n", "<typed>", "exec"), vars(module))  # fmt: skip
+    with pytest.raises(ValueError, match="the source of A cannot be found"):
+        notebook.standalone(module.A, module)
+    lines = ["class A(Cell):\n", "    def step(self, X, H):\n", "        return H + TABLE\n"]
+    monkeypatch.setattr(notebook.linecache, "getlines", lambda file: lines)  # type: ignore[attr-defined]
+    module.A.__module__ = "typed"
+    with pytest.raises(ValueError, match=r"uses 'TABLE', of type Tensor, which cannot be written"):
+        notebook.standalone(module.A, module)
+
+
+# ---- a protocol of one's own ----------------------------------------------------------------------
+
+
+def planned(protocol: str, *settings: str) -> plan.Plan:
+    words = ["bench", "--protocol", protocol, "--corpus", "embedded", "--device", "cpu", "--variants", "rnn"]
+    return plan.planned("bench", options.parser().read([*words, *(f"--set={s}" for s in settings)]))
+
+
+def test_a_protocol_of_ones_own_says_what_it_is_in_its_label(folder: Path) -> None:
+    text = 'base = "quick"\ntrain_characters = 300\nheldout_characters = 100\nbatch_size = 4\nhidden = 4\nlr = 0.5\n'
+    (folder / "mine.toml").write_text(text, encoding="utf-8")
+    mine = planned("./mine.toml").protocol
+    assert (mine.name, mine.hidden, mine.lr, mine.num_steps) == ("mine", 4, 0.5, protocols.protocol("quick").num_steps)
+    assert mine.label.startswith("mine,train_characters=300,")
+    assert "hidden=4" in mine.label
+    assert planned("./mine.toml", "hidden=5").protocol.label != mine.label
+    (folder / "mine.toml").write_text(text.replace("0.5", "0.25"), encoding="utf-8")
+    assert planned("./mine.toml").protocol.label != mine.label  # edited: other runs, another label
+
+
+def test_a_protocol_file_that_is_none_is_one_line_that_names_it(folder: Path) -> None:
+    for text, why in {
+        "epochs = ": "Invalid value", "epoch = 3": "Did you mean 'epochs'?", "epochs = [1, 2]": "is a number or a text",
+        "epochs = true": "not True", 'base = "qick"': "Did you mean 'quick'?", 'name = "quick"': "that is none of",
+        "name = 3": "its name is 3", "epochs = -1": "above 0", 'task = "copy"': "no protocol field 'task'",
+        "[a]\nb = 1": "a number or a text", 'init = "own"\nepochs = 1.5': "a whole number",
+    }.items():  # fmt: skip
+        (folder / "mine.toml").write_text(text, encoding="utf-8")
+        with pytest.raises(ValueError, match=r"\./mine\.toml: ") as said:
+            planned("./mine.toml")
+        assert why in str(said.value), text
+    with pytest.raises(ValueError, match=r"no file './none\.toml': a protocol is classic"):
+        planned("./none.toml")
+    (folder / "latin.toml").write_bytes(b"name = '\xff'\n")
+    with pytest.raises(ValueError, match=r"latin\.toml: "):
+        planned("latin.toml")
+
+
+def test_pipeline_is_what_both_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    from harness import __main__ as command
+
+    asked: list[dict[str, object]] = []
+
+    def keep(one: argparse.Namespace) -> int:
+        asked.append(vars(one))
+        return 0
+
+    monkeypatch.setattr(pipeline, "run", keep)
+    monkeypatch.setattr(notebook, "read", lambda *words: None)
+    assert command.main(["bench", "--variants", "gru", "--seeds=3", "--set", "epochs=2", "--results", "out"]) == 0
+    harness.bench("gru", seeds=3, set={"epochs": 2}, results="out")
+    assert asked[0] | {"given": 0} == asked[1] | {"given": 0}
