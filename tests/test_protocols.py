@@ -194,7 +194,7 @@ def test_each_variant_gets_the_rate_that_validates_best_of_an_equal_budget(
 
 def test_a_rate_that_diverges_for_a_seed_is_not_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocols, "RATES", (0.5, 1.0))
-    monkeypatch.setattr(pipeline, "train", lambda *rest: None)
+    monkeypatch.setattr(pipeline, "train", lambda *rest, **engine: None)
     scores = {(0.5, 1000): 9.0, (0.5, 1001): 9.0, (1.0, 1000): 2.0, (1.0, 1001): None}
     found = {key: {"heldout_perplexity": value} if value else None for key, value in scores.items()}
     monkeypatch.setattr(record, "outcome", lambda folder, run: found[run.setting.lr, run.seed])

@@ -140,7 +140,7 @@ def test_tasks_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_the_rate_of_a_task_is_what_solves_it_for_most_then_soonest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "train", lambda *rest: None)
+    monkeypatch.setattr(pipeline, "train", lambda *rest, **engine: None)
     found = {0.001: (None, None, 0.98), 0.003: (900, None, 0.99), 0.01: (900, 700, 0.99), 0.03: (500, 1000, 0.99)}
     monkeypatch.setattr(
         store, "outcome",
