@@ -13,8 +13,8 @@ import zlib
 from dataclasses import replace
 from pathlib import Path
 
+from harness.data import download
 from harness.data.corpus import BOOK, EMBEDDED, Corpus, digest, from_text, printable
-from harness.data.download import PACKAGED, SHA256, SIZE, read_file, time_machine
 from harness.data.embedded import embedded
 from harness.experiments.runs import MISSING
 
@@ -34,12 +34,12 @@ def load(
         return replace(embedded(), text=text)
     if source is None or source == BOOK:
         try:
-            data, note = time_machine(cache)
+            data, note = download.time_machine(cache)
         except ValueError as error:
             raise ValueError(f"{error}. Have the file? CORPUS=path") from None
         return from_text(BOOK, data, data.decode("ascii"), text, most, note)
     path = Path(os.path.expanduser(source))
-    data = read_file(path, LARGEST_FILE)
+    data = download.read_file(path, LARGEST_FILE)
     if book := _as_the_book(data):
         return from_text(BOOK, book, book.decode("ascii"), text, most)
     return _file(path, data, other, most)
@@ -48,13 +48,13 @@ def load(
 def _as_the_book(data: bytes) -> bytes:
     """The book's bytes where these are they, or differ by a byte order mark, line ends, spaces before them or blank
     lines at an end; else b''."""
-    if digest(data) == SHA256:
+    if digest(data) == download.SHA256:
         return data
-    if len(data) < 3 * SIZE:
+    if len(data) < 3 * download.SIZE:
         with contextlib.suppress(UnicodeDecodeError):
             lines = data.decode("utf-8-sig").splitlines()
             same = ("\n".join(line.rstrip() for line in lines).strip("\n") + "\n").encode()
-            if digest(same) == SHA256:
+            if digest(same) == download.SHA256:
                 return same
     return b""
 
@@ -62,7 +62,7 @@ def _as_the_book(data: bytes) -> bytes:
 def _resembles_the_book(text: str) -> bool:
     """Whether most passages of a text, a hundred of them, are the book's, but for punctuation, case and line ends."""
     with contextlib.suppress(OSError, EOFError, zlib.error):
-        book = " ".join(re.findall("[a-z]+", gzip.decompress(PACKAGED.read_bytes()).decode("latin-1").lower()))
+        book = " ".join(re.findall("[a-z]+", gzip.decompress(download.PACKAGED.read_bytes()).decode("latin-1").lower()))
         step = max(len(text) // 100, 60)
         passages = [re.findall("[a-z]+", text[at : at + 60].lower())[1:-1] for at in range(0, len(text), step)]
         known = [" ".join(words) in book for words in passages if len(words) > 4]
