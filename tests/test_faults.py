@@ -362,8 +362,8 @@ def test_line_ends_and_a_byte_order_mark_are_no_edit(tmp_path: Path) -> None:
 
 def test_a_table_that_is_gone_is_missed(tmp_path: Path) -> None:
     written(tmp_path)
-    (tmp_path / "curves.csv").unlink()
-    with pytest.raises(ValueError, match=r"curves\.csv is gone"):
+    (tmp_path / "protocols.csv").unlink()
+    with pytest.raises(ValueError, match=r"protocols\.csv is gone"):
         tables.read(tmp_path)
 
 

@@ -156,6 +156,8 @@ def test_one_writer(tmp_path: Path) -> None:
 
 
 def test_missing_tables_are_frames_without_rows(tmp_path: Path) -> None:
+    tables.write(tables.gather(tmp_path), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [csv_files.SUMS]  # a table without rows is no file
     results = tables.read(tmp_path)
     for name, columns in COLUMNS.items():
         frame = getattr(results, name)
@@ -174,6 +176,7 @@ def test_missing_tables_are_frames_without_rows(tmp_path: Path) -> None:
     ],
 )
 def test_a_table_of_another_kind_is_refused(break_it: Callable[[Path], object], tmp_path: Path) -> None:
+    record.write_run(tmp_path, RUN, fact())
     tables.write(tables.gather(tmp_path), tmp_path)
     break_it(tmp_path / "runs.csv")
     with pytest.raises(ValueError, match=r"runs\.csv") as error:

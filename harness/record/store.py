@@ -78,7 +78,7 @@ def checkpoint(folder: Path, runs: Sequence[Run], machine: Mapping[str, object])
 
 def write_run(folder: Path, run: Run, fact: dict[str, object]) -> None:
     """One training that ended. `fact`: corpus, outcome (curve in it), environment, started, wall_s, together, load."""
-    outcome = fact["outcome"]
+    outcome = fact.get("outcome")
     network = outcome.pop("network", None) if isinstance(outcome, dict) else None
     if network:  # first: were it the other way round, a run could be done and have none
         _dump(folder / f"networks/{run.key}.json", {"run": run.key, "variant": run.variant, **network})

@@ -177,12 +177,16 @@ def typed(table: pd.DataFrame, name: str) -> pd.DataFrame:
 
 
 def write(results: Results, folder: Path) -> None:
-    """Every table as CSV, and SUMS."""
+    """Every table that has rows as CSV, and SUMS. The file of one that has none is deleted."""
     # first: were this to end before the last line, no table would be said to be edited
     (folder / SUMS).unlink(missing_ok=True)
     digests = []
     for field in dataclasses.fields(results):
-        text = csv_files.to_text(getattr(results, field.name))
+        table = getattr(results, field.name)
+        if table.empty:
+            (folder / f"{field.name}.csv").unlink(missing_ok=True)
+            continue
+        text = csv_files.to_text(table)
         files.write(folder / f"{field.name}.csv", text)
         digests.append(f"{digest(text)}  {field.name}.csv\n")
     files.write(folder / SUMS, "".join(digests))
