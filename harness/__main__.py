@@ -74,6 +74,19 @@ def _pack(folder: Path, undo: bool) -> int:
     return 0
 
 
+def _new(words: Sequence[str]) -> int:
+    """Write what `words`, like `cell my_cell`, ask for, where the user stands."""
+    from harness import new_cell
+
+    if len(words) != 2 or words[0] != "cell":
+        raise ValueError(f"new takes the word cell and a name, like: new cell my_cell; not {' '.join(words)!r}")
+    cell, test = new_cell.write(words[1], Path())
+    python = os.path.basename(sys.executable)
+    print(f"{cell} and {test}: edit both, then {python} -m pytest {test}, "
+          f"and {python} -m harness bench --variants gru ./{cell}")  # fmt: skip
+    return 0
+
+
 def _list(options: argparse.Namespace, folder: Path) -> int:
     import variants
     from harness.record import store as record
@@ -116,6 +129,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = parser().read(arguments)
         folder = Path(options.results)
+        if options.verb == "new":
+            return _new(options.new)
         if options.verb == "list":
             return _list(options, folder)
         if options.verb == "pack":

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import importlib.util
 import linecache
 import re
 import sys
@@ -147,7 +146,7 @@ def place(variant: object, results: Path) -> str:
     module, name = sys.modules.get(variant.__module__), variant.__qualname__
     if "." in name:
         raise ValueError(f"class {name} is written inside a function or class: write it at the top, or in a file")
-    if variant.__module__ != "__main__" and importlib.util.find_spec(variant.__module__):
+    if variant.__module__ != "__main__" and outside.importable(variant.__module__):
         return f"{variant.__module__}:{name}"
     stem = re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z])|(?<=[a-z])(?=[A-Z])", "_", name).lower()
     path = results.resolve() / "cells" / f"{stem}.py"

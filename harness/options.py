@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -24,6 +25,7 @@ VERBS = {
     "claims": "train what nineteen claims of the literature are about, and give each a verdict: claims.csv",
     "report": "build the tables and the report again from what is on file, training nothing",
     "pack": "put the files of single runs and samples into one, raw.zip, which every verb reads; --undo puts them back",
+    "new": "new cell NAME: write NAME.py, a cell to begin with, and test_NAME.py, its scalar twin, here",
     "list": "what there is, what would run, its keys, and which runs are done",
 }
 
@@ -49,6 +51,7 @@ TAKES = {  # the options of each verb: any other is refused, not ignored
     "claims": {"device", "engine", "seeds", "results"},
     "report": {"results"},
     "pack": {"results", "undo"},
+    "new": set(),
     "list": _TRAINS | {"protocol", "corpus", "variants", "seeds", "max"},
 }
 
@@ -95,7 +98,10 @@ class Parser(argparse.ArgumentParser):
 
     def read(self, arguments: Sequence[str] | None) -> argparse.Namespace:
         """The options of one verb. ValueError, in one line, for what it does not take."""
-        options = self.parse_args(arguments)
+        words = sys.argv[1:] if arguments is None else list(arguments)
+        new = words[1:] if words[:1] == ["new"] else []  # no other verb takes words of its own
+        options = self.parse_args(words[:1] if new and not new[0].startswith("-") else words)
+        options.new = new
         if options.verb not in VERBS:
             raise ValueError(registry.unknown("verb", options.verb, VERBS))
         given = {dest: flag for dest, flag in vars(options).get("given", {}).items() if flag}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -196,3 +197,38 @@ def test_pipeline_is_what_both_call(monkeypatch: pytest.MonkeyPatch) -> None:
     assert command.main(["bench", "--variants", "gru", "--seeds=3", "--set", "epochs=2", "--results", "out"]) == 0
     harness.bench("gru", seeds=3, set={"epochs": 2}, results="out")
     assert asked[0] | {"given": 0} == asked[1] | {"given": 0}
+
+
+# ---- the documents, as they stand ------------------------------------------------------------------
+
+
+def blocks(name: str, language: str) -> list[str]:
+    text = (ROOT / "docs" / name).read_text(encoding="utf-8")
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def test_the_notebook_of_the_docs_runs(in_process: None, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    first, second = blocks("notebook.md", "python")
+    script = folder / "typed.py"
+    script.write_text(first + second, encoding="utf-8")
+    module = type(sys)("typed_in_a_notebook")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    exec(compile(script.read_text(encoding="utf-8"), str(script), "exec"), vars(module))
+    assert list(module.r.table.variant) == ["gru", "gru:R=0", "gru:R=1", "gru:Z=0", "gru:Z=1"]
+    assert set(module.s.bench.variant) == {"gru", "leaky"}
+    assert not len(module.s.failures)
+    assert (folder / "out" / "cells" / "leaky.py").exists()
+
+
+def test_the_commands_of_the_docs_are_what_they_say(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from harness.__main__ import main
+
+    [toml] = blocks("own-cells.md", "toml")
+    (folder / "mine.toml").write_text(toml, encoding="utf-8")
+    lines = [line for block in blocks("own-cells.md", "sh") for line in block.splitlines()]
+    assert main(lines[0].removeprefix("python -m harness ").split()) == 0
+    for line in lines[2:]:
+        asked = options.parser().read(line.removeprefix("python -m harness ").split())
+        made = plan.planned(asked.verb, asked)
+        assert made.variants in (("gru", "my_cell", "my_cell:Z=0"), ("gru", "gru:R=1"))
+    assert made.protocol.label.startswith("mine,")

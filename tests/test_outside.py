@@ -234,3 +234,30 @@ def test_what_breaks_a_cells_contract_is_said_with_its_place() -> None:
         variants.get("mine")
     with contextlib.suppress(FileNotFoundError):
         os.remove("mine.py")
+
+
+# ---- a cell to begin with ----
+
+
+def test_new_cell_writes_a_cell_and_its_twin_that_pass(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from harness.__main__ import main
+
+    assert main(["new", "cell", "my_cell"]) == 0
+    assert outside.resolve(["my_cell.py"]) == ("my_cell",)
+    assert registry.found()["my_cell"].about.startswith("my_cell: ")
+    code = compile(Path("test_my_cell.py").read_text(encoding="utf-8"), "test_my_cell.py", "exec")
+    space = {"__file__": str(folder / "test_my_cell.py"), "__name__": "test_my_cell"}
+    exec(code, space)
+    space["test_the_cell_is_its_equations"]()  # type: ignore[operator]
+    write("my_cell.py", Path("my_cell.py").read_text(encoding="utf-8").replace("(1 - Z) *", "(1 - Z * Z) *"))
+    with pytest.raises(AssertionError):
+        space["test_the_cell_is_its_equations"]()  # type: ignore[operator]
+    capsys.readouterr()
+    for words, why in {
+        ("cell", "my_cell"): "lies here already: nothing is written", ("cell", "gru"): "is a cell already",
+        ("cell", "My-Cell"): "is named like my_cell", ("cell",): "new takes", ("task", "a"): "new takes",
+        (): "new takes", ("cell", "a", "b"): "new takes", ("cell", "../a"): "is named like",
+    }.items():  # fmt: skip
+        assert main(["new", *words]) == 2
+        assert why in capsys.readouterr().err
+    assert not Path("gru.py").exists()

@@ -23,7 +23,7 @@ STAGES = (
     ("harness.record", "harness.analysis"),
     ("harness.report",),
     ("harness.pipeline", "harness.terminal"),
-    ("harness.__main__", "harness.options", "harness.notebook"),
+    ("harness.__main__", "harness.options", "harness.notebook", "harness.new_cell"),
 )
 ANYWHERE = {"harness"}  # __init__: the version, and the function that reads a results folder
 FLOORS = 9

@@ -96,6 +96,14 @@ def load(entry: Entry) -> type[Cell]:
     return _classes[entry]
 
 
+def importable(module: str) -> bool:
+    """Whether a module is found by its name, without importing it: one that was only typed is not."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
+
+
 def _split(word: str) -> tuple[str, str, str]:
     """('./a.py', 'Cell', ':Z=1') of './a.py:Cell:Z=1'; '' as the place of what is a name."""
     if match := _FILE.fullmatch(word):
@@ -107,7 +115,7 @@ def _split(word: str) -> tuple[str, str, str]:
     match = _CLASS.fullmatch(word)
     if match and match["place"] not in registry.found() and match["place"] not in installed():
         first = match["place"].partition(".")[0]
-        if first != match["place"] or importlib.util.find_spec(first):
+        if first != match["place"] or importable(first):
             return match["place"], match["cls"], match["fixed"] or ""
     return "", "", ""
 
