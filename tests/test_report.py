@@ -216,7 +216,7 @@ def test_a_page_of_the_same_tables_by_the_same_code_is_current(
 
 
 def test_fetches_nothing_and_is_small(raw: str, page: Page) -> None:
-    assert len(raw.encode()) < 1_500_000  # with half its charts; all in all it is to stay under 3 MB
+    assert len(raw.encode()) < 3_000_000
     for _, attrs in page.tags:
         assert "style" not in attrs  # the policy would block it
         for name in ("src", "srcset", "href", "action", "poster"):

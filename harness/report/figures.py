@@ -458,7 +458,7 @@ def along(axes: pd.DataFrame, width: float = WIDE) -> Figure | None:
                 ax.vlines(x, line.delta_low, line.delta_high, color=ink[colour], lw=1.6)
                 ends.append((float(line.delta_nats.iloc[-1]), _short(name), ink[colour]))
             ax.set_xticks(range(len(points)), points)
-            ax.set_xlabel(str(own.axis.iloc[0]).replace("_", " "))
+            ax.set_xlabel(_short(str(own.axis.iloc[0]).replace("_", " ")))
             ax.set_title(setting, loc="left", color=ink["ink"])
             ax.set_ylabel(f"difference to {_short(own.baseline.iloc[0])}, nats/char\n(worse \u2191)")
             _name_lines(ax, ends, 72 * 2.4)

@@ -307,12 +307,13 @@ def _sizes(data: record.Results) -> tuple[str, str]:
         next(iter(own[own.protocol == row.protocol].sort_values("seed")["sample"]), "")[:60] for row in (first, last)
     ]
     shown = [f"\u201c{text.strip()}\u201d" for text in texts]
+    timed = f", and the training time of one network from {seconds[0]:.1f} to {seconds[1]:.1f} s (median)"
+    written = f" Seed 0 writes {shown[0]} at the first and {shown[1]} at the last."
     return asked, (
         f"From {first.axis} {first.point} to {last.point} the held-out perplexity of {grids.BASELINE} goes from "
         f"{ppl(first.heldout_perplexity)} {bracket(first.heldout_low, first.heldout_high, ppl)} to "
         f"{ppl(last.heldout_perplexity)} {bracket(last.heldout_low, last.heldout_high, ppl)} "
-        f"(n = {count(last.seeds)}), and the training time of one network from {seconds[0]:.1f} to {seconds[1]:.1f} s "
-        f"(median). Seed 0 writes {shown[0]} at the first and {shown[1]} at the last."
+        f"(n = {count(last.seeds)}){timed * all(map(math.isfinite, seconds))}.{written * all(map(str.strip, texts))}"
     )
 
 
