@@ -239,7 +239,7 @@ def test_policy_hashes_are_of_what_stands_there(page: Page) -> None:
 
 def test_every_image_is_described_and_is_an_svg(page: Page) -> None:
     images = page.all("img")
-    assert len(images) == 6 + 4  # of the tables, and of probes and gates
+    assert len(images) == 6 + 4 + 5  # of the tables; of tasks and gates; of axes and exercises
     for image in images:
         assert len(image["alt"]) > 80
         assert re.search(r"\d", image["alt"])
@@ -587,7 +587,7 @@ def test_one_seed_has_no_interval_and_no_verdict(raw_single: str) -> None:
     assert "Nothing can be said yet" in page.text
     for word in ("worse by", "better by", ": equivalent, inside"):
         assert word not in page.text
-    assert len(page.all("img")) == 6 + 4
+    assert len(page.all("img")) == 6 + 4 + 5
 
 
 def test_numbers_nobody_should_believe_are_missing(results: record.Results) -> None:

@@ -457,9 +457,9 @@ def along(axes: pd.DataFrame, width: float = WIDE) -> Figure | None:
                 ax.plot(x, line.delta_nats, color=ink[colour], lw=1.3, marker=marker, ms=5, ls=dash)
                 ax.vlines(x, line.delta_low, line.delta_high, color=ink[colour], lw=1.6)
                 ends.append((float(line.delta_nats.iloc[-1]), _short(name), ink[colour]))
-            ax.set_xticks(range(len(points)), points)
+            ax.set_xticks(range(len(points)), [_short(point) for point in points])
             ax.set_xlabel(_short(str(own.axis.iloc[0]).replace("_", " ")))
-            ax.set_title(setting, loc="left", color=ink["ink"])
+            ax.set_title(_short(setting, 60), loc="left", color=ink["ink"])
             ax.set_ylabel(f"difference to {_short(own.baseline.iloc[0])}, nats/char\n(worse \u2191)")
             _name_lines(ax, ends, 72 * 2.4)
         return figure

@@ -44,7 +44,7 @@ def finished(data: record.Results, table: pd.DataFrame) -> pd.DataFrame:
 def differences(data: record.Results, table: pd.DataFrame) -> pd.DataFrame:
     """label, seed, delta_nats: each pair behind a row of the table, from the trainings that the row names.
 
-    Only where they are as many as the row says: points of other runs beside a mean would be worse than none.
+    Only where they are as many as the row says, and their mean is its: points of other runs would be worse than none.
     """
     own = finished(data, table)
     own = own.assign(logs=np.log(own.heldout_perplexity.to_numpy(dtype=float)))
@@ -55,7 +55,7 @@ def differences(data: record.Results, table: pd.DataFrame) -> pd.DataFrame:
         same = base[(base.capture == row.capture) & (base.precision == row.precision)]
         groups = [group.set_index("seed").logs for _, group in (base if same.empty else same).groupby("label")]
         pairs = max(((mine - logs).dropna() for logs in groups), key=len, default=mine.iloc[:0])
-        if len(pairs) == row.pairs:
+        if len(pairs) == row.pairs and np.isclose(pairs.mean(), row.delta_nats):
             found.append(pd.DataFrame({"label": label(row, table), "seed": pairs.index, "delta_nats": pairs.values}))
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=["label", "seed", "delta_nats"])
 
@@ -109,7 +109,8 @@ def speed_samples(data: record.Results, table: pd.DataFrame) -> pd.DataFrame:
             tokens_per_sec=("tokens_per_sec", "median"), percent_of_peak=("percent_of_peak", "median"),
             peak_memory_mib=("peak_memory_mib", "max"),
         )  # fmt: skip
-        found.append(each.reset_index().assign(label=label(row, table)))
+        if np.isclose(each.tokens_per_sec.median(), row.tokens_per_sec):  # else they are of another session
+            found.append(each.reset_index().assign(label=label(row, table)))
     columns = ["label", "round", "tokens_per_sec", "percent_of_peak", "peak_memory_mib"]
     return pd.concat(found, ignore_index=True)[columns] if found else pd.DataFrame(columns=columns, dtype=float)
 
