@@ -107,7 +107,7 @@ def test_the_verb_trains_all_of_it_and_a_rate_is_counted_once(
     monkeypatch.setitem(protocols.PROTOCOLS, "quick", dataclasses.replace(protocols.protocol("quick"), **small))
     parts = ("gru", "gru:R=1", "gru:Z=0", "rnn")
     monkeypatch.setitem(plan.GRIDS, "ablate", parts)
-    monkeypatch.setattr(command, "EXERCISE_SIZES", (4, 8))
+    monkeypatch.setattr("harness.pipeline.EXERCISE_SIZES", (4, 8))
     monkeypatch.setattr(grids, "ANSWERING", ("delayed_recall",))
     monkeypatch.setattr(grids, "TASK_VARIANTS", ("gru", "rnn"))
     monkeypatch.setattr(protocols, "TASK_RATES", (0.01, 0.02))
