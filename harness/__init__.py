@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     Cells = str | Path | type  # a variant's name, a file with a cell, a class that inherits from Cell
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def _find_variants() -> None:

@@ -588,10 +588,13 @@ def dest(flag: str) -> str:
     return "settings" if flag == "--set" else flag.lstrip("-").replace("-", "_")
 
 
+APART = {"exercises", "claims", "pack", "new"}  # they make no plan of the options alone: tested in files of their own
+
+
 @st.composite
 def asked(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
     """A verb and its options: all of them sense, or one that is not, or that belongs to another verb."""
-    verb = draw(st.sampled_from(list(options_of.VERBS)))
+    verb = draw(st.sampled_from([verb for verb in options_of.VERBS if verb not in APART]))
     flags = draw(st.sets(st.sampled_from([flag for flag in TYPED if dest(flag) in options_of.TAKES[verb]]), max_size=4))
     wrong = draw(st.sampled_from(["", "", *sorted(flags), draw(st.sampled_from(list(TYPED)))]))
     options = {flag: draw(TYPED[flag][flag == wrong]) for flag in sorted({*flags, wrong} - {""})}
