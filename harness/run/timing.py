@@ -122,9 +122,11 @@ def time_steps(run: Run, vocabulary: int, seeds: int = 1) -> Answer:
 
     from harness.run.progress import clock
     from harness.run.train import epoch_of, graphs_of, start_of
+    from variants import registry
     from variants.model import Model
 
     protocol, device = run.setting, run.device
+    registry.get(run.variant)  # checks its contract once, which imports 100 MiB that are not the step's
     base = _status_mib("VmRSS")
     resettable = _reset_high_water()
     apart, workspace = None, 0
