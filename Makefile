@@ -111,7 +111,7 @@ licenses: $(ready)
 # Only in this folder: nothing that RESULTS= names, nothing behind a link.
 clean:
 	@for path in results/* results/.[!.]* .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache tests/.benchmarks \
-	  harness/__pycache__ variants/__pycache__ variants/engines/__pycache__ tests/__pycache__ tests/faults/__pycache__; do \
+	  __pycache__ */__pycache__ */*/__pycache__ */*/*/__pycache__; do \
 	  case $$path in results/reference) continue ;; results/*) test ! -h results || continue ;; esac; \
 	  if test -e "$$path" || test -h "$$path"; then rm -rf "$$path" && echo "removed $$path" || exit; fi; \
 	done

@@ -56,7 +56,7 @@ def stages(work: Path, text: str) -> list[Stage]:
         how = ("--protocol", "classic", "--device", "cuda", "--corpus", text, "--precision", precision)
         return ("harness", verb, *how, "--results", str(work / precision), *more)
 
-    files = ("tests/test_train.py", "tests/test_measure.py", "tests/test_engines.py")
+    files = ("tests/run/test_train.py", "tests/run/test_timing.py", "tests/variants/engines/test_engines.py")
     return [
         Stage("agree", "resident against the loop in float64: 8 kinds, hidden 32 to 256, 1 and 30 seeds", 70),
         Stage("gaps", "from node to node of a graph; a meeting of 8 and of 16 blocks", 15),
@@ -79,7 +79,7 @@ def stages(work: Path, text: str) -> list[Stage]:
 def agree(done: set[str]) -> Iterator[Fact]:
     import torch
 
-    sys.path.insert(0, str(ROOT / "tests"))
+    sys.path[:0] = [str(ROOT / "tests" / "variants" / "engines"), str(ROOT / "tests" / "support")]
     from test_engines import results
 
     from harness.run.agreement import ROUNDED

@@ -21,13 +21,13 @@ ROOT = Path(__file__).parent.parent
 EACH, SEED, PATIENCE_S = 25, 1895, 300
 # what is wrong: what should notice, the quickest first
 PARTS = {
-    "harness/analysis/stats.py": "test_stats.py test_table.py",
-    "harness/record/store.py": "test_record.py test_table.py test_laws.py test_faults.py",
+    "harness/analysis/stats.py": "test_stats.py test_compare.py",
+    "harness/record/store.py": "test_store.py test_compare.py test_properties.py test_faults.py",
     "harness/run/train.py harness/run/evaluate.py": "test_train.py test_protocols.py test_faults.py",
     "harness/data/batches.py": "test_train.py test_protocols.py",
-    "variants/registry.py variants/__init__.py": "test_laws.py test_variants.py test_main.py",
+    "variants/registry.py variants/__init__.py": "test_properties.py test_variants.py test_main.py",
     "variants/cell.py": "test_variants.py test_train.py",
-    "variants/model.py": "test_laws.py test_train.py test_variants.py test_protocols.py test_tasks.py test_faults.py",
+    "variants/model.py": "test_properties.py test_train.py test_variants.py test_protocols.py test_faults.py",
     "variants/engines/fused.py": "test_derive.py test_engines.py",
     "variants/engines/loop.py variants/engines/scan.py variants/engines/library.py variants/engines/native.py": (
         "test_engines.py test_variants.py"
@@ -46,7 +46,7 @@ def survivors(cosmic_ray: str, part: str, tests: str, clone: Path) -> tuple[int,
     """How many of a sample of a part's mutations were tried, and the diffs of those that no test noticed."""
     config, session = clone / "part.toml", clone / "part.sqlite"
     paths = ", ".join(f"'{path}'" for path in part.split())
-    named = (f"tests/{word}" if word.endswith(".py") else word for word in tests.split())
+    named = (str(next(clone.rglob(word))) if word.endswith(".py") else word for word in tests.split())
     command = f"{sys.executable} -m pytest -x -q -p no:cacheprovider {' '.join(named)}"
     subprocess.run(command.split(), cwd=clone, check=True, stdout=subprocess.DEVNULL)  # unchanged, they all pass
     config.write_text(

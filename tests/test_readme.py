@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-import made_up
 import pandas as pd
 import pytest
+import synthetic
 import torch
 
 import harness
@@ -100,7 +100,7 @@ def test_the_files_are_read_as_it_reads_them(tmp_path: Path, monkeypatch: pytest
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match="no results folder results: make bench"):
         harness.read()
-    made = made_up.write(tmp_path / "results", seeds=3, bench=("gru", "rnn"), ablate=("gru", "gru:R=1"))
+    made = synthetic.write(tmp_path / "results", seeds=3, bench=("gru", "rnn"), ablate=("gru", "gru:R=1"))
     runs = pd.read_csv(made / "runs.csv")
     other = runs.assign(protocol="book,lr=16", heldout_perplexity=2.7e17, run="x" + runs.run)  # no mean is over both
     pd.concat([runs, other]).to_csv(made / "runs.csv", index=False)

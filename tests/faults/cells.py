@@ -42,7 +42,7 @@ def faults() -> Iterator[Tally]:
         subprocess.run(["gcc", f"-print-file-name={name}"], capture_output=True, text=True, check=False).stdout.strip()
         for name in ("libasan.so", "libstdc++.so")
     ]
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    paths = os.pathsep.join(str(ROOT / folder) for folder in ("", "tests/support", "tests/variants/engines"))
     environment = {**os.environ, "LD_PRELOAD": " ".join(found), "ASAN_OPTIONS": "detect_leaks=0", "PYTHONPATH": paths}
     done = subprocess.run(
         [sys.executable, "-c", LOOK, str(TRIED)], capture_output=True, text=True, env=environment, cwd=ROOT, check=False

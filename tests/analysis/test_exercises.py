@@ -6,9 +6,9 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import made_up
 import numpy as np
 import pytest
+import synthetic
 import torch
 
 from harness import __main__ as command
@@ -74,7 +74,7 @@ def test_only_units_that_keep_carry() -> None:
 
 
 def test_the_exercises_are_answered_from_rows(tmp_path: Path) -> None:
-    data = select.typed(made_up.read(made_up.write(tmp_path)))
+    data = select.typed(synthetic.read(synthetic.write(tmp_path)))
     section = sections.exercises(data)
     assert section is not None
     assert section.table is not None

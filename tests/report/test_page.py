@@ -15,10 +15,10 @@ import warnings
 from html.parser import HTMLParser
 from pathlib import Path
 
-import made_up
 import numpy as np
 import pandas as pd
 import pytest
+import synthetic
 from matplotlib.text import Text
 
 from harness import formatting as spell
@@ -73,20 +73,20 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return made_up.write(tmp_path_factory.mktemp("results"), bench=BENCH, ablate=ABLATE)
+    return synthetic.write(tmp_path_factory.mktemp("results"), bench=BENCH, ablate=ABLATE)
 
 
 @pytest.fixture(scope="module")
 def results(folder: Path) -> record.Results:
-    return made_up.read(folder)
+    return synthetic.read(folder)
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> record.Results:
-    own = dataclasses.replace(made_up.QUICK, evaluations=2)
+    own = dataclasses.replace(synthetic.QUICK, evaluations=2)
     bench, ablate = ("gru", "nn.gru", "nn.lstm"), ("gru", "gru:R=1")
     folder = tmp_path_factory.mktemp("small")
-    return made_up.read(made_up.write(folder, seeds=2, rounds=2, protocol=own, bench=bench, ablate=ablate))
+    return synthetic.read(synthetic.write(folder, seeds=2, rounds=2, protocol=own, bench=bench, ablate=ablate))
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One seed, one round."""
     bench, ablate = ("gru", "rnn"), ("gru", "gru:R=1")
     folder = tmp_path_factory.mktemp("single")
-    return made_up.write(folder, seeds=1, rounds=1, bench=bench, ablate=ablate, failures=False)
+    return synthetic.write(folder, seeds=1, rounds=1, bench=bench, ablate=ablate, failures=False)
 
 
 def drawn(results: record.Results, only: str) -> str:
@@ -118,7 +118,7 @@ def page(raw: str) -> Page:
 
 @pytest.fixture(scope="module")
 def raw_single(single: Path) -> str:
-    return drawn(made_up.read(single), "bench")
+    return drawn(synthetic.read(single), "bench")
 
 
 def text_of(results: record.Results) -> str:
@@ -141,14 +141,14 @@ def test_same_bytes_elsewhere_without_torch(
         "    def find_spec(self, name, *_):\n"
         "        if name.split('.')[0] == 'torch': raise ImportError(name)\n"
         "sys.meta_path.insert(0, NoTorch()); sys.path[:0] = sys.argv[1:3]\n"
-        "import made_up; from harness.report import page as report\n"
+        "import synthetic; from harness.report import page as report\n"
         "charts, further = report.charts, report.further\n"
         "for source, target, only in zip(*[iter(sys.argv[3:])] * 3):\n"
         "    report.charts = lambda data, verb, kept: charts(data, verb, kept) if verb == only else []\n"
         "    report.further = lambda section, kept: [] if only == 'nothing' else further(section, kept)\n"
-        "    print(report.write(made_up.read(pathlib.Path(source)), pathlib.Path(target)))"
+        "    print(report.write(synthetic.read(pathlib.Path(source)), pathlib.Path(target)))"
     )
-    here = Path(__file__).parent
+    here = Path(__file__).parents[2] / "tests" / "support"
     asked: list[str | Path] = [
         single,
         tmp_path / "new" / "single",
@@ -158,7 +158,7 @@ def test_same_bytes_elsewhere_without_torch(
         "nothing",
     ]
     done = subprocess.run(
-        [sys.executable, "-W", "error::UserWarning", "-c", code, here, here.parent, *asked],
+        [sys.executable, "-W", "error::UserWarning", "-c", code, here, here.parents[1], *asked],
         capture_output=True, text=True, env={**os.environ, "PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo"}, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -413,8 +413,8 @@ def test_anchors_of_another_split_are_not_shown(small: record.Results) -> None:
 
 
 def test_embedded_text_and_its_floor_are_said(tmp_path: Path, page: Page) -> None:
-    made_up.write(tmp_path, corpus="embedded", seeds=2, bench=("gru",), ablate=(), failures=False)
-    text = text_of(made_up.read(tmp_path))
+    synthetic.write(tmp_path, corpus="embedded", seeds=2, bench=("gru",), ablate=(), failures=False)
+    text = text_of(synthetic.read(tmp_path))
     assert "Not The Time Machine but the embedded text" in text
     assert "floor is 4.02" in text
     assert "Not The Time Machine" not in page.text
@@ -422,8 +422,8 @@ def test_embedded_text_and_its_floor_are_said(tmp_path: Path, page: Page) -> Non
 
 
 def test_too_few_seeds_are_a_caveat_with_the_remedy(tmp_path: Path, page: Page) -> None:
-    made_up.write(tmp_path, seeds=3, rounds=1, bench=(), ablate=grids.ABLATE, failures=False)
-    text = text_of(made_up.read(tmp_path))
+    synthetic.write(tmp_path, seeds=3, rounds=1, bench=(), ablate=grids.ABLATE, failures=False)
+    text = text_of(synthetic.read(tmp_path))
     least = grids.seeds_needed(8)
     assert f"3 pairs give no p below 0.25, and Holm over 8 comparisons needs {least} before" in text
     assert f"python -m harness ablate --protocol quick --corpus time-machine --device cpu --seeds {least} adds" in text
@@ -447,8 +447,8 @@ def test_learned_by_heart_is_said(results: record.Results, page: Page) -> None:
 def test_quick_is_labelled_and_classic_is_not(tmp_path: Path, page: Page) -> None:
     assert "Bench and ablation. The quick protocol" in page.text
     own = dataclasses.replace(protocols.PROTOCOLS["classic"], hidden=32)
-    made_up.write(tmp_path, protocol=own, seeds=2, bench=("rnn", "gru"), ablate=(), failures=False)
-    text = text_of(made_up.read(tmp_path))
+    synthetic.write(tmp_path, protocol=own, seeds=2, bench=("rnn", "gru"), ablate=(), failures=False)
+    text = text_of(synthetic.read(tmp_path))
     assert "The quick protocol" not in text
     assert "A changed protocol: classic,hidden=32" in text
     assert "python -m harness bench --protocol classic --set hidden=32 --corpus time-machine --device cpu" in text
@@ -521,11 +521,11 @@ def test_sort_keys_are_plain_numbers(page: Page) -> None:
 
 
 def test_hostile_text_stays_text(tmp_path: Path) -> None:
-    made_up.write(tmp_path, seeds=2, bench=("gru", "rnn"), ablate=("gru", "gru:R=1"), failures=False, rounds=2)
-    results = made_up.read(tmp_path)
+    synthetic.write(tmp_path, seeds=2, bench=("gru", "rnn"), ablate=("gru", "gru:R=1"), failures=False, rounds=2)
+    results = synthetic.read(tmp_path)
     bad = {
         name: frame.assign(**{
-            c: [HOSTILE if v not in ("gru", "gru:R=1", "quick", made_up.SHA) else v for v in frame[c].astype(object)]
+            c: [HOSTILE if v not in ("gru", "gru:R=1", "quick", synthetic.SHA) else v for v in frame[c].astype(object)]
             for c in frame.columns if schema.column(name, c).type is str
         })
         for name in COLUMNS if len(frame := getattr(results, name))
@@ -660,8 +660,8 @@ def test_sweep_is_a_table_by_size_with_its_ratios(results: record.Results, raw: 
 
 
 def test_a_cell_and_a_gate_nobody_named_read_well(tmp_path: Path) -> None:
-    made_up.write(tmp_path, seeds=2, rounds=1, bench=("gru", "mgu", "mgu:F=1"), ablate=("gru", "gru:K=1"))
-    text = text_of(made_up.read(tmp_path))
+    synthetic.write(tmp_path, seeds=2, rounds=1, bench=("gru", "mgu", "mgu:F=1"), ablate=("gru", "gru:K=1"))
+    text = text_of(synthetic.read(tmp_path))
     assert "mgu:F=1 against gru: held-out perplexity differs by" in text
     assert "mgu trains" not in text
     assert "What is gate K for?" in text  # one more gate of the baseline
@@ -727,19 +727,19 @@ backend: nonsense
 def test_figures_are_the_same_whatever_backend_and_style_a_user_has(single: Path, tmp_path: Path) -> None:
     code = (
         "import sys, pathlib, hashlib, warnings; warnings.simplefilter('error'); sys.path[:0] = sys.argv[1:3]\n"
-        "import made_up; from harness.report import figures as draw, select as evidence\n"
-        "data = evidence.typed(made_up.read(pathlib.Path(sys.argv[3])))\n"
+        "import synthetic; from harness.report import figures as draw, select as evidence\n"
+        "data = evidence.typed(synthetic.read(pathlib.Path(sys.argv[3])))\n"
         "for figure in draw.updates(data.tasks, data.probes), draw.gate_map(data.heat):\n"
         "    print(hashlib.sha256(draw.svg(figure).encode() + draw.png(figure)).hexdigest())"
     )
     (tmp_path / "matplotlibrc").write_text(FOREIGN, encoding="utf-8")
     (tmp_path / "plain").mkdir()
-    here = Path(__file__).parent
+    here = Path(__file__).parents[2] / "tests" / "support"
     seen = []
     for folder, backend in (("plain", {}), (".", {"MPLBACKEND": "nonsense"}),
                             ("plain", {"MPLBACKEND": "module://matplotlib_inline.backend_inline"})):  # fmt: skip
         done = subprocess.run(
-            [sys.executable, "-c", code, here, here.parent, single], cwd=tmp_path / folder, text=True, check=False,
+            [sys.executable, "-c", code, here, here.parents[1], single], cwd=tmp_path / folder, text=True, check=False,
             capture_output=True, env={**os.environ, "MPLCONFIGDIR": str(tmp_path), **backend},
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
@@ -749,7 +749,7 @@ def test_figures_are_the_same_whatever_backend_and_style_a_user_has(single: Path
 
 def test_a_caller_s_own_backend_stays_his() -> None:
     code = "import os, harness.report.figures, matplotlib as m; print(os.environ['MPLBACKEND'], m.rcParams['backend'])"
-    told = {**os.environ, "MPLBACKEND": "svg", "PYTHONPATH": str(Path(__file__).parent.parent)}
+    told = {**os.environ, "MPLBACKEND": "svg", "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run([sys.executable, "-c", code], env=told, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["svg", "svg"]
 
@@ -950,7 +950,7 @@ def test_the_book_s_own_code_stands_beside_torch_s(results: record.Results) -> N
 
 def test_a_rate_that_was_chosen_and_a_size_that_was_matched_are_said(tmp_path: Path) -> None:
     protocol = dataclasses.replace(protocols.PROTOCOLS["book"], match="parameters")
-    made = made_up.read(made_up.write(tmp_path, protocol=protocol, bench=("gru", "rnn"), ablate=("gru", "gru:R=1")))
+    made = synthetic.read(synthetic.write(tmp_path, protocol=protocol, bench=("gru", "rnn"), ablate=("gru", "gru:R=1")))
     table = made.ablate.assign(hidden=[128, 153], lr=[1.0, 4.0])
     data = evidence.typed(dataclasses.replace(made, ablate=table))
     said = sentences.setting(data, data.ablate)
@@ -964,14 +964,14 @@ def test_a_rate_that_was_chosen_and_a_size_that_was_matched_are_said(tmp_path: P
     heads = [head[0] for head in shown.heads]
     assert [row[heads.index("hidden units")].text for row in shown.rows] == ["128", "153"]
     assert [row[heads.index("learning rate")].text for row in shown.rows] == ["1", "4"]
-    plain = evidence.typed(made_up.read(made_up.write(tmp_path / "plain", bench=("gru",), ablate=("gru", "rnn"))))
+    plain = evidence.typed(synthetic.read(synthetic.write(tmp_path / "plain", bench=("gru",), ablate=("gru", "rnn"))))
     assert "learning rate" not in [head[0] for head in tables.main_table(plain, "ablate", plain.ablate).heads]
     assert any("one learning rate" in text for text in sentences.limits(plain))
 
 
 def test_a_variant_past_its_best_is_said(tmp_path: Path) -> None:
-    made = made_up.read(
-        made_up.write(tmp_path, protocol=protocols.PROTOCOLS["book"], bench=("gru",), ablate=("gru", "rnn"))
+    made = synthetic.read(
+        synthetic.write(tmp_path, protocol=protocols.PROTOCOLS["book"], bench=("gru",), ablate=("gru", "rnn"))
     )
     assert sentences._past_their_best(evidence.typed(made), made.ablate) == ""  # made-up curves only fall
     last = made.curves.epoch == made.curves.epoch.max()
@@ -985,8 +985,8 @@ def test_a_variant_past_its_best_is_said(tmp_path: Path) -> None:
 
 
 def test_what_a_protocol_of_windows_is_is_said(tmp_path: Path) -> None:
-    v1 = made_up.read(
-        made_up.write(tmp_path, protocol=protocols.PROTOCOLS["v1"], bench=("gru", "rnn"), ablate=("gru",))
+    v1 = synthetic.read(
+        synthetic.write(tmp_path, protocol=protocols.PROTOCOLS["v1"], bench=("gru", "rnn"), ablate=("gru",))
     )
     data = evidence.typed(v1)
     assert "10,000 windows to learn from, the next 5,000 held out" in sentences.setting(data, data.bench)
@@ -994,7 +994,7 @@ def test_what_a_protocol_of_windows_is_is_said(tmp_path: Path) -> None:
     assert "beyond 32 characters" in said
     assert "the first 32 held-out characters also lie in the last training windows" in said
     assert "carried over the whole text" not in said
-    quick = evidence.typed(made_up.read(made_up.write(tmp_path / "quick", bench=("gru", "rnn"), ablate=("gru",))))
+    quick = evidence.typed(synthetic.read(synthetic.write(tmp_path / "quick", bench=("gru", "rnn"), ablate=("gru",))))
     assert "characters to learn from" in sentences.setting(quick, quick.bench)
     assert "carried over the whole text" in " ".join(sentences.limits(quick))
 
@@ -1061,10 +1061,10 @@ def test_a_large_perplexity_is_spelt_in_digits(x: float, text: str) -> None:
 
 def test_no_interval_of_a_perplexity_is_below_one(results: record.Results) -> None:
     runs = results.runs[results.runs.error.isna()].assign(heldout_perplexity=lambda d: 1.5 + 5000.0 * (d.seed == 0))
-    built = table.build(runs[runs.seed < 2], results.speed.iloc[:0], ["gru", "rnn"], "quick", made_up.SHA, "cpu")
+    built = table.build(runs[runs.seed < 2], results.speed.iloc[:0], ["gru", "rnn"], "quick", synthetic.SHA, "cpu")
     assert (built.heldout_low == 1.0).all()
     assert (built.heldout_high > built.heldout_perplexity).all()
-    one = table.build(runs[runs.seed < 1], results.speed.iloc[:0], ["gru"], "quick", made_up.SHA, "cpu")
+    one = table.build(runs[runs.seed < 1], results.speed.iloc[:0], ["gru"], "quick", synthetic.SHA, "cpu")
     assert one.heldout_low.isna().all()
     curve = pd.DataFrame({"tokens": [1, 1], "heldout_perplexity": [1.5, 5000.0]})
     assert evidence.over_seeds(curve, "heldout_perplexity").low.tolist() == [1.0]
@@ -1127,8 +1127,8 @@ def test_trainings_of_uncommitted_code_are_counted(results: record.Results) -> N
 
 def test_past_its_best_is_judged_by_the_mean_curve(tmp_path: Path) -> None:
     """Every seed has its least somewhere else, and loses 3 % from there; their mean falls to the end."""
-    made = made_up.read(
-        made_up.write(tmp_path, protocol=protocols.PROTOCOLS["book"], bench=("gru",), ablate=("gru", "rnn"))
+    made = synthetic.read(
+        synthetic.write(tmp_path, protocol=protocols.PROTOCOLS["book"], bench=("gru",), ablate=("gru", "rnn"))
     )
     mean = made.curves.groupby("epoch").heldout_perplexity.transform("mean")
     dip = made.curves.epoch.rank(method="dense") == made.curves.seed + 8

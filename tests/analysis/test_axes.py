@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from made_up import SHA
+from synthetic import SHA
 
 from harness import __main__ as command
 from harness.analysis import axes

@@ -299,8 +299,8 @@ def test_resident_in_triton_s_interpreter() -> None:
         "print('agreed', len(here.FAMILY))"
     )
     here = Path(__file__).parent
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": f"{here.parent}{os.pathsep}{here}"}
-    environment["PYTHONPATH"] += os.pathsep + os.environ.get("PYTHONPATH", "")
+    paths = here.parents[2], here.parents[1] / "support", here, os.environ.get("PYTHONPATH", "")
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(map(str, paths))}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
     assert done.stdout.split() == ["agreed", str(len(FAMILY))], done.stderr[-2000:]
 

@@ -18,8 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import made_up
 import pytest
+import synthetic
 
 from harness.record import tables
 from harness.report import page as report
@@ -28,7 +28,7 @@ from variants.model import Model
 
 CHROMIUM = next((p for name in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(name))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
-AXE = Path(__file__).parent / "vendor" / "axe-core-4.14.1.min.js"
+AXE = Path(__file__).parents[1] / "vendor" / "axe-core-4.14.1.min.js"
 PATIENCE_S = 60.0
 WIRE = """
 import fcntl, os, sys
@@ -135,7 +135,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = made_up.write(tmp_path_factory.mktemp("results"), seeds=3, bench=("rnn", "gru", "nn.gru", "lstm"),
+    folder = synthetic.write(tmp_path_factory.mktemp("results"), seeds=3, bench=("rnn", "gru", "nn.gru", "lstm"),
                            ablate=("gru", "gru:R=1", "gru:Z=0", "gru:Z=0,R=1"))  # fmt: skip
     (folder / report.NAME).write_text(report.html(tables.read(folder)), encoding="utf-8")
     return folder
@@ -144,7 +144,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every column that a table can have is filled."""
-    folder = made_up.write(tmp_path_factory.mktemp("wide"), ablate=("gru", "gru:R=1", "gru:Z=0,R=1"))
+    folder = synthetic.write(tmp_path_factory.mktemp("wide"), ablate=("gru", "gru:R=1", "gru:Z=0,R=1"))
     results = tables.read(folder)
     full = {"hidden": range(100, 100 + len(results.bench)), "lr": 0.25, "peak_reserved_mib": 1234.5,
             "tokens_per_sec": 12_345_678.0, "tokens_per_sec_all_seeds": 123_456_789.0}  # fmt: skip
@@ -161,7 +161,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def laboratory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page in which nine networks of random weights, of 32 hidden units, read what is typed."""
     names = ("gru", "gru:R=1", "gru:Z=0", "gru:Z=0,R=1", "rnn", "lstm", "mgu", "nn.gru", "nn.rnn")
-    folder = made_up.write(tmp_path_factory.mktemp("laboratory"), seeds=2, bench=names, ablate=names, failures=False)
+    folder = synthetic.write(tmp_path_factory.mktemp("laboratory"), seeds=2, bench=names, ablate=names, failures=False)
     results, letters = tables.read(folder), ["<unk>", *" etaoinshrdlucmfwypvbgkjqxz"]
     runs = results.runs[results.runs.seed == 0]
     networks = [
@@ -281,7 +281,7 @@ BAD = "<script>window.hacked=1</script><img src=x onerror='window.hacked=1'>\"'=
 
 def test_text_from_a_file_never_runs(browser: Browser, tmp_path: Path) -> None:
     """In every text column of every table: the page shows it, the policy would refuse it, and nothing has run."""
-    folder = made_up.write(tmp_path, seeds=2, bench=("rnn", "gru"), ablate=("gru", "gru:R=1"))
+    folder = synthetic.write(tmp_path, seeds=2, bench=("rnn", "gru"), ablate=("gru", "gru:R=1"))
     results = tables.read(folder)
     for name in ("runs", "ablate", "environments", "probes", "reproduce", "heat", "learning_rates"):
         frame = getattr(results, name)

@@ -25,7 +25,7 @@ from harness.run import machine, train, train_task
 from variants import registry
 from variants.fingerprint import COMPUTED, _Walk, code, fingerprint
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 TINY = Protocol(train_characters=300, heldout_characters=200, batch_size=4, num_steps=5, hidden=8, epochs=2)
 WINDOWS = Protocol(train_characters=20, heldout_characters=9, batch_size=4, num_steps=5, hidden=8, epochs=1,
                    sampling="windows", validation_characters=9, update_bias="chrono", init="torch")  # fmt: skip

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from test_rates import block, speed_frame, through_csv
+from test_speed import block, speed_frame, through_csv
 
 from harness.analysis import compare as table
 from harness.record.schema import COLUMNS

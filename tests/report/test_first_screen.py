@@ -8,9 +8,9 @@ import math
 import re
 from pathlib import Path
 
-import made_up
 import pandas as pd
 import pytest
+import synthetic
 
 from harness.analysis import stats
 from harness.record import tables
@@ -24,7 +24,7 @@ GONE = {"R": "gru:R=1", "Z": "gru:Z=0"}
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> tables.Results:
     folder = tmp_path_factory.mktemp("results")
-    return made_up.read(made_up.write(folder, seeds=4, bench=("gru", "nn.gru", "lstm"), ablate=ABLATE))
+    return synthetic.read(synthetic.write(folder, seeds=4, bench=("gru", "nn.gru", "lstm"), ablate=ABLATE))
 
 
 def tasks_of(results: tables.Results, gate: str, verdict: str) -> pd.DataFrame:

@@ -10,7 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from test_record import RUN, fact, grid_of
+from test_store import RUN, fact, grid_of
 
 from harness import __main__ as command
 from harness.record import pack, store, tables

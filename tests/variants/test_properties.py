@@ -20,7 +20,7 @@ from variants.cell import Cell
 from variants.library import Library
 from variants.model import Model, initial, kept
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PARAMETERS = {  # of the chapter's size, output layer included
     "rnn": 80_156, "gru": 226_076, "gru_after": 226_844, "lstm": 299_036,
     "nn.rnn": 80_412, "nn.gru": 226_844, "nn.lstm": 300_060,

@@ -27,7 +27,7 @@ from harness.data import load as loading
 from harness.data.corpus import Corpus
 from harness.experiments.runs import MISSING
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 BOOK = gzip.decompress(download.PACKAGED.read_bytes())
 TEXT = b"A book, not THE book;\r\n\n  but --3 bytes\nthat stand in for it.\n" * 1000
 
