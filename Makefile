@@ -111,7 +111,7 @@ licenses: $(ready)
 # Only in this folder: nothing that RESULTS= names, nothing behind a link.
 clean:
 	@for path in results/* results/.[!.]* .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache tests/.benchmarks \
-	  __pycache__ */__pycache__ */*/__pycache__ */*/*/__pycache__; do \
+	  docs/__pycache__ $(foreach top,harness variants tests,$(top)/__pycache__ $(top)/*/__pycache__ $(top)/*/*/__pycache__); do \
 	  case $$path in results/reference) continue ;; results/*) test ! -h results || continue ;; esac; \
 	  if test -e "$$path" || test -h "$$path"; then rm -rf "$$path" && echo "removed $$path" || exit; fi; \
 	done
