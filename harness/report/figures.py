@@ -50,7 +50,6 @@ LIGHT = {"ink": "#1c2126", "muted": "#59636e", "grid": "#dde2e7", "point": "#8a9
 DARK = {"ink": "#e6e9ec", "muted": "#a3adb8", "grid": "#343c45", "point": "#77828d", "band": "#262d35",
         "blue": "#7fb0ff", "vermilion": "#ff9a5c", "green": "#3fd0a2", "violet": "#c79bf0",
         "paper": "#15191e"}  # fmt: skip
-SWAP = {light: DARK[name] for name, light in LIGHT.items()}
 FAMILY = {"gru": "ink", "lstm": "green", "rnn": "muted"}  # with every gate it has; all other cells are violet
 HELD = {"R": ("vermilion", (0, (4, 2)), "^"), "Z": ("blue", (0, (5, 1.5, 1, 1.5)), "v")}  # that gate fixed, no other
 VERDICT = {"worse": ("vermilion", ">"), "better": ("green", "<"), "equivalent": ("blue", "s")}
@@ -640,9 +639,13 @@ def png(figure: Figure) -> bytes:
     return out.getvalue()
 
 
-def darken(drawn: str) -> str:
-    """The same SVG for a dark page: drawing twice would cost another half a second a figure."""
-    return re.sub("|".join(LIGHT.values()), lambda hit: SWAP[hit[0]], drawn)
+def themed(drawn: str) -> str:
+    """Return the same SVG with its colours by name, light or dark as its reader's page is: one image for both."""
+    colours = [";".join(f"--{name}:{value}" for name, value in theme.items()) for theme in (LIGHT, DARK)]
+    style = f":root{{{colours[0]}}}@media(prefers-color-scheme:dark){{:root{{{colours[1]}}}}}"
+    names = {value: name for name, value in LIGHT.items()}
+    text = re.sub("|".join(names), lambda hit: f"var(--{names[hit[0]]})", drawn)
+    return text.replace("</style>", style + "</style>", 1)
 
 
 def _ranked(

@@ -247,12 +247,12 @@ def further(section: sections.Section, drawn: Figures) -> list[Chart]:
 
 
 def _images(name: str, figure: draw.Draw, frames: Sequence[pd.DataFrame], drawn: Figures) -> list[str]:
-    """SVG data URIs: wide, wide dark, narrow, narrow dark. The wide one is added to what is `drawn`."""
+    """SVG data URIs, each of a light and of a dark page: wide, narrow. The wide one is added to what is `drawn`."""
     images = []
     for width in (draw.WIDE, draw.NARROW):
         picture = figure(*frames, width=width)
         text = draw.svg(picture) if picture else ""
-        images += [_svg_uri(text), _svg_uri(draw.darken(text))]
+        images.append(_svg_uri(draw.themed(text)))
         if picture and width == draw.WIDE:
             drawn[name] = picture, text
     return images

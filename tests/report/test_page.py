@@ -247,8 +247,7 @@ def test_every_image_is_described_and_is_an_svg(page: Page) -> None:
         drawn = base64.b64decode(source.removeprefix("data:image/svg+xml;base64,")).decode()
         assert "</svg>" in drawn
         assert "dc:date" not in drawn
-    dark = next(s["srcset"] for s in page.all("source") if "dark" in s["media"] and "width" not in s["media"])
-    assert draw.DARK["ink"] in base64.b64decode(dark.partition(",")[2]).decode()
+        assert f"@media(prefers-color-scheme:dark){{:root{{--ink:{draw.DARK['ink']};" in drawn
 
 
 def test_headings_language_and_links_lead_somewhere(page: Page) -> None:
@@ -809,17 +808,19 @@ def test_names_at_lines_do_not_overlap() -> None:
     assert min(np.diff(boxes)) > 7
 
 
-def test_dark_differs_in_colour_alone(results: record.Results) -> None:
+def test_every_colour_of_a_figure_is_the_page_s_theme_s(results: record.Results) -> None:
     table = results.bench.assign(label=results.bench.variant)
     figure = draw.perplexity_speed(table, results.anchors)
     assert figure is not None
     light = draw.svg(figure)
-    dark = draw.darken(light)
-    assert dark != light
-    for name in draw.LIGHT:
-        assert draw.LIGHT[name] not in dark
-    colour = re.compile("|".join([*draw.LIGHT.values(), *draw.DARK.values()]))
-    assert colour.sub("", light) == colour.sub("", dark)
+    style, drawn = draw.themed(light).split("</style>", 1)
+    assert re.findall("#[0-9a-f]{6}", drawn) == []
+    themes = [
+        dict(re.findall(r"--(\w+):(#\w{6})", theme)) for theme in style.split("@media(prefers-color-scheme:dark)")
+    ]
+    assert themes == [draw.LIGHT, draw.DARK]
+    back = re.sub(r"var\(--(\w+)\)", lambda name: draw.LIGHT[name[1]], drawn)
+    assert back == light.split("</style>", 1)[1]
 
 
 @pytest.mark.parametrize(("theme", "least"), [(draw.LIGHT, 4.5), (draw.DARK, 4.5)])
