@@ -26,10 +26,9 @@ from harness.experiments.protocols import Protocol
 from harness.experiments.tasks import TASKS
 from harness.formatting import bracket, count, pct, percent, plain, ppl, sd, span, times, unique
 from harness.record import schema
-from harness.record import tables as record
+from harness.record import tables as record_tables
 from harness.record.schema import COLUMNS
-from harness.report import sections, sentences
-from harness.report import select as evidence
+from harness.report import sections, select, sentences
 from variants import registry
 
 ROOT = Path(__file__).parent.parent
@@ -80,14 +79,16 @@ def main(words: Sequence[str]) -> int:
 
 
 @functools.cache
-def results(folder: str) -> record.Results:
+def results(folder: str) -> record_tables.Results:
     """A folder of results/reference, every table typed; a table that is not there has no rows.
 
     Read as anyone would: a folder may be of an earlier version, whose tables lack a column.
     """
     files = {name: REFERENCE / folder / f"{name}.csv" for name in COLUMNS}
-    return evidence.typed(
-        record.Results(**{name: pd.read_csv(f) if f.exists() else record.frame(name, []) for name, f in files.items()})
+    return select.typed(
+        record_tables.Results(
+            **{name: pd.read_csv(f) if f.exists() else record_tables.frame(name, []) for name, f in files.items()}
+        )
     )
 
 
@@ -127,7 +128,7 @@ GIVEN = {"gru:R=1": "reset gate off, ", "gru:Z=0": "update gate off, ", "gru:Z=0
          "gru:R=0": "candidate blind to the past, ", "gru:Z=1": "state never replaced, "}  # fmt: skip
 
 
-def comparison(data: record.Results, own: pd.DataFrame, ascending: bool = False) -> str:
+def comparison(data: record_tables.Results, own: pd.DataFrame, ascending: bool = False) -> str:
     """A row a variant: its perplexity, its difference to the baseline, p after Holm, verdict."""
     own = own.sort_values("heldout_perplexity", kind="stable") if ascending else own
     base = own.variant == grids.BASELINE
@@ -135,7 +136,7 @@ def comparison(data: record.Results, own: pd.DataFrame, ascending: bool = False)
     edges = rate_edges(data)
     rows = []
     for _, r in own.iterrows():
-        p, word = r.p_holm, evidence.verdict(r)
+        p, word = r.p_holm, select.verdict(r)
         rows.append([
             f"{GIVEN.get(r.variant, '')}`{r.variant}`", count(r.hidden), count(r.parameters),
             plain(r.lr) + (" (end of the grid)" if r.variant in edges else ""),
@@ -143,9 +144,9 @@ def comparison(data: record.Results, own: pd.DataFrame, ascending: bool = False)
             signed(r.delta_nats, r.delta_low, r.delta_high),
             ("< .001" if p < 0.001 else f"{p:.3f}".lstrip("0")) if np.isfinite(p) and p < 1 else "1" * (p == 1), word,
         ])  # fmt: skip
-    level = evidence.level(own)
+    level = select.level(own)
     heads = ["variant", "hidden", "parameters", "rate", "held-out perplexity", f"difference from `{grids.BASELINE}`",
-             f"p, Holm over {evidence.family(own)}", "verdict"]  # fmt: skip
+             f"p, Holm over {select.family(own)}", "verdict"]  # fmt: skip
     kept = [
         k
         for k, name in enumerate(heads)
@@ -158,7 +159,7 @@ def comparison(data: record.Results, own: pd.DataFrame, ascending: bool = False)
     )
 
 
-def rate_edges(data: record.Results) -> set[str]:
+def rate_edges(data: record_tables.Results) -> set[str]:
     """Variants whose learning rate was chosen at an end of the grid that was tried for them."""
     rows = data.learning_rates
     ends = rows.groupby("variant").lr.agg(["min", "max"])
@@ -231,7 +232,7 @@ def book_caveats() -> str:
 def book_curve() -> str:
     """The validation curve of each variant: the lowest mean over seeds, and the last."""
     data = results("evidence")
-    own = evidence.finished(data, data.ablate)
+    own = select.finished(data, data.ablate)
     curves = data.curves[["run", "epoch", "heldout_perplexity"]].merge(own[["run", "label"]], on="run")
     rows = []
     for name, each in curves.groupby("label", sort=False):
@@ -288,7 +289,7 @@ def tasks_said() -> str:
                     *_said(sections.tasks(results("tasks")))])  # fmt: skip
 
 
-def with_tasks() -> record.Results:
+def with_tasks() -> record_tables.Results:
     """The comparison on the whole book, and the tasks beside it."""
     return dataclasses.replace(results("evidence"), tasks=results("tasks").tasks, probes=results("tasks").probes)
 

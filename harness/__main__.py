@@ -27,13 +27,13 @@ __all__ = ["command", "main", "parser", "strange"]
 
 def _stopped(runs: Sequence[Run], folder: Path) -> int:
     """The last line of a verb that was stopped, and its exit status. No table is made: one who stops is in a hurry."""
-    from harness.record import store as record
+    from harness.record import store
 
     status = _status()
     if not runs:
         print("stopped; what was timed is kept, and the same command goes on", file=sys.stderr)
         return status
-    kept = sum(record.done(folder, run) for run in runs)
+    kept = sum(store.done(folder, run) for run in runs)
     ask = shlex.join([os.path.basename(sys.executable), "-m", "harness", *sys.argv[1:]])
     print(f"stopped; {kept} of {len(runs)} trainings are kept, `report` shows them. To go on: {ask}", file=sys.stderr)
     return status
@@ -41,14 +41,13 @@ def _stopped(runs: Sequence[Run], folder: Path) -> int:
 
 def _report(folder: Path) -> int:
     """The tables and the report again. Where only tables are, from elsewhere, the report from them."""
-    from harness.record import store as record
-    from harness.record import tables
+    from harness.record import store, tables
     from harness.record.schema import COLUMNS
 
     if not folder.is_dir():
         raise ValueError(f"no folder {str(folder)!r} to report on: run bench first, or give --results")
-    with record.writing(folder):
-        if record.grids(folder):
+    with store.writing(folder):
+        if store.grids(folder):
             pipeline.tabulate(folder)
         elif any((folder / f"{name}.csv").exists() for name in COLUMNS):
             tables.read(folder)  # an edited one is named
@@ -89,7 +88,7 @@ def _new(words: Sequence[str]) -> int:
 
 def _list(options: argparse.Namespace, folder: Path) -> int:
     import variants
-    from harness.record import store as record
+    from harness.record import store
     from variants import outside
 
     plans = [planned(verb, options) for verb in GRIDS][: 1 if options.variants else None]  # the same for both then
@@ -109,7 +108,7 @@ def _list(options: argparse.Namespace, folder: Path) -> int:
         if name not in variants.found() or variants.found()[name].path == "":
             print(f"  {name:<10} {point.value}, of {point.dist.name if point.dist else 'a package'}"
                   f"{': its name is taken' * (name in variants.found())}")  # fmt: skip
-    known = record.grids(folder)
+    known = store.grids(folder)
     for asked in plans:
         rows = [row for one in known.values() for row in one.get("learning_rates", ())]
         tried = [row for row in rows if row["protocol"] == asked.protocol.label]
@@ -119,7 +118,7 @@ def _list(options: argparse.Namespace, folder: Path) -> int:
             gone = [weight for weight in cell.weights.split() if weight in cell.absent]
             print(f"  {name} is without {' '.join(gone) or 'nothing'}{f': {cell.whole}' * bool(cell.whole)}")
         for run in asked.runs:
-            state = "done" if record.done(folder, run) else "failed" if record.failed(folder, run) else "to do"
+            state = "done" if store.done(folder, run) else "failed" if store.failed(folder, run) else "to do"
             print(f"  {state:<7} {run.key}")
     return 0
 

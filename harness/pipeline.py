@@ -80,7 +80,7 @@ def choose(plans: Sequence[Plan], folder: Path) -> tuple[list[Plan], list[dict[s
     import statistics
 
     from harness.experiments.tasks import TASKS
-    from harness.record import store as record
+    from harness.record import store
 
     at = {
         (k, variant, lr): [
@@ -91,7 +91,7 @@ def choose(plans: Sequence[Plan], folder: Path) -> tuple[list[Plan], list[dict[s
         for lr in protocols.rates(plan.protocol)
         for variant in plan.variants
     }
-    todo = [run for runs in at.values() for run in runs if not record.done(folder, run)]
+    todo = [run for runs in at.values() for run in runs if not store.done(folder, run)]
     print(f"{plans[0].verb}: {sum(map(len, at.values()))} trainings of seeds that are not scored "
           f"choose a learning rate for each variant, {len(todo)} to do")  # fmt: skip
     train(todo, plans[0].corpus, plans[0].corpus.name, folder, "choosing", engine=plans[0].engine)
@@ -103,7 +103,7 @@ def choose(plans: Sequence[Plan], folder: Path) -> tuple[list[Plan], list[dict[s
         for variant in plan.variants:
             merits = {}
             for lr in protocols.rates(plan.protocol):
-                found = [record.outcome(folder, run) for run in at[k, variant, lr]]
+                found = [store.outcome(folder, run) for run in at[k, variant, lr]]
                 good = [one for one in found if one]
                 row: dict[str, object] = {
                     "protocol": plan.protocol.label, "corpus_sha256": plan.corpus.sha256, "variant": variant, "lr": lr,
@@ -158,17 +158,17 @@ def with_others(verb: Callable[[list[Plan]], int], plans: list[Plan]) -> int:
 
 def train(todo: Sequence[Run], corpus: Corpus, name: str, folder: Path, word: str = "training", *, engine: str) -> None:
     """Train runs on one text, each on file as it ends. EngineDisagrees, at the end, where no engine was asked for."""
-    from harness import terminal as screen
-    from harness.record import store as record
+    from harness import terminal
+    from harness.record import store
     from harness.run.executors.local import cores, execute
 
     workers = min(cores(), len(todo)) if todo and todo[0].device == "cpu" else 1
     wrong: dict[tuple[str, str], str] = {}
-    with screen.Bar(len(todo), word, "run") as bar:
-        keeper = functools.partial(record.checkpoint, folder)
+    with terminal.Bar(len(todo), word, "run") as bar:
+        keeper = functools.partial(store.checkpoint, folder)
         for finished in execute(todo, corpus, workers, bar.underway, keeper):
             outcome = finished.outcome
-            record.write_run(folder, finished.run, {
+            store.write_run(folder, finished.run, {
                 "corpus": name, "unknown_share": None if corpus.tokens is None else corpus.unknown_share,
                 "outcome": dataclasses.asdict(outcome),
                 "environment": finished.environment, "started": finished.started, "wall_s": finished.wall_s,
@@ -194,47 +194,47 @@ def train(todo: Sequence[Run], corpus: Corpus, name: str, folder: Path, word: st
         raise EngineDisagrees(wrong)
 
 
-def go(plan: Plan, folder: Path, timing: bool = True, tasks: Sequence[Plan] = ()) -> int:
+def go(plan: Plan, folder: Path, with_timing: bool = True, tasks: Sequence[Plan] = ()) -> int:
     """Train what is not done, on text and on `tasks`, time what is not timed, write every table and the report.
 
     The exit status.
     """
-    from harness import terminal as screen
-    from harness.record import store as record
+    from harness import terminal
+    from harness.record import store
     from harness.run.executors.local import cores
 
-    with record.writing(folder):
+    with store.writing(folder):
         choices: list[dict[str, object]] = []
         if plan.protocol.rate == "chosen":
             [plan], choices = choose([plan], folder)
         runs = list(plan.runs)
-        todo = [run for run in runs if not record.done(folder, run)]
+        todo = [run for run in runs if not store.done(folder, run)]
         announce(plan, len(todo), min(cores(), len(todo)) if plan.device == "cpu" else 1)
         session = _session(plan.verb, plan.contenders, plan.device)
         whole = plan
         try:
             for seeds in plan.looks or (plan.seeds,):
                 plan = dataclasses.replace(whole, seeds=seeds)
-                record.write_grid(folder, plan.verb, {
+                store.write_grid(folder, plan.verb, {
                     **described(plan), "session": session, "speed_baseline": plan.speed_baseline,
                     "learning_rates": choices, "looks": plan.looks,
                 })  # fmt: skip
                 if plan.looks:
                     runs = list(plan.runs)
-                    todo = [run for run in runs if not record.done(folder, run)]
+                    todo = [run for run in runs if not store.done(folder, run)]
                 train(todo, plan.corpus, plan.corpus.name, folder, engine=plan.engine)
                 if plan.looks and _decided(plan, folder):
                     break
             if tasks:
                 runs += train_tasks(tasks, folder, "tasks")
-            if timing:
+            if with_timing:
                 _time(plan.contenders, len(plan.corpus.vocabulary), folder, session)
         except KeyboardInterrupt:
             raise Interrupted(runs) from None
         results = tabulate(folder)
-        screen.print_table(getattr(results, plan.verb))
+        terminal.print_table(getattr(results, plan.verb))
         if tasks:
-            screen.print_tasks(results.tasks)
+            terminal.print_tasks(results.tasks)
         mine = results.speed[(results.speed["session"] == session) & results.speed["error"].fillna("").astype(bool)]
         timings = [f"timing {r['label']}, round {r['round'] + 1}: {r['error']}" for r in mine.to_dict("records")]
         return _ended(runs, folder, timings)
@@ -251,9 +251,9 @@ def _decided(plan: Plan, folder: Path) -> bool:
 
 def _ended(runs: Sequence[Run], folder: Path, failed: list[str]) -> int:
     """The last lines of a verb that trains, and its exit status."""
-    from harness.record import store as record
+    from harness.record import store
 
-    bad = {run: record.failed(folder, run) or "its file was taken away" for run in runs if not record.done(folder, run)}
+    bad = {run: store.failed(folder, run) or "its file was taken away" for run in runs if not store.done(folder, run)}
     failed = [f"{run.variant} seed {run.seed}: {why}" for run, why in bad.items()] + failed
     for line in failed[:5]:
         print(f"failed: {line}", file=sys.stderr)
@@ -264,17 +264,17 @@ def _ended(runs: Sequence[Run], folder: Path, failed: list[str]) -> int:
 
 def reproduce(plans: Sequence[Plan], settings: Sequence[tuple[str, Sequence[str]]], folder: Path) -> int:
     """Train what was published, on each of its protocols, and set both side by side. The exit status."""
-    from harness import terminal as screen
-    from harness.record import store as record
+    from harness import terminal
+    from harness.record import store
 
-    with record.writing(folder):
-        todo = {k: [run for run in plan.runs if not record.done(folder, run)] for k, plan in enumerate(plans)}
+    with store.writing(folder):
+        todo = {k: [run for run in plan.runs if not store.done(folder, run)] for k, plan in enumerate(plans)}
         total, left = sum(plan.size for plan in plans), sum(map(len, todo.values()))
         print(f"reproduce: {total} trainings{f', {total - left} done already' * (left < total)}; "
               f"{', '.join(plan.protocol.label for plan in plans)}; text {plans[0].corpus.name}")  # fmt: skip
         if plans[0].corpus.note:
             print(f"note: {plans[0].corpus.note}", file=sys.stderr)
-        record.write_grid(folder, "reproduce", {
+        store.write_grid(folder, "reproduce", {
             "runs": [run.key for plan in plans for run in plan.runs], "session": "", "anchors": {},
             "parts": [{**described(plan), "setting": setting} for plan, setting in zip(plans, settings, strict=True)],
         })  # fmt: skip
@@ -285,7 +285,7 @@ def reproduce(plans: Sequence[Plan], settings: Sequence[tuple[str, Sequence[str]
         except KeyboardInterrupt:
             raise Interrupted(runs) from None
         results = tabulate(folder)
-        screen.print_reproduce(results.reproduce)
+        terminal.print_reproduce(results.reproduce)
         return _ended(runs, folder, [])
 
 
@@ -298,7 +298,7 @@ SCORED_AT_ONCE = 100  # sequences
 def exercises(options: argparse.Namespace, folder: Path) -> int:
     """Train and time what the four exercises of the book's chapter ask for. The exit status."""
     from harness.experiments.tasks import TASKS
-    from harness.record import store as record
+    from harness.record import store
     from harness.run import by_hand, train_task
 
     task, base = TASKS["delayed_recall"], {"corpus": None, "protocol": "quick", "max": None}
@@ -313,23 +313,23 @@ def exercises(options: argparse.Namespace, folder: Path) -> int:
          "score": float(train_task.score(solution, task, task.length, SCORED_AT_ONCE)[0])}
         for fact in train_task.looked_into(solution, task, task.length)
     ]  # fmt: skip
-    with record.writing(folder):
-        record.write_grid(folder, "exercises", {"runs": [], "session": "", "anchors": {}, "by_hand": rows})
-    timing, wanted = not options.no_timing, [planned("ablate", ask), *on_tasks(tasks_of(ask))]
+    with store.writing(folder):
+        store.write_grid(folder, "exercises", {"runs": [], "session": "", "anchors": {}, "by_hand": rows})
+    with_timing, wanted = not options.no_timing, [planned("ablate", ask), *on_tasks(tasks_of(ask))]
     return max(
         with_others(lambda plans: axes(plans, sizes, folder), along("bench", sized)),
-        with_others(lambda plans: go(plans[0], folder, timing), [planned("bench", kinds)]),
-        with_others(lambda plans: go(plans[0], folder, timing, plans[1:]), wanted),
+        with_others(lambda plans: go(plans[0], folder, with_timing), [planned("bench", kinds)]),
+        with_others(lambda plans: go(plans[0], folder, with_timing, plans[1:]), wanted),
     )
 
 
 def axes(plans: Sequence[Plan], settings: Sequence[str], folder: Path) -> int:
     """Train every variant at every point of the lists in `settings`, and follow each effect. The exit status."""
-    from harness import terminal as screen
-    from harness.record import store as record
+    from harness import terminal
+    from harness.record import store
 
     fields = grids.axes_of(settings)
-    with record.writing(folder):
+    with store.writing(folder):
         size = sum(plan.size for plan in plans)
         print(f"axes: {' x '.join(fields)}, {len(plans)} points x {len(plans[0].variants)} variants x "
               f"{plans[0].seeds} seeds = {size} trainings; nothing is timed")  # fmt: skip
@@ -343,7 +343,7 @@ def axes(plans: Sequence[Plan], settings: Sequence[str], folder: Path) -> int:
                     choices += rows
                 chosen.append(plan)
             runs = [run for plan in chosen for run in plan.runs]
-            record.write_grid(folder, "axes", {
+            store.write_grid(folder, "axes", {
                 "runs": [run.key for run in runs], "session": "", "anchors": {}, "fields": fields,
                 "learning_rates": choices,
                 "parts": [
@@ -351,12 +351,12 @@ def axes(plans: Sequence[Plan], settings: Sequence[str], folder: Path) -> int:
                 ],
             })  # fmt: skip
             for plan in chosen:
-                todo = [run for run in plan.runs if not record.done(folder, run)]
+                todo = [run for run in plan.runs if not store.done(folder, run)]
                 train(todo, plan.corpus, plan.corpus.name, folder, plan.protocol.label, engine=plan.engine)
         except KeyboardInterrupt:
             raise Interrupted(runs) from None
         results = tabulate(folder)
-        screen.print_axes(results.axes)
+        terminal.print_axes(results.axes)
         return _ended(runs, folder, [])
 
 
@@ -365,12 +365,12 @@ def claims(plans: Sequence[Plan], labels: Mapping[str, str], folder: Path) -> in
 
     `labels`: as `plan.on_claims` gives them.
     """
-    from harness import terminal as screen
-    from harness.record import store as record
+    from harness import terminal
+    from harness.record import store
 
     texts = [plan for plan in plans if plan.protocol.task == "text"]
     tasks = [plan for plan in plans if plan.protocol.task != "text"]
-    with record.writing(folder):
+    with store.writing(folder):
         runs: list[Run] = []
         choices: list[dict[str, object]] = []
         print(f"claims: {sum(plan.size for plan in plans)} trainings that are scored, and those that choose their "
@@ -380,38 +380,38 @@ def claims(plans: Sequence[Plan], labels: Mapping[str, str], folder: Path) -> in
                 chosen, rows = choose(some, folder)
                 choices += rows
                 runs += [run for plan in chosen for run in plan.runs]
-                record.write_grid(folder, "claims", {
+                store.write_grid(folder, "claims", {
                     "runs": [run.key for run in runs], "session": "", "anchors": {}, "learning_rates": choices,
                     "tasks": True, "labels": labels,
                 })  # fmt: skip
-                todo = [run for plan in chosen for run in plan.runs if not record.done(folder, run)]
+                todo = [run for plan in chosen for run in plan.runs if not store.done(folder, run)]
                 train(todo, some[0].corpus, name, folder, engine=some[0].engine)
         except KeyboardInterrupt:
             raise Interrupted(runs) from None
         results = tabulate(folder)
-        screen.print_claims(results.claims)
+        terminal.print_claims(results.claims)
         return _ended(runs, folder, [])
 
 
 def probe(plans: Sequence[Plan], folder: Path) -> int:
     """Train on every task, length and variant, and set what solves them side by side. The exit status."""
-    from harness import terminal as screen
-    from harness.record import store as record
+    from harness import terminal
+    from harness.record import store
 
-    with record.writing(folder):
+    with store.writing(folder):
         runs: list[Run] = []
         try:
             runs = train_tasks(plans, folder, "probe")
         except KeyboardInterrupt:
             raise Interrupted(runs) from None
         results = tabulate(folder)
-        screen.print_tasks(results.tasks)
+        terminal.print_tasks(results.tasks)
         return _ended(runs, folder, [])
 
 
 def train_tasks(plans: Sequence[Plan], folder: Path, name: str) -> list[Run]:
     """Choose the learning rates, train what is not done, and put on file what was asked. The scored runs."""
-    from harness.record import store as record
+    from harness.record import store
 
     choices: list[dict[str, object]] = []
     chosen = list(plans)
@@ -420,10 +420,10 @@ def train_tasks(plans: Sequence[Plan], folder: Path, name: str) -> list[Run]:
         chosen = [*with_rates, *(plan for plan in plans if plan.protocol.rate != "chosen")]
     seeds = range(plans[0].seeds)
     runs = [plan.run(variant, seed) for seed in seeds for plan in chosen for variant in plan.variants]
-    todo = [run for run in runs if not record.done(folder, run)]
+    todo = [run for run in runs if not store.done(folder, run)]
     print(f"{name}: {len(runs)} trainings{f', {len(runs) - len(todo)} done already' * (len(todo) < len(runs))}; "
           f"tasks {', '.join(dict.fromkeys(plan.protocol.task for plan in plans))}; {plans[0].device}")  # fmt: skip
-    record.write_grid(folder, name, {
+    store.write_grid(folder, name, {
         "runs": [run.key for run in runs], "session": "", "anchors": {}, "learning_rates": choices, "tasks": True,
     })  # fmt: skip
     train(todo, plans[0].corpus, "", folder, engine=plans[0].engine)
@@ -462,14 +462,14 @@ def announce(plan: Plan, todo: int, workers: int) -> None:
 
 def sweep(plans: Sequence[Plan], full: bool, folder: Path) -> int:
     """Time plans that differ in their size alone, as one comparison. The exit status."""
-    from harness.record import store as record
+    from harness.record import store
 
-    with record.writing(folder):
+    with store.writing(folder):
         contenders = sizes(plans, full)
         first = plans[0]
         print(f"sweep: {len(contenders)} contenders, protocol {first.protocol.name}, {first.device}")
         session = _session("sweep", contenders, first.device)
-        record.write_grid(folder, "sweep", {
+        store.write_grid(folder, "sweep", {
             "protocol": {**dataclasses.asdict(first.protocol), "label": first.protocol.label}, "runs": [],
             "variants": first.variants, "device": first.device, "session": session, "corpus": first.corpus.name,
             "corpus_sha256": first.corpus.sha256, "anchors": {},
@@ -503,26 +503,26 @@ def _session(verb: str, contenders: Sequence[Candidate], device: str) -> str:
 
 def _time(contenders: Sequence[Candidate], vocabulary: int, folder: Path, session: str) -> None:
     """Every round of the speed session that is not on file."""
-    from harness import terminal as screen
-    from harness.record import store as record
-    from harness.run import timing as measure
+    from harness import terminal
+    from harness.record import store
+    from harness.run import timing
     from harness.run.executors.local import cores
 
     labels = [contender.label for contender in contenders]
-    rounds = [n for n in range(measure.ROUNDS) if not record.round_done(folder, session, n, labels)]
+    rounds = [n for n in range(timing.ROUNDS) if not store.round_done(folder, session, n, labels)]
     if rounds:
         total = len(rounds) * len(labels)
-        print(f"timing: {total} samples, for at most {measure.limit_s(total) / 60:.0f} minutes")
+        print(f"timing: {total} samples, for at most {timing.limit_s(total) / 60:.0f} minutes")
     busy: dict[str, set[int]] = {}
-    with screen.Bar(len(rounds) * len(labels), "timing", "sample") as bar:
-        for number, contender, answer in measure.compare(contenders, vocabulary, cores(), rounds):
-            record.write_sample(folder, session, number, contender.label, contender.run, answer, contender.control_of)
+    with terminal.Bar(len(rounds) * len(labels), "timing", "sample") as bar:
+        for number, contender, answer in timing.compare(contenders, vocabulary, cores(), rounds):
+            store.write_sample(folder, session, number, contender.label, contender.run, answer, contender.control_of)
             blocks = answer.get("blocks", [])
             clean = [b for b in blocks if not b["disturbed"]]
             rates = sorted(b["tokens_per_sec"] for b in clean or blocks)
             error = answer.get("error", "")
             said = error or f"{rates[len(rates) // 2]:,.0f} tokens/sec"
-            if measure.disturbed(answer):
+            if timing.disturbed(answer):
                 busy.setdefault(contender.label, set()).add(number)
                 said += ", disturbed by other processes"
             elif number in busy.get(contender.label, ()):
@@ -530,7 +530,7 @@ def _time(contenders: Sequence[Candidate], vocabulary: int, folder: Path, sessio
                 said += ", the second time"
                 bar.more()
             bar.finished(f"round {number + 1} {contender.label}: {said}", error)
-    left = [f"{label} ({len(numbers)} of {measure.ROUNDS} rounds)" for label, numbers in busy.items() if numbers]
+    left = [f"{label} ({len(numbers)} of {timing.ROUNDS} rounds)" for label, numbers in busy.items() if numbers]
     if left:
         print(f"warning: never left alone by other processes while it was timed: {', '.join(left)}", file=sys.stderr)
 
@@ -539,20 +539,19 @@ def tabulate(folder: Path) -> Results:
     """Every table again, from the files of single runs and samples. It imports nothing to draw with."""
     import pandas as pd
 
-    from harness.analysis import compare as table
-    from harness.analysis import tasks as solved
-    from harness.record import store as record
-    from harness.record import tables
+    from harness.analysis import compare
+    from harness.analysis import tasks as task_table
+    from harness.record import store, tables
 
     results = tables.gather(folder)
     answers = {}
-    grids = record.grids(folder)
+    grids = store.grids(folder)
     for verb, asked in grids.items():
         if verb not in GRIDS:
             continue
         runs = results.runs[results.runs["run"].isin(asked["runs"])]
         speed = results.speed[results.speed["session"] == asked["session"]]
-        answers[verb] = table.build(
+        answers[verb] = compare.build(
             runs, speed, asked["variants"], asked["protocol"]["label"], asked["corpus_sha256"], asked["device"],
             speed_baseline=asked["speed_baseline"], looks=max(1, len(asked.get("looks", ()))),
         )  # fmt: skip
@@ -567,11 +566,11 @@ def tabulate(folder: Path) -> Results:
         answers["axes"] = effects.build(results.runs, grids["axes"])
     answers["claims"] = tables.frame("claims", [])
     if "claims" in grids:
-        from harness.analysis import claims as evidence
+        from harness.analysis import claims as claim_table
         from harness.experiments.claims import arms
 
         keys, labels = grids["claims"]["runs"], grids["claims"]["labels"]
-        answers["claims"] = evidence.build(
+        answers["claims"] = claim_table.build(
             results.runs[results.runs["run"].isin(keys)], results.probes[results.probes["run"].isin(keys)],
             {arm: labels.get(f"{arm.variant} {' '.join(arm.settings)} {arm.task}", "") for arm in arms()},
         )  # fmt: skip
@@ -579,7 +578,7 @@ def tabulate(folder: Path) -> Results:
     by_hand = [tables.frame("positions", grids["exercises"]["by_hand"])] if "exercises" in grids else []
     trained = results.positions[results.positions["run"].isin(keys)]  # not those that chose a rate
     answers["positions"] = pd.concat([*by_hand, trained], ignore_index=True) if by_hand else trained
-    answers["tasks"] = tables.frame("tasks", []) if not keys else solved.build(
+    answers["tasks"] = tables.frame("tasks", []) if not keys else task_table.build(
         results.probes[results.probes["run"].isin(keys)], results.learning_rates
     )  # fmt: skip
     results = dataclasses.replace(results, **answers)

@@ -92,14 +92,14 @@ def answer_rows(table: pd.DataFrame) -> list[tuple[str, ...]]:
 
     from harness.analysis.speed import UNTOLD
     from harness.formatting import bracket, count, mib, nats, ppl, rate
-    from harness.report import select as evidence
+    from harness.report import select
 
     heads = ("variant", "engine", "parameters", "seeds", "held-out perplexity [95%]", "nats/char vs gru [95%]",
              "p (Holm)", "verdict", "tokens/sec", "ratio", "MiB")  # fmt: skip
     rows: list[tuple[str, ...]] = [heads]
     for r in table.to_dict("records"):
         rows.append((
-            str(r["variant"]), evidence.how(pd.Series(r)), _some(r["parameters"], count),
+            str(r["variant"]), select.how(pd.Series(r)), _some(r["parameters"], count),
             f"{r['seeds']} of {r['seeds'] + r['failed']}" if r["failed"] else str(r["seeds"]),
             f"{ppl(r['heldout_perplexity'])} {bracket(r['heldout_low'], r['heldout_high'], ppl)}".strip(),
             f"{nats(r['delta_nats'], sign=True)} {bracket(r['delta_low'], r['delta_high'], nats)}".strip(),

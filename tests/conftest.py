@@ -9,7 +9,7 @@ import torch
 from hypothesis import settings
 
 from harness.report import page as report
-from harness.run.executors import local as execute
+from harness.run.executors import local
 
 # The same examples every time; `pytest --hypothesis-profile=default` looks for others.
 settings.register_profile("the same", derandomize=True, deadline=None)
@@ -26,9 +26,9 @@ def _one_thread() -> None:
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trainings in this process, no page drawn: starting workers and drawing are tested elsewhere."""
 
-    def results(pool: execute.Pool) -> Iterator[execute.Finished]:
+    def results(pool: local.Pool) -> Iterator[local.Finished]:
         for group in reversed(pool.groups):
-            yield from execute._one(group, pool.corpus, 1, lambda sign: None, pool.keeper)
+            yield from local._one(group, pool.corpus, 1, lambda sign: None, pool.keeper)
 
-    monkeypatch.setattr(execute.Pool, "results", results)
+    monkeypatch.setattr(local.Pool, "results", results)
     monkeypatch.setattr(report, "write", lambda results, folder: folder)

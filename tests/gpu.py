@@ -206,14 +206,14 @@ def timed(contenders: Sequence[tuple[str, str, bool, str, int]], done: set[str])
     """A sample each, in a fresh process: (variant, engine, captured, precision, seeds)."""
     from harness.experiments import protocols
     from harness.experiments.runs import Run
-    from harness.run import timing as measure
+    from harness.run import timing
     from harness.run.executors.local import cores
 
     for variant, engine, capture, precision, seeds in contenders:
         key = f"{variant} {engine}{' captured' * capture} {precision} x {seeds}"
         if key not in done and f"{variant} {engine}" not in done:
             run = Run(variant, 0, protocols.protocol("classic"), "", "cuda", engine, capture, precision)
-            yield {"key": key, "variant": variant, "engine": engine, **measure.sample(run, 28, cores(), seeds, 60.0)}
+            yield {"key": key, "variant": variant, "engine": engine, **timing.sample(run, 28, cores(), seeds, 60.0)}
 
 
 def speed(done: set[str]) -> Iterator[Fact]:

@@ -28,13 +28,11 @@ from harness.data import embedded
 from harness.experiments import protocols
 from harness.experiments.protocols import Protocol
 from harness.experiments.runs import Run
-from harness.record import csv_files, tables
-from harness.record import store as record
+from harness.record import csv_files, store, tables
 from harness.record.schema import COLUMNS
 from harness.report import page as report
-from harness.run import process, train_task
-from harness.run import progress as watch
-from harness.run.executors import local as execute
+from harness.run import process, progress, train_task
+from harness.run.executors import local
 from harness.run.outcome import Outcome
 from harness.run.train import train
 
@@ -111,10 +109,10 @@ def cases() -> list[Any]:
 def test_a_training_that_goes_on_is_bit_for_bit_one_that_never_stopped(
     runs: list[Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch, "CHECKPOINT_S", 0.0)
+    monkeypatch.setattr(progress, "CHECKPOINT_S", 0.0)
     text = embedded.embedded()
 
-    def go(keep: watch.CheckpointStore | None) -> list[Outcome]:
+    def go(keep: progress.CheckpointStore | None) -> list[Outcome]:
         if runs[0].protocol.task == "text":
             return train(runs, text, keep=keep)
         return train_task.train(runs, keep=keep)
@@ -133,7 +131,7 @@ def test_a_training_that_goes_on_is_bit_for_bit_one_that_never_stopped(
 
 
 def test_its_clock_goes_on_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "CHECKPOINT_S", 0.0)
+    monkeypatch.setattr(progress, "CHECKPOINT_S", 0.0)
     dying = Dying(3)
     with pytest.raises(Killed):
         train([RUN], embedded.embedded(), keep=dying)
@@ -149,37 +147,37 @@ RUN = Run("rnn", 0, TINY, "", "cpu")
 
 def test_a_checkpoint_is_of_these_runs_on_this_machine_and_is_gone_when_they_are_done(tmp_path: Path) -> None:
     here = {"torch": "2", "commit": "a", "dirty": True}
-    one = record.checkpoint(tmp_path, [RUN], here)
+    one = store.checkpoint(tmp_path, [RUN], here)
     assert one.load() is None
     one.save({"x": np.arange(3.0), "n": np.array(7)})
     found = one.load()
     assert found is not None
     assert set(found) == {"x", "n"}
     assert found["x"].tolist() == [0, 1, 2]
-    assert record.checkpoint(tmp_path, [RUN], {**here, "commit": "b"}).load() is not None
-    assert record.checkpoint(tmp_path, [RUN], {**here, "torch": "3"}).load() is None
-    assert record.checkpoint(tmp_path, [dataclasses.replace(RUN, seed=9), RUN], here).load() is None
-    record.write_run(tmp_path, RUN, {})
+    assert store.checkpoint(tmp_path, [RUN], {**here, "commit": "b"}).load() is not None
+    assert store.checkpoint(tmp_path, [RUN], {**here, "torch": "3"}).load() is None
+    assert store.checkpoint(tmp_path, [dataclasses.replace(RUN, seed=9), RUN], here).load() is None
+    store.write_run(tmp_path, RUN, {})
     assert not one.path.exists()
     last = dataclasses.replace(RUN, seed=1)
-    both = record.checkpoint(tmp_path, [RUN, last], here)
+    both = store.checkpoint(tmp_path, [RUN, last], here)
     both.save({"x": np.arange(3.0)})
-    record.write_run(tmp_path, RUN, {})
+    store.write_run(tmp_path, RUN, {})
     assert both.load() is not None  # were it killed here, the other would still go on
-    record.write_run(tmp_path, last, {})
+    store.write_run(tmp_path, last, {})
     assert not both.path.exists()
 
 
 @pytest.mark.parametrize("cut", [0, 1, 30, 200, -1])
 def test_a_torn_checkpoint_is_none(cut: int, tmp_path: Path) -> None:
-    one = record.checkpoint(tmp_path, [RUN], {})
+    one = store.checkpoint(tmp_path, [RUN], {})
     one.save({"x": np.arange(100.0)})
     one.path.write_bytes(one.path.read_bytes()[:cut])
     assert one.load() is None
 
 
 def test_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
-    one = record.checkpoint(tmp_path, [RUN], {})
+    one = store.checkpoint(tmp_path, [RUN], {})
     one.path.parent.mkdir()
     np.savez(one.path, of=np.array(one.of), x=np.array([Path("/")], dtype=object))  # pickled
     assert one.load() is None
@@ -192,7 +190,7 @@ def test_no_room_for_a_checkpoint_is_a_note(
         def save(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
             raise OSError(28, "No space left on device", "results/checkpoints/x.npz")
 
-    monkeypatch.setattr(watch, "CHECKPOINT_S", 0.0)
+    monkeypatch.setattr(progress, "CHECKPOINT_S", 0.0)
     (outcome,) = train([RUN], embedded.embedded(), keep=Full(None))
     assert outcome.error == ""
     assert "note: no checkpoint, results/checkpoints/x.npz: No space left on device" in capsys.readouterr().err
@@ -203,7 +201,7 @@ def test_no_room_for_a_checkpoint_is_a_note(
 
 def serve(pipe: int, shared: int, parent: int) -> None:
     """By the seed it is given: dies in some way, hangs, or answers with anything."""
-    real = execute._one
+    real = local._one
 
     def one(pack: list[Run], *rest: Any) -> Any:
         seed = pack[0].seed
@@ -221,23 +219,23 @@ def serve(pipe: int, shared: int, parent: int) -> None:
             raise MemoryError
         return real(pack, *rest)
 
-    execute._one = one  # type: ignore[assignment]
-    execute.serve(pipe, shared, parent)
+    local._one = one  # type: ignore[assignment]
+    local.serve(pipe, shared, parent)
 
 
 def test_every_end_of_a_worker_is_a_typed_row_and_the_others_go_on(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """In one test, because starting processes that import torch is the slow part of it."""
-    monkeypatch.setattr(execute, "SERVE", f"from {__name__} import serve")
-    monkeypatch.setattr(execute, "LOOK_S", 0.1)
+    monkeypatch.setattr(local, "SERVE", f"from {__name__} import serve")
+    monkeypatch.setattr(local, "LOOK_S", 0.1)
     runs = [dataclasses.replace(RUN, seed=seed) for seed in range(6)]
-    keeper = functools.partial(record.checkpoint, tmp_path)
+    keeper = functools.partial(store.checkpoint, tmp_path)
     ended: dict[int, Outcome] = {}
-    for finished in execute.execute(runs, embedded.embedded(), 2, keeper=keeper):
+    for finished in local.execute(runs, embedded.embedded(), 2, keeper=keeper):
         ended[finished.run.seed] = finished.outcome
         if len(ended) == 5:  # however slow the machine, only the one that hangs is left
-            monkeypatch.setattr(execute, "PATIENCE_S", 0.5)
+            monkeypatch.setattr(local, "PATIENCE_S", 0.5)
     assert {seed: outcome.error.split(":")[0] for seed, outcome in ended.items()} == {
         0: "", 1: "crashed", 2: "timeout", 3: "crashed", 4: "crashed", 5: "crashed"
     }  # fmt: skip
@@ -251,7 +249,7 @@ def test_every_end_of_a_worker_is_a_typed_row_and_the_others_go_on(
 
 def test_of_a_run_whose_worker_said_nothing_parameters_and_machine_are_unknown(tmp_path: Path) -> None:
     for seed, machine in ((0, {"torch": "2"}), (1, {})):
-        record.write_run(tmp_path, dataclasses.replace(RUN, seed=seed), {
+        store.write_run(tmp_path, dataclasses.replace(RUN, seed=seed), {
             "corpus": "x", "outcome": dataclasses.asdict(Outcome(error="crashed: x")), "environment": machine,
             "started": "2026-01-01", "wall_s": 1.0, "together": 2, "load": 0.5,
         })  # fmt: skip
@@ -292,7 +290,7 @@ def written(folder: Path) -> list[str]:
     """Tables of three runs; the lines of runs.csv."""
     for seed in range(3):
         outcome = dataclasses.asdict(Outcome(1.5, 7.25 + seed, 10, 100, 1.0, "time traveller", ""))
-        record.write_run(folder, dataclasses.replace(RUN, seed=seed), {
+        store.write_run(folder, dataclasses.replace(RUN, seed=seed), {
             "corpus": "a, \"text\"", "outcome": outcome, "environment": {"torch": "2"}, "started": "2026-01-01",
             "wall_s": 1.0, "together": 1, "load": 0.5,
         })  # fmt: skip
@@ -402,7 +400,7 @@ def test_a_run_that_was_edited_is_named_and_counts_as_not_done(
             tables.gather(tmp_path)
         assert str(path) in str(error.value)
         assert "\n" not in str(error.value)
-    assert record.done(tmp_path, run) == (not said or (new == '"8.25"' and not digest))
+    assert store.done(tmp_path, run) == (not said or (new == '"8.25"' and not digest))
 
 
 # ---- the folder -------------------------------------------------------------------------------
@@ -410,7 +408,7 @@ def test_a_run_that_was_edited_is_named_and_counts_as_not_done(
 
 def test_a_folder_taken_away_while_it_is_written(tmp_path: Path) -> None:
     folder = tmp_path / "results"
-    with record.writing(folder):
+    with store.writing(folder):
         folder.rename(tmp_path / "elsewhere")
         with pytest.raises(OSError, match="taken away") as error:
             files.write(folder / "runs" / "x.json", "x")
@@ -424,7 +422,7 @@ def test_what_a_killed_writer_left_is_cleared_away(tmp_path: Path) -> None:
     for path in left:
         path.write_text("half")
     (tmp_path / "my.part").write_text("mine")
-    with record.writing(tmp_path):
+    with store.writing(tmp_path):
         assert not any(path.exists() for path in left)
     assert (tmp_path / "my.part").exists()
 

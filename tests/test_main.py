@@ -27,10 +27,9 @@ from hypothesis import strategies as st
 import harness
 import variants
 from harness import __main__ as command
-from harness import files, pipeline
+from harness import files, pipeline, terminal
 from harness import options as options_of
 from harness import plan as planning
-from harness import terminal as screen
 from harness.analysis import stats
 from harness.data import download
 from harness.data import load as loading
@@ -39,8 +38,8 @@ from harness.experiments.protocols import Protocol
 from harness.experiments.runs import Run
 from harness.record import tables
 from harness.report import page as report
-from harness.run import timing as measure
-from harness.run.executors import local as execute
+from harness.run import timing
+from harness.run.executors import local
 from harness.run.outcome import Outcome, Point
 
 ROOT = Path(__file__).parent.parent
@@ -73,14 +72,14 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
     """Trainings and timings that take no time, and give away their seed. What was trained, in order."""
     trained: list[Run] = []
 
-    def train(runs: Sequence[Run], *rest: object) -> Iterator[execute.Finished]:
+    def train(runs: Sequence[Run], *rest: object) -> Iterator[local.Finished]:
         for run in runs:
             trained.append(run)
             ppl = 7 + run.seed / 100 + len(run.variant) / 10
             outcome = Outcome(1.5, ppl, 10, 100, 1.0, "time traveller", "", (Point(1, 100, 1.5, ppl),))
-            yield execute.Finished(run, outcome, 1.0, 1, 0.1, files.now(), {"torch": "fake", "device": "cpu"})
+            yield local.Finished(run, outcome, 1.0, 1, 0.1, files.now(), {"torch": "fake", "device": "cpu"})
 
-    def sample(run: Run, vocabulary: int, threads: int, seeds: int, patience_s: float) -> measure.Answer:
+    def sample(run: Run, vocabulary: int, threads: int, seeds: int, patience_s: float) -> timing.Answer:
         block = {
             "block": 0,
             "steps": 1,
@@ -94,8 +93,8 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
         files.write(folder / report.NAME, "a report")
         return folder / report.NAME
 
-    monkeypatch.setattr(execute, "execute", train)
-    monkeypatch.setattr(measure, "sample", sample)
+    monkeypatch.setattr(local, "execute", train)
+    monkeypatch.setattr(timing, "sample", sample)
     monkeypatch.setattr(report, "write", write)
     return trained
 
@@ -118,15 +117,15 @@ def test_where_the_fastest_engine_disagrees_the_next_one_trains_and_says_so(
     tmp_path: Path, fake: list[Run], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fastest, second = [engine for engine, refusal in variants.refusals("gru").items() if not refusal][:2]
-    sound, why = execute.execute, f"{fastest} differs from the plainest engine by 36, over 1e-10"
+    sound, why = local.execute, f"{fastest} differs from the plainest engine by 36, over 1e-10"
 
-    def train(runs: Sequence[Run], *rest: object) -> Iterator[execute.Finished]:
+    def train(runs: Sequence[Run], *rest: object) -> Iterator[local.Finished]:
         for finished in sound(runs, *rest):  # type: ignore[arg-type]
             wrong = finished.run.variant == "gru" and finished.run.engine == fastest
             error = f"disagrees: {why}: --engine names another"
             yield dataclasses.replace(finished, outcome=Outcome(error=error)) if wrong else finished
 
-    monkeypatch.setattr(execute, "execute", train)
+    monkeypatch.setattr(local, "execute", train)
     words = ["bench", "--no-timing", "--seeds", "2", "--variants", "rnn", "gru", "--results", str(tmp_path)]
     assert command.main(words) == 0
     assert f"note: gru: {why}; {second} trains it instead" in capsys.readouterr().err
@@ -157,15 +156,15 @@ def test_what_was_never_left_alone_while_it_was_timed_is_said(
 ) -> None:
     """Repeated after the others, the better answer on file; what stays so is said, beside its figure too."""
     asked: list[str] = []
-    quiet = measure.sample
+    quiet = timing.sample
 
-    def sample(run: Run, *rest: Any) -> measure.Answer:
+    def sample(run: Run, *rest: Any) -> timing.Answer:
         asked.append(run.variant)
         answer = quiet(run, *rest)
         busy = run.variant == "rnn" or (run.variant == "gru" and asked.count("gru") == 1)
         return {**answer, "blocks": [block | {"disturbed": busy} for block in answer["blocks"]]}
 
-    monkeypatch.setattr(measure, "sample", sample)
+    monkeypatch.setattr(timing, "sample", sample)
     words = ["bench", *ONE_RNN[1:], "--results", str(tmp_path)]
     words[words.index("rnn") : words.index("rnn") + 1] = ["rnn", "gru", "lstm"]
     assert command.main(words) == 0
@@ -215,7 +214,7 @@ def test_bf16_is_what_computes_in_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_bench_for_real_then_report_without_torch(tmp_path: Path, monkeypatch, capfd) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr(measure, "ROUNDS", 1)
+    monkeypatch.setattr(timing, "ROUNDS", 1)
     monkeypatch.setattr("harness.experiments.grids.SEEDS", 1)
     folder = tmp_path / "results"
     words = ["bench", "--protocol", "classic", *ONE_RNN[1:]]  # quick times only the engine that trains
@@ -269,7 +268,7 @@ def test_resume(fake: list[Run], tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert command.main(words) == 0
     assert len(fake) == 2
     samples = len(list((tmp_path / "speed").glob("*/*.json")))
-    assert samples == 2 * measure.ROUNDS  # the variant, and the second one of the A/A pair
+    assert samples == 2 * timing.ROUNDS  # the variant, and the second one of the A/A pair
     words[words.index("--seeds") + 1] = "3"
     assert command.main(words) == 0  # one seed more is one training more
     assert [r.seed for r in fake] == [0, 1, 2]
@@ -282,17 +281,17 @@ def test_resume(fake: list[Run], tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_a_failed_run_is_a_row_out_of_every_mean_and_tried_again(
     fake: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    well = execute.execute
+    well = local.execute
     broken = Outcome(error="diverged: the loss is not a number by epoch 1", parameters=10)
 
-    def first_seed_fails(runs: Sequence[Run], *rest: object) -> Iterator[execute.Finished]:
+    def first_seed_fails(runs: Sequence[Run], *rest: object) -> Iterator[local.Finished]:
         for finished in well(runs, *rest):  # type: ignore[arg-type]
             outcome = broken if finished.run.seed == 0 else finished.outcome
-            yield execute.Finished(finished.run, outcome, 1.0, 1, 0.1, files.now(), finished.environment)
+            yield local.Finished(finished.run, outcome, 1.0, 1, 0.1, files.now(), finished.environment)
 
     words = [*ONE_RNN, "--results", str(tmp_path)]
     words[words.index("--seeds") + 1] = "3"
-    monkeypatch.setattr(execute, "execute", first_seed_fails)
+    monkeypatch.setattr(local, "execute", first_seed_fails)
     assert command.main(words) == 1
     row, *_ = pd.read_csv(tmp_path / "bench.csv").to_dict("records")
     assert (row["seeds"], row["failed"]) == (2, 1)
@@ -302,7 +301,7 @@ def test_a_failed_run_is_a_row_out_of_every_mean_and_tried_again(
     assert "failed: rnn seed 0: diverged" in shown.err
     assert re.search(r"^rnn +\w+ +10 +2 of 3 ", shown.out, re.MULTILINE)
     fake.clear()
-    monkeypatch.setattr(execute, "execute", well)
+    monkeypatch.setattr(local, "execute", well)
     assert command.main(words) == 0
     assert [r.seed for r in fake] == [0]
     assert pd.read_csv(tmp_path / "bench.csv")["failed"].tolist()[0] == 0
@@ -311,28 +310,28 @@ def test_a_failed_run_is_a_row_out_of_every_mean_and_tried_again(
 def test_a_failed_timing_is_status_1_and_tried_again(
     fake: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    well = measure.sample
-    monkeypatch.setattr(measure, "sample", lambda *a: {"error": "timeout: no answer within 600 s"})
+    well = timing.sample
+    monkeypatch.setattr(timing, "sample", lambda *a: {"error": "timeout: no answer within 600 s"})
     words = [*ONE_RNN, "--results", str(tmp_path)]
     assert command.main(words) == 1
     assert "failed: timing rnn" in capsys.readouterr().err
     assert pd.read_csv(tmp_path / "bench.csv")["tokens_per_sec"].isna().all()
-    monkeypatch.setattr(measure, "sample", well)
+    monkeypatch.setattr(timing, "sample", well)
     assert command.main(words) == 0
 
 
 def test_ctrl_c_keeps_what_is_finished(
     fake: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    well = execute.execute
+    well = local.execute
 
-    def stopped(runs: Sequence[Run], *rest: object) -> Iterator[execute.Finished]:
+    def stopped(runs: Sequence[Run], *rest: object) -> Iterator[local.Finished]:
         yield from well(runs[:1], *rest)  # type: ignore[arg-type]
         raise KeyboardInterrupt
 
     words = [*ONE_RNN, "--results", str(tmp_path)]
     words[words.index("--seeds") + 1] = "3"
-    monkeypatch.setattr(execute, "execute", stopped)
+    monkeypatch.setattr(local, "execute", stopped)
     monkeypatch.setattr(sys, "argv", ["harness", *words])
     assert command.main(words) == 130
     said = capsys.readouterr().err
@@ -341,7 +340,7 @@ def test_ctrl_c_keeps_what_is_finished(
     assert not list(tmp_path.glob("[!.]*.*"))  # tables and drawings take seconds, and one who stops is in a hurry
     assert command.main(["report", "--results", str(tmp_path)]) == 0
     assert pd.read_csv(tmp_path / "bench.csv")["seeds"].tolist() == [1]
-    monkeypatch.setattr(execute, "execute", well)
+    monkeypatch.setattr(local, "execute", well)
     assert command.main(words) == 0
     assert [r.seed for r in fake] == [0, 1, 2]
 
@@ -370,18 +369,18 @@ def test_a_full_disk_is_one_line_that_names_the_file_and_the_same_command_goes_o
 def test_a_finished_run_that_is_taken_away_is_missed(
     fake: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    well = execute.execute
+    well = local.execute
 
-    def taken(runs: Sequence[Run], *rest: object) -> Iterator[execute.Finished]:
+    def taken(runs: Sequence[Run], *rest: object) -> Iterator[local.Finished]:
         for finished in well(runs, *rest):  # type: ignore[arg-type]
             yield finished
             next((tmp_path / "runs").iterdir()).unlink()
 
     words = [*ONE_RNN, "--results", str(tmp_path)]
-    monkeypatch.setattr(execute, "execute", taken)
+    monkeypatch.setattr(local, "execute", taken)
     assert command.main(words) == 1
     assert "failed: rnn seed 0: its file was taken away" in capsys.readouterr().err
-    monkeypatch.setattr(execute, "execute", well)
+    monkeypatch.setattr(local, "execute", well)
     assert command.main(words) == 0
 
 
@@ -727,7 +726,7 @@ def test_what_cannot_be_drawn_undoes_nothing(
 
 
 def test_columns_are_laid_out_in_what_the_terminal_has(capsys: pytest.CaptureFixture[str]) -> None:
-    screen._print([("nats", "p"), ("\u22120.1", "1"), ("+0.1", "1")], set())
+    terminal._print([("nats", "p"), ("\u22120.1", "1"), ("+0.1", "1")], set())
     assert capsys.readouterr().out == "\nnats  p\n-0.1  1\n+0.1  1\n"
 
 
@@ -962,7 +961,7 @@ def test_sweep_times_by_size_and_seeds(fake: list[Run], tmp_path: Path) -> None:
     first = {f"gru {engine}, 256 x {seeds}" for engine in engines for seeds in (1, 8)}
     rest = {f"gru {engines[0]}, {h} x 1" for h in (128, 512)} | {f"nn.gru library, {h} x 1" for h in (128, 256, 512)}
     assert set(speed["label"]) == first | rest | {"nn.gru library, 256 x 1#2"}
-    assert (speed.groupby("label")["round"].nunique() == measure.ROUNDS).all()
+    assert (speed.groupby("label")["round"].nunique() == timing.ROUNDS).all()
     assert set(speed["hidden"]) == {128, 256, 512}
     assert command.main(words) == 0
     assert len(pd.read_csv(tmp_path / "speed.csv")) == len(speed)

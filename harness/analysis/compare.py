@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from harness.analysis import speed as rates
+from harness.analysis import speed as speeds
 from harness.analysis.stats import ALPHA, holm, interval, iqm, p_better, sign_flip, verdict
 from harness.experiments.grids import BASELINE, SPEED_BASELINE
 from harness.record import schema
@@ -51,7 +51,7 @@ def build(
     is at alpha / looks (Bonferroni), p_holm and the interval of a difference widened by as much.
     """
     runs = _quality(runs, variants, protocol, corpus_sha256, device, seeds)
-    speed = rates.blocks(speed)
+    speed = speeds.blocks(speed)
     speed = speed[(speed["protocol"] == protocol) & (speed["device"] == device) & ~(speed["seeds"] > 1)]
     trained = {key: group for key, group in runs.groupby(list(_ROW))}
     timed = {key: group for key, group in speed[speed["variant"].isin(variants)].groupby(list(_ROW))}
@@ -72,7 +72,7 @@ def build(
             if key[0] != baseline and references:
                 row |= {"baseline": baseline} | _difference(_log_perplexity(mine), key[1:], references, looks)
         if clocked is not None:
-            clocked = rates.latest(clocked, ())
+            clocked = speeds.latest(clocked, ())
             row |= _speeds(speed, clocked, (speed_baseline, baseline))
             errors.append(_short(clocked["error"], "timed block"))
         rows.append(row | {"error": "; ".join(filter(None, errors))})
@@ -162,7 +162,7 @@ def _difference(
 def _speeds(speed: pd.DataFrame, mine: pd.DataFrame, baselines: Sequence[str]) -> dict[str, object]:
     """Speed cells of one row, whose blocks of its last session are `mine`; the baseline from that session too."""
     mine = _plain(mine)
-    each = rates.summary(mine)
+    each = speeds.summary(mine)
     row: dict[str, object] = {
         "speed_session": mine["session"].iloc[0],
         "tokens_per_sec": each.median, "tokens_per_sec_q1": each.q1, "tokens_per_sec_q3": each.q3,
@@ -177,8 +177,8 @@ def _speeds(speed: pd.DataFrame, mine: pd.DataFrame, baselines: Sequence[str]) -
         other = _plain(here[here["variant"] == present[0]])
         row["speed_baseline"] = other["label"].iloc[0]
         if not other.index.equals(mine.index):  # its own ratio is 1 by definition, not by measurement
-            noise = rates.noise(here)
-            ratio = rates.ratio(mine, other, noise)
+            noise = speeds.noise(here)
+            ratio = speeds.ratio(mine, other, noise)
             row |= {"speed_ratio": ratio.ratio, "speed_ratio_low": ratio.low, "speed_ratio_high": ratio.high,
                     "speed_verdict": ratio.verdict, "speed_noise": math.exp(noise)}  # fmt: skip
     return row

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from harness.analysis import speed as rates
+from harness.analysis import speed as speeds
 from harness.analysis import stats
 from harness.experiments import grids
 from harness.formatting import bracket, count, mib, nats, p_value, pct, percent, plain, ppl, rate, sd, times, unique
-from harness.record import tables as record
-from harness.report import select as evidence
+from harness.record import tables
+from harness.report import select
 from harness.report.sentences import seeds
 
 Numbers = tuple[str, Sequence[tuple[str, str, bool]], Sequence[Sequence["Cell"]]]  # caption, heads, rows
@@ -45,7 +45,7 @@ class Table:
     cards: bool = False
 
 
-def main_table(data: record.Results, verb: str, table: pd.DataFrame) -> Table:
+def main_table(data: tables.Results, verb: str, table: pd.DataFrame) -> Table:
     """The table that answers; a column that no row fills and that is not of its core is left out."""
     word = "bench" if verb == "bench" else "ablation"
     base = next(iter(unique(table.baseline)), grids.BASELINE)
@@ -53,7 +53,7 @@ def main_table(data: record.Results, verb: str, table: pd.DataFrame) -> Table:
     columns: list[tuple[str, str, bool, bool, Callable[[pd.Series], Cell]]] = [
         ("variant", "engine", False, True, _name),
         ("held-out perplexity", "mean [95 %]", True, True, _heldout),
-        (f"difference to {base}", f"% [{evidence.level(table)} %], nats/char", True, True, _delta),
+        (f"difference to {base}", f"% [{select.level(table)} %], nats/char", True, True, _delta),
         ("verdict", "p after Holm, share of seeds", False, True, _verdict_cell),
         ("training perplexity", "mean, sd", True, True, _train),
         ("parameters", "", True, True, lambda r: _plain(r.parameters, count)),
@@ -71,8 +71,8 @@ def main_table(data: record.Results, verb: str, table: pd.DataFrame) -> Table:
     ]  # fmt: skip
     built = [[make(row) for *_, make in columns] for _, row in table.iterrows()]
     keep = [i for i, (*_, core, _make) in enumerate(columns) if core or any(row[i].text for row in built)]
-    anchors = evidence.anchors(data, table)
-    best, foot = evidence.best_ngram(anchors), []
+    anchors = select.anchors(data, table)
+    best, foot = select.best_ngram(anchors), []
     if best:
         foot.append((best[0], "counting, no network", best[1]))
     foot += [("floor", "no model can go lower", float(v)) for v in
@@ -85,7 +85,7 @@ def main_table(data: record.Results, verb: str, table: pd.DataFrame) -> Table:
 
 
 def _name(r: pd.Series) -> Cell:
-    return Cell(r.variant, evidence.how(r), f"{r.variant} {evidence.how(r)}")
+    return Cell(r.variant, select.how(r), f"{r.variant} {select.how(r)}")
 
 
 def _heldout(r: pd.Series) -> Cell:
@@ -105,12 +105,12 @@ def _delta(r: pd.Series) -> Cell:
 
 
 def _verdict_cell(r: pd.Series) -> Cell:
-    word = evidence.verdict(r)
+    word = select.verdict(r)
     p = f"p {p_value(r.p_holm)}" if math.isfinite(r.p_holm) else ""
     bounds = bracket(100 * r.p_better_low, 100 * r.p_better_high, lambda x: f"{x:.0f}")
     if bounds:
         p += f"\nbetter in {100 * r.p_better:.0f} % {bounds}"
-    return Cell(f"{evidence.VERDICTS[word]} {word}" if word else "", p, word, word)
+    return Cell(f"{select.VERDICTS[word]} {word}" if word else "", p, word, word)
 
 
 def _train(r: pd.Series) -> Cell:
@@ -130,19 +130,19 @@ def _rate(r: pd.Series) -> Cell:
 
 
 def _ratio(r: pd.Series) -> Cell:
-    ratio = rates.SpeedRatio(
-        r.speed_ratio, r.speed_ratio_low, r.speed_ratio_high, r.speed_samples, evidence.speed_verdict(r)
+    ratio = speeds.SpeedRatio(
+        r.speed_ratio, r.speed_ratio_low, r.speed_ratio_high, r.speed_samples, select.speed_verdict(r)
     )
     return _speed_cell(ratio)
 
 
-def _speed_cell(ratio: rates.SpeedRatio, n: str = "") -> Cell:
+def _speed_cell(ratio: speeds.SpeedRatio, n: str = "") -> Cell:
     """A ratio with its interval; where it cannot be told, that, and the figures small."""
     if not math.isfinite(ratio.ratio):
         return Cell()
     bounds = bracket(ratio.low, ratio.high, lambda x: f"{x:.2f}") or "no interval"
-    if ratio.verdict == rates.UNTOLD:
-        return Cell(rates.UNTOLD, f"{times(ratio.ratio)} {bounds}{n}", plain(ratio.ratio))
+    if ratio.verdict == speeds.UNTOLD:
+        return Cell(speeds.UNTOLD, f"{times(ratio.ratio)} {bounds}{n}", plain(ratio.ratio))
     return Cell(times(ratio.ratio), bounds + n, plain(ratio.ratio))
 
 
@@ -161,10 +161,10 @@ def _plain(value: float, spell: Callable[[float], str]) -> Cell:
     return Cell(spell(value), "", plain(value)) if math.isfinite(value) else Cell()
 
 
-def lesions(data: record.Results) -> Table | None:
+def lesions(data: tables.Results) -> Table | None:
     """A gate held only after training, beside the same gate held in training too, and what lies between."""
     rows = []
-    for lesion, own in evidence.lesions(data).groupby("lesion", sort=False):
+    for lesion, own in select.lesions(data).groupby("lesion", sort=False):
         rows.append([Cell(str(lesion)), *[_mean(x) for x in (own.after, own.trained, own.after - own.trained)]])
     heads = [
         ("gate", f"of {grids.BASELINE}", False), ("held after training", "against whole, % [95 %], nats/char", True),
@@ -186,24 +186,24 @@ def _mean(differences: pd.Series) -> Cell:
     return Cell(pct(percent(middle), True), note, plain(middle))
 
 
-def sweep(data: record.Results) -> Table | None:
+def sweep(data: tables.Results) -> Table | None:
     """Speed by hidden size and number of seeds side by side, of the session asked for last."""
-    speed = rates.blocks(data.speed[data.speed.verb == "sweep"])
-    noise = rates.noise(speed)
+    speed = speeds.blocks(data.speed[data.speed.verb == "sweep"])
+    noise = speeds.noise(speed)
     speed = speed[speed.control_of == ""]
     rows = []
     for _, own in speed.groupby("label", sort=False):
-        first, each = own.iloc[0], rates.summary(own)
+        first, each = own.iloc[0], speeds.summary(own)
         if not each.samples:
             continue
         base = speed[(speed.variant == grids.SPEED_BASELINE) & (speed.hidden == first.hidden) & ~speed.capture]
         # of all its seeds together to one of the baseline
-        ratio = rates.ratio(own, base.assign(seeds=first.seeds), noise)
+        ratio = speeds.ratio(own, base.assign(seeds=first.seeds), noise)
         against = Cell() if first.variant == grids.SPEED_BASELINE else _speed_cell(ratio, f"\nn = {ratio.rounds}")
         quartiles = bracket(each.q1, each.q3, rate) or "no quartiles"
         disturbed = f", {each.disturbed} disturbed" if each.disturbed else ""
         rows.append([
-            Cell(first.variant, evidence.how(first), first.label),
+            Cell(first.variant, select.how(first), first.label),
             _plain(first.hidden, count), _plain(first.seeds, count),
             Cell(rate(each.median), f"{quartiles}\nn = {each.samples}{disturbed}", plain(each.median)), against,
             _plain(each.step_ms, lambda x: f"{x:.2f}" if x < 10 else mib(x)),
@@ -219,13 +219,13 @@ def sweep(data: record.Results) -> Table | None:
     return Table("sweep", "Speed by hidden size and number of seeds", heads, rows, cards=True) if rows else None
 
 
-def anchor_line(data: record.Results, table: pd.DataFrame) -> str:
+def anchor_line(data: tables.Results, table: pd.DataFrame) -> str:
     """Every anchor of the split of this table."""
-    rows = evidence.anchors(data, table).dropna(subset=["heldout_perplexity"])
+    rows = select.anchors(data, table).dropna(subset=["heldout_perplexity"])
     return ", ".join(f"{r.model} {ppl(float(r.heldout_perplexity))}" for _, r in rows.iterrows())
 
 
-def machine(data: record.Results) -> Table | None:
+def machine(data: tables.Results) -> Table | None:
     """environments.csv on its side: a line a fact, a column a machine."""
     rows = data.environments
     if rows.empty:
@@ -242,9 +242,9 @@ def effects_table(table: pd.DataFrame, points: pd.DataFrame) -> Numbers:
         each = ", ".join(f"{count(s)}: {nats(d, sign=True)}" for s, d in zip(own.seed, own.delta_nats, strict=True))
         bounds = bracket(r.delta_low, r.delta_high, nats)
         rows.append([Cell(r.label), Cell(nats(r.delta_nats, sign=True)), Cell(bounds), Cell(count(r.pairs)),
-                     Cell(evidence.verdict(r)), Cell(each)])  # fmt: skip
+                     Cell(select.verdict(r)), Cell(each)])  # fmt: skip
     heads = [("variant", "", False), ("difference", "nats/char", True),
-             (f"{evidence.level(table)} % interval", "", True), ("pairs", "", True), ("verdict", "", False),
+             (f"{select.level(table)} % interval", "", True), ("pairs", "", True), ("verdict", "", False),
              ("each seed", "seed: nats/char", False)]  # fmt: skip
     return "Difference to the baseline", heads, rows
 
@@ -252,7 +252,7 @@ def effects_table(table: pd.DataFrame, points: pd.DataFrame) -> Numbers:
 def curves_table(curves: pd.DataFrame) -> Numbers:
     rows = []
     for label, own in curves.dropna(subset=["heldout_perplexity"]).groupby("label", sort=False):
-        held, train = evidence.over_seeds(own, "heldout_perplexity"), evidence.over_seeds(own, "train_perplexity")
+        held, train = select.over_seeds(own, "heldout_perplexity"), select.over_seeds(own, "train_perplexity")
         n = own.groupby("tokens").seed.nunique()
         for tokens, r in held.iterrows():
             seen = float(str(tokens))

@@ -14,14 +14,12 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from harness.analysis import speed as rates
-from harness.analysis import stats
+from harness.analysis import speed, stats
 from harness.experiments import grids
 from harness.experiments.tasks import TASKS
 from harness.formatting import both, count, pct, percent, ppl, several
-from harness.record import tables as record
-from harness.report import select as evidence
-from harness.report import sentences
+from harness.record import tables
+from harness.report import select, sentences
 
 ENGINES = {  # how a variant is executed, as a reader would say it
     "book": ("the book\u2019s own loop", "Run as the book\u2019s own loop"),
@@ -82,7 +80,7 @@ class Screen:
     legend: str
 
 
-def screen(data: record.Results) -> Screen:
+def screen(data: tables.Results) -> Screen:
     """What can be said of the tables there are; empty where nothing can."""
     cards = [*gate_cards(data), *quality_card(data), *speed_card(data)]
     names = rows_of(data)
@@ -95,7 +93,7 @@ def screen(data: record.Results) -> Screen:
 # ---- what is said. Each rule is here, whole.
 
 
-def gate_cards(data: record.Results) -> list[Card]:
+def gate_cards(data: tables.Results) -> list[Card]:
     """A card a gate: what it is for, and what is lost without it."""
     cards = []
     for answer in sentences.gate_answers(data):
@@ -113,19 +111,19 @@ def gate_cards(data: record.Results) -> list[Card]:
     return cards
 
 
-def on_text(data: record.Results, gate: str) -> tuple[str, bool]:
+def on_text(data: tables.Results, gate: str) -> tuple[str, bool]:
     """How well the text is predicted without a gate, and whether that is worse; '' where nobody tried.
 
     As `sentences.needed`: a gate is not needed where any fixed value of it does as well; that value is then named.
     """
-    rows = [r for _, r in data.ablate.iterrows() if evidence.fixed(r.variant)[0] == grids.BASELINE
-            and [g for g, _ in evidence.fixed(r.variant)[1]] == [gate]]  # fmt: skip
+    rows = [r for _, r in data.ablate.iterrows() if select.fixed(r.variant)[0] == grids.BASELINE
+            and [g for g, _ in select.fixed(r.variant)[1]] == [gate]]  # fmt: skip
     gone = sentences.GATES[gate].gone if gate in sentences.GATES else ""
-    rows.sort(key=lambda r: evidence.fixed(r.variant)[1][0][1] != gone)
+    rows.sort(key=lambda r: select.fixed(r.variant)[1][0][1] != gone)
     for word in ("better", "equivalent", "undecided", "worse"):
         for row in rows:
-            value = evidence.fixed(row.variant)[1][0][1]
-            if evidence.verdict(row) == word and (word != "undecided" or value == gone):
+            value = select.fixed(row.variant)[1][0][1]
+            if select.verdict(row) == word and (word != "undecided" or value == gone):
                 held = "" if value == gone else f" if it is held at {value}"
                 size = percent(float(row.delta_nats))
                 said = {"worse": f"the text is {pct(size)} harder to predict{held}",
@@ -136,7 +134,7 @@ def on_text(data: record.Results, gate: str) -> tuple[str, bool]:
     return ("how well the text is predicted cannot be told from so few seeds" if rows else ""), False
 
 
-def lost_tasks(data: record.Results, gate: str) -> tuple[str, bool]:
+def lost_tasks(data: tables.Results, gate: str) -> tuple[str, bool]:
     """Which tasks are no longer solved without a gate, and whether there are any; '' where nobody tried."""
     without = sentences.answering(sentences.on_tasks(data, gate))
     if without.empty:
@@ -155,7 +153,7 @@ def lost_tasks(data: record.Results, gate: str) -> tuple[str, bool]:
     return ("every task here is still solved" if len(told) == len(without) else "no task is told to be lost"), False
 
 
-def needed_alone(data: record.Results, gate: str) -> str:
+def needed_alone(data: tables.Results, gate: str) -> str:
     """That a gate the network does well without is missed where the other is gone too; '' where that is not so.
 
     Tested: perplexity with neither against that without the other alone, paired by seed, its t interval above 0.
@@ -163,7 +161,7 @@ def needed_alone(data: record.Results, gate: str) -> str:
     if on_text(data, gate)[1] or gate not in sentences.GATES:
         return ""
     other = next(g for g in sentences.GATES if g != gate)
-    found = evidence.differences(data, data.ablate)
+    found = select.differences(data, data.ablate)
     by = {name: rows.set_index("seed").delta_nats for name, rows in found.groupby("label")}
     alone = by.get(f"{grids.BASELINE}:{other}={sentences.GATES[other].gone}")
     neither = next((by[name] for name in NEITHER if name in by), None)
@@ -178,13 +176,13 @@ def needed_alone(data: record.Results, gate: str) -> str:
 NEITHER = (f"{grids.BASELINE}:Z=0,R=1", "rnn")
 
 
-def quality_card(data: record.Results) -> list[Card]:
+def quality_card(data: tables.Results) -> list[Card]:
     """Of the bench alone: which variant predicts the text best."""
     return [Card("text", "", a.question, a.finding.partition(" (n =")[0].rstrip(".") + ".", a.role, a)
             for a in sentences.quality_answer(data)]  # fmt: skip
 
 
-def speed_card(data: record.Results) -> list[Card]:
+def speed_card(data: tables.Results) -> list[Card]:
     """The baseline in each engine beside what an engineer would otherwise use, named by engine."""
     rows = data.bench[(data.bench.variant == grids.BASELINE) & data.bench.speed_ratio.notna()]
     rows = rows[rows.speed_baseline != grids.BASELINE].drop_duplicates("engine")
@@ -212,7 +210,7 @@ def speed_card(data: record.Results) -> list[Card]:
 
 
 def _told(row: pd.Series) -> bool:
-    return evidence.speed_verdict(row) != rates.UNTOLD
+    return select.speed_verdict(row) != speed.UNTOLD
 
 
 def _fold(x: float) -> str:
@@ -222,19 +220,19 @@ def _fold(x: float) -> str:
 # ---- what is drawn
 
 
-def rows_of(data: record.Results) -> dict[str, tuple[str, ...]]:
+def rows_of(data: tables.Results) -> dict[str, tuple[str, ...]]:
     """What a row of the picture is called -> the variants that can stand in it."""
     base = grids.BASELINE
     single = {f"without {g}": (f"{base}:{g}={gate.gone}",) for g, gate in sentences.GATES.items()}
     return {"both gates": (base,), **single, "neither": NEITHER}
 
 
-def text_panel(data: record.Results, names: Mapping[str, tuple[str, ...]]) -> list[Panel]:
+def text_panel(data: tables.Results, names: Mapping[str, tuple[str, ...]]) -> list[Panel]:
     """How much harder the text is to predict, in nats a character; what is shown is per cent of perplexity."""
     table = data.ablate.drop_duplicates("variant").set_index("variant")
     if grids.BASELINE not in table.index or table.delta_nats.notna().sum() == 0:
         return []
-    points = evidence.differences(data, data.ablate)
+    points = select.differences(data, data.ablate)
     marks: dict[str, Mark | None] = {}
     for name, variants in names.items():
         found = [v for v in variants if v in table.index and math.isfinite(table.delta_nats[v])]
@@ -246,12 +244,12 @@ def text_panel(data: record.Results, names: Mapping[str, tuple[str, ...]]) -> li
             r = table.loc[found[0]]
             own = points[points.label == found[0]]
             low, high = (pct(percent(x), True) for x in (r.delta_low, r.delta_high))
-            word = evidence.verdict(r)
+            word = select.verdict(r)
             marks[name] = Mark(
                 float(r.delta_nats), float(r.delta_low), float(r.delta_high),
                 {int(s): float(x) for s, x in zip(own.seed, own.delta_nats, strict=True)},
                 pct(percent(float(r.delta_nats)), True), f"[{low}, {high}] {word}" if low else word,
-                f"perplexity {pct(percent(float(r.delta_nats)), True)}, {evidence.level(data.ablate)} % interval {low} "
+                f"perplexity {pct(percent(float(r.delta_nats)), True)}, {select.level(data.ablate)} % interval {low} "
                 f"to {high}, n = {count(r.pairs)}; {word or 'not decided'}",
             )  # fmt: skip
     every = [x for m in marks.values() if m for x in _reached(m)]
@@ -262,7 +260,7 @@ def text_panel(data: record.Results, names: Mapping[str, tuple[str, ...]]) -> li
     return [Panel("Predicting the text", "perplexity added by removing it", n, marks, scale, 0.0, "text")]
 
 
-def task_panels(data: record.Results, names: Mapping[str, tuple[str, ...]]) -> list[Panel]:
+def task_panels(data: tables.Results, names: Mapping[str, tuple[str, ...]]) -> list[Panel]:
     """For each task after how many updates it is solved, on one logarithmic axis for all."""
     table = data.tasks[data.tasks.seeds + data.tasks.failed > 0].dropna(subset=["solved", "budget"])
     whole = table[table.variant == grids.BASELINE]
@@ -286,7 +284,7 @@ def task_panels(data: record.Results, names: Mapping[str, tuple[str, ...]]) -> l
     return panels
 
 
-def _task_mark(data: record.Results, r: pd.Series, variant: str) -> Mark:
+def _task_mark(data: tables.Results, r: pd.Series, variant: str) -> Mark:
     n, solved = int(r.seeds + r.failed), int(r.solved)
     some = f"{solved} of {n}"
     if not solved:
@@ -301,13 +299,13 @@ def _task_mark(data: record.Results, r: pd.Series, variant: str) -> Mark:
     return Mark(math.log(r.updates_median), low, high, of, shown, updates, said)
 
 
-def bench_panel(data: record.Results) -> tuple[dict[str, tuple[str, ...]], list[Panel]]:
+def bench_panel(data: tables.Results) -> tuple[dict[str, tuple[str, ...]], list[Panel]]:
     """Where no gate was fixed: held-out perplexity of every variant, on a logarithmic axis."""
     table = data.bench.dropna(subset=["heldout_perplexity"]).drop_duplicates("variant")
     table = table.sort_values("heldout_perplexity", kind="stable").head(MOST_ROWS)
     if len(table) < 2:
         return {}, []
-    own = evidence.finished(data, data.bench)
+    own = select.finished(data, data.bench)
     marks: dict[str, Mark | None] = {}
     for _, r in table.iterrows():
         seeds = own[(own.variant == r.variant) & (own.protocol == r.protocol)]
@@ -401,7 +399,7 @@ def bars(rows: pd.DataFrame, torchs: str) -> Markup:
     one: list[tuple[str, float, float, float, str]] = [(torchs, 1.0, math.nan, math.nan, "")]
     for _, r in rows.iterrows():
         name = ENGINES.get(str(r.engine), (str(r.engine),))[0]
-        verdict = evidence.speed_verdict(r)
+        verdict = select.speed_verdict(r)
         one.append((name, float(r.speed_ratio), float(r.speed_ratio_low), float(r.speed_ratio_high), verdict))
     one = sorted(one, key=lambda bar: bar[1])
     if len(one) > MOST_BARS:
@@ -409,7 +407,7 @@ def bars(rows: pd.DataFrame, torchs: str) -> Markup:
     top = max(np.nanmax([b[1], b[3]]) for b in one) * 1.02
     out = []
     for name, ratio, low, high, verdict in one:
-        untold = verdict == rates.UNTOLD
+        untold = verdict == speed.UNTOLD
         said = f"{name}: " + ("no difference can be told" if untold else f"{ratio:.2f} times {torchs}")
         said += f", {low:.2f} to {high:.2f}" if low < high else ""
         at: Callable[[float], str] = lambda v: f"{100 * v / top:.2f}%"  # noqa: E731
@@ -428,7 +426,7 @@ def bars(rows: pd.DataFrame, torchs: str) -> Markup:
     return Markup('<div class="bars">{}</div>').format(Markup("").join(out))
 
 
-def legend(data: record.Results, panels: Sequence[Panel]) -> str:
+def legend(data: tables.Results, panels: Sequence[Panel]) -> str:
     """What the marks mean, said beside them."""
     if not panels:
         return ""

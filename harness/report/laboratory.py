@@ -15,9 +15,8 @@ import pandas as pd
 from markupsafe import Markup
 
 from harness.experiments import grids
-from harness.record import tables as record
-from harness.report import first_screen
-from harness.report import select as evidence
+from harness.record import tables
+from harness.report import first_screen, select
 
 MOST_WEIGHTS = 1_700_000  # characters of weights in the page, which is to stay under 3 MB
 MOST = 12
@@ -26,7 +25,7 @@ START = "the time traveller for so it will be convenient to speak of him"
 PROGRAM = ("hidden", "states", "code", "out", "gates", "keeps", "sizes", "weights")
 
 
-def data(results: record.Results, networks: Sequence[Mapping[str, Any]]) -> tuple[Markup, list[str]]:
+def data(results: tables.Results, networks: Sequence[Mapping[str, Any]]) -> tuple[Markup, list[str]]:
     """JSON for the page's script, safe inside its element, '' where there is nothing; and what is left out, and why."""
     found, why = chosen(results, networks)
     if not found:
@@ -47,14 +46,14 @@ def data(results: record.Results, networks: Sequence[Mapping[str, Any]]) -> tupl
 
 
 def chosen(
-    results: record.Results, networks: Sequence[Mapping[str, Any]]
+    results: tables.Results, networks: Sequence[Mapping[str, Any]]
 ) -> tuple[list[tuple[pd.Series, Mapping[str, Any]]], list[str]]:
     """(row of runs.csv, network): those of the ablation first, then of the bench, all of one text and protocol."""
     kept = {str(net["run"]): net for net in networks}
     found: list[tuple[pd.Series, Mapping[str, Any]]] = []
     why, room = [], MOST_WEIGHTS
     for table in (results.ablate, results.bench):
-        for _, row in evidence.finished(results, table).sort_values("label", kind="stable").iterrows():
+        for _, row in select.finished(results, table).sort_values("label", kind="stable").iterrows():
             net = kept.get(str(row.run))
             if net is None or any(row.variant == other.variant for other, _ in found):
                 continue
@@ -82,7 +81,7 @@ ROWS = {
 }  # fmt: skip
 
 
-def held(results: record.Results, row: pd.Series) -> dict[str, list[float]]:
+def held(results: tables.Results, row: pd.Series) -> dict[str, list[float]]:
     """'R=0' -> [held-out perplexity of the networks of this variant with it held after training, how many]."""
     own = results.lesions
     own = own[(own.variant == row.variant) & (own.protocol == row.protocol) & (own.corpus_sha256 == row.corpus_sha256)]

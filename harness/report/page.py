@@ -25,12 +25,10 @@ from harness.analysis import stats
 from harness.experiments import grids, protocols
 from harness.formatting import count, mib, rate, several, unique
 from harness.record import csv_files, store
-from harness.record import tables as record
+from harness.record import tables as record_tables
 from harness.record.schema import COLUMNS
-from harness.report import elements as tables
-from harness.report import figures as draw
-from harness.report import first_screen, laboratory, sections, sentences
-from harness.report import select as evidence
+from harness.report import elements, first_screen, laboratory, sections, select, sentences
+from harness.report import figures as plots
 from harness.report.elements import Numbers, Table
 
 NAME = "report.html"
@@ -39,7 +37,7 @@ MOST_CSV = 700_000  # bytes of tables put inside the page, which is to stay unde
 FIRST_ROWS = 5_000  # alone too large: then so is the table
 LONGEST_ERROR = 2_000  # characters shown of one error
 
-Figures = dict[str, tuple[draw.Figure, str]]  # by its id: drawn, and as SVG
+Figures = dict[str, tuple[plots.Figure, str]]  # by its id: drawn, and as SVG
 Frames = tuple[pd.DataFrame, pd.DataFrame]
 
 
@@ -56,7 +54,7 @@ class Chart:
     missing: str = ""
 
 
-def write(results: record.Results, folder: Path) -> Path:
+def write(results: record_tables.Results, folder: Path) -> Path:
     """The report as `folder/report.html`, whole or not at all. Returns its path."""
     path = Path(folder) / NAME
     figures: Figures = {}
@@ -68,7 +66,7 @@ def write(results: record.Results, folder: Path) -> Path:
 
 def made_from(folder: Path) -> str:
     """A digest of a folder's tables and of what draws them: code, libraries. '' where the tables have no digests."""
-    sums = record.sums(folder)
+    sums = record_tables.sums(folder)
     if not sums:
         return ""
     code = (file for file in sorted(Path(__file__).parent.parent.rglob("*.*")) if "__pycache__" not in file.parts)
@@ -97,11 +95,11 @@ def keep(figures: Figures, folder: Path) -> None:
             old.unlink()
     for name, (figure, text) in figures.items():
         files.write(folder / f"{name}.svg", text)
-        files.write(folder / f"{name}.png", draw.png(figure))
+        files.write(folder / f"{name}.png", plots.png(figure))
 
 
 def html(
-    results: record.Results,
+    results: record_tables.Results,
     figures: Figures | None = None,
     made_from: str = "",
     networks: Sequence[Mapping[str, Any]] = (),
@@ -113,17 +111,17 @@ def html(
     `made_from` stands in its head, so that `current` can tell whether it would come out the same.
     """
     drawn: Figures = {} if figures is None else figures
-    data = evidence.typed(results)
+    data = select.typed(results)
     verbs = [(verb, table) for verb, table in (("bench", data.bench), ("ablate", data.ablate)) if len(table)]
     first = first_screen.screen(data)
     every = [chart for verb, _ in verbs for chart in charts(data, verb, drawn)]
     lab, left_out = laboratory.data(data, networks)
     parts: dict[str, object] = {  # in the order of the page, by its id: what is empty is not drawn
         "caveats": sentences.caveats(data), "sections": [_section(data, verb) for verb, _ in verbs],
-        "lesions": tables.lesions(data), "sweep": tables.sweep(data),
+        "lesions": elements.lesions(data), "sweep": elements.sweep(data),
         "further": [(section, further(section, drawn)) for section in sections.sections(data)],
         "charts": [chart for chart in every if not chart.missing], "samples": samples(data),
-        "failures": failures(data), "noise": sentences.noise(data), "machine": tables.machine(data),
+        "failures": failures(data), "noise": sentences.noise(data), "machine": elements.machine(data),
         "methods": sentences.methods(data), "downloads": downloads(results),
     }  # fmt: skip
     return _template().render(
@@ -139,7 +137,7 @@ def html(
         findings={verb: sentences.findings(data, table) for verb, table in verbs},
         margin=stats.MARGIN_NATS,
         alpha=stats.ALPHA,
-        symbols=evidence.symbols(data),
+        symbols=select.symbols(data),
         baseline=grids.BASELINE,
         absent=sentences.absent(data, [chart.heading for chart in every if chart.missing]),
         limits=sentences.limits(data),
@@ -169,54 +167,54 @@ def _template() -> jinja2.Template:
     return environment.get_template(f"{NAME}.jinja")
 
 
-def _section(data: record.Results, verb: str) -> dict[str, object]:
+def _section(data: record_tables.Results, verb: str) -> dict[str, object]:
     table = data.bench if verb == "bench" else data.ablate
     title = {"bench": "Bench: the variants side by side", "ablate": "Ablation: one gate held fixed at a time"}[verb]
     return {
         "verb": verb, "title": title, "setting": sentences.setting(data, table),
-        "table": tables.main_table(data, verb, table),
-        "anchors": tables.anchor_line(data, table), "sentence": sentences.anchor_sentence(data, table),
-        "commands": [(evidence.label(row, table), sentences.command(verb, row)) for _, row in table.iterrows()],
+        "table": elements.main_table(data, verb, table),
+        "anchors": elements.anchor_line(data, table), "sentence": sentences.anchor_sentence(data, table),
+        "commands": [(select.label(row, table), sentences.command(verb, row)) for _, row in table.iterrows()],
     }  # fmt: skip
 
 
-def charts(data: record.Results, verb: str, drawn: Figures) -> list[Chart]:
+def charts(data: record_tables.Results, verb: str, drawn: Figures) -> list[Chart]:
     """Those of one table; one that has no data says what is `missing`."""
     table = data.bench if verb == "bench" else data.ablate
     word = "bench" if verb == "bench" else "ablation"
-    labelled = table.assign(label=[evidence.label(row, table) for _, row in table.iterrows()])
+    labelled = table.assign(label=[select.label(row, table) for _, row in table.iterrows()])
     anchors, own, timed = (
-        evidence.anchors(data, table),
-        evidence.finished(data, table),
-        evidence.speed_samples(data, table),
+        select.anchors(data, table),
+        select.finished(data, table),
+        select.speed_samples(data, table),
     )
     names = own[["run", "label"]].drop_duplicates("run")
     curves = data.curves[data.curves.run != ""].drop(columns=["variant"]).merge(names, on="run")
     curves = curves.assign(order=curves.label.map({x: i for i, x in enumerate(dict.fromkeys(labelled.label))}))
     curves = curves.sort_values(["order", "seed", "tokens"], kind="stable")
-    points = evidence.differences(data, table)
+    points = select.differences(data, table)
     base = next(iter(unique(table.baseline)), grids.BASELINE)
     effects = (
         "What does fixing a gate do to held-out perplexity" if verb == "ablate" else f"How far is each from {base}"
     )
     rates, peaks, shares = (
-        tables.samples_table(timed, "tokens_per_sec", rate),
-        tables.samples_table(timed, "peak_memory_mib", mib),
-        tables.samples_table(timed, "percent_of_peak", lambda x: f"{x:.1f}"),
+        elements.samples_table(timed, "tokens_per_sec", rate),
+        elements.samples_table(timed, "peak_memory_mib", mib),
+        elements.samples_table(timed, "percent_of_peak", lambda x: f"{x:.1f}"),
     )
-    made: list[tuple[str, str, draw.Draw, draw.Describe, Frames, Numbers, str]] = [
-        ("effects", effects, draw.gate_effects, draw.gate_effects_alt, (labelled, points),
-         tables.effects_table(labelled, points), "no difference to the baseline is known"),
-        ("curves", "How does perplexity fall in training", draw.learning_curves, draw.learning_curves_alt,
-         (curves, anchors), tables.curves_table(curves),
+    made: list[tuple[str, str, plots.Draw, plots.Describe, Frames, Numbers, str]] = [
+        ("effects", effects, plots.gate_effects, plots.gate_effects_alt, (labelled, points),
+         elements.effects_table(labelled, points), "no difference to the baseline is known"),
+        ("curves", "How does perplexity fall in training", plots.learning_curves, plots.learning_curves_alt,
+         (curves, anchors), elements.curves_table(curves),
          "curves.csv has no evaluation of a finished training of this table"),
-        ("trade", "Which variants are both good and fast", draw.perplexity_speed, draw.perplexity_speed_alt,
-         (labelled, anchors), tables.trade_table(labelled), "no variant has both a perplexity and a speed"),
-        ("speed", "How fast does each train", draw.speed, draw.speed_alt, (timed, labelled), rates,
+        ("trade", "Which variants are both good and fast", plots.perplexity_speed, plots.perplexity_speed_alt,
+         (labelled, anchors), elements.trade_table(labelled), "no variant has both a perplexity and a speed"),
+        ("speed", "How fast does each train", plots.speed, plots.speed_alt, (timed, labelled), rates,
          "no variant has been timed"),
-        ("limit", "How near does each come to the machine's limit", draw.limit, draw.limit_alt, (timed, labelled),
+        ("limit", "How near does each come to the machine's limit", plots.limit, plots.limit_alt, (timed, labelled),
          shares, "no variant was timed beside the machine's own rate"),
-        ("memory", "How much memory does each need", draw.memory, draw.memory_alt, (timed, labelled), peaks,
+        ("memory", "How much memory does each need", plots.memory, plots.memory_alt, (timed, labelled), peaks,
          "no variant has a memory figure"),
     ]  # fmt: skip
     out = []
@@ -228,7 +226,7 @@ def charts(data: record.Results, verb: str, drawn: Figures) -> list[Chart]:
             continue
         images = _images(f"{verb}-{name}", figure, frames, drawn)
         caption = " ".join((figure.__doc__ or "").split())
-        cut = f" The first {draw.MOST} of {len(table)} are drawn." if len(table) > draw.MOST else ""
+        cut = f" The first {plots.MOST} of {len(table)} are drawn." if len(table) > plots.MOST else ""
         out.append(
             Chart(f"{verb}-{name}", heading, images, text, caption + cut, Table(f"{verb}-{name}-data", *numbers))
         )
@@ -246,26 +244,26 @@ def further(section: sections.Section, drawn: Figures) -> list[Chart]:
     return found
 
 
-def _images(name: str, figure: draw.Draw, frames: Sequence[pd.DataFrame], drawn: Figures) -> list[str]:
+def _images(name: str, figure: plots.Draw, frames: Sequence[pd.DataFrame], drawn: Figures) -> list[str]:
     """SVG data URIs, each of a light and of a dark page: wide, narrow. The wide one is added to what is `drawn`."""
     images = []
-    for width in (draw.WIDE, draw.NARROW):
+    for width in (plots.WIDE, plots.NARROW):
         picture = figure(*frames, width=width)
-        text = draw.svg(picture) if picture else ""
-        images.append(_svg_uri(draw.themed(text)))
-        if picture and width == draw.WIDE:
+        text = plots.svg(picture) if picture else ""
+        images.append(_svg_uri(plots.themed(text)))
+        if picture and width == plots.WIDE:
             drawn[name] = picture, text
     return images
 
 
-def samples(data: record.Results) -> list[tuple[str, list[tuple[str, str, str, str]]]]:
+def samples(data: record_tables.Results) -> list[tuple[str, list[tuple[str, str, str, str]]]]:
     """By text: (label, what, prompt, what was written after it) of each variant's lowest finished seed.
 
     A prompt other than the book's stands with the rest: where it ends is not on file.
     """
     texts: dict[tuple[str, str], dict[tuple[str, str], tuple[str, str, str, str]]] = {}
     for table in (data.bench, data.ablate):
-        own = evidence.finished(data, table)
+        own = select.finished(data, table)
         for label, rows in own[own["sample"] != ""].sort_values("seed").groupby("label", sort=False):
             row = rows.iloc[0]
             text = str(row["sample"])
@@ -280,7 +278,7 @@ def samples(data: record.Results) -> list[tuple[str, list[tuple[str, str, str, s
     ]
 
 
-def failures(data: record.Results) -> list[tuple[str, str, str]]:
+def failures(data: record_tables.Results) -> list[tuple[str, str, str]]:
     """(what, where, error): every failed training and timing, equal errors of one variant together."""
     out = []
     runs = data.runs[data.runs.error != ""]
@@ -308,7 +306,7 @@ def failures(data: record.Results) -> list[tuple[str, str, str]]:
     return out
 
 
-def downloads(results: record.Results) -> list[tuple[str, int, str]]:
+def downloads(results: record_tables.Results) -> list[tuple[str, int, str]]:
     """(file, rows, data URI): the tables as they were read; without a URI where too large for one page."""
     tables = {name: frame for name in COLUMNS if len(frame := getattr(results, name))}
     raw = {  # what is too large for certain need not be written out to know it

@@ -20,15 +20,14 @@ from harness.experiments import grids
 from harness.experiments.protocols import OPEN, RATE_SEEDS, SHUT
 from harness.experiments.tasks import SCORED, TASKS
 from harness.formatting import both, bracket, compact, count, nats, plain, ppl, score, several, span
-from harness.record import tables as record
-from harness.report import figures as draw
-from harness.report import select as evidence
+from harness.record import tables
+from harness.report import figures, select
 from harness.report.elements import Cell, Numbers, Table
 
 BACK = 16  # characters, of the sentence on gradients
 
 # id, heading, figure, its words, frames, and its numbers where the section's own table has them not
-Picture = tuple[str, str, draw.Draw, draw.Describe, tuple[pd.DataFrame, ...], Numbers | None]
+Picture = tuple[str, str, figures.Draw, figures.Describe, tuple[pd.DataFrame, ...], Numbers | None]
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Section:
     command: str = ""  # that makes it again
 
 
-def sections(data: record.Results) -> list[Section]:
+def sections(data: tables.Results) -> list[Section]:
     """Those that have something to show."""
     return [
         s
@@ -54,7 +53,7 @@ def sections(data: record.Results) -> list[Section]:
     ]
 
 
-def published(data: record.Results) -> Section | None:
+def published(data: tables.Results) -> Section | None:
     """The book's own figures beside ours."""
     rows = data.reproduce
     if rows.empty:
@@ -114,7 +113,7 @@ def published(data: record.Results) -> Section | None:
     return Section("reproduce", "Reproduction", "Is the book reproduced?", setting, said, table, (), shlex.join(words))
 
 
-def rates(data: record.Results) -> Section | None:
+def rates(data: tables.Results) -> Section | None:
     """How each variant's learning rate was chosen on a text; the section of tasks has theirs."""
     rows = data.learning_rates[~data.learning_rates.protocol.isin(data.tasks.protocol)]
     if rows.empty:
@@ -154,7 +153,7 @@ def rates(data: record.Results) -> Section | None:
     return Section("rates", "Learning rates", "Which learning rate suits each?", setting, said, table)
 
 
-def axes(data: record.Results) -> Section | None:
+def axes(data: tables.Results) -> Section | None:
     """The effect of each variant along a field of the protocol."""
     rows = data.axes[(data.axes.baseline != "") & (data.axes.seeds + data.axes.failed > 0)]
     if rows.empty:
@@ -190,8 +189,8 @@ def axes(data: record.Results) -> Section | None:
     picture = (
         "axes",
         f"Does the effect depend on {axis.replace('_', ' ')}?",
-        draw.along,
-        draw.along_alt,
+        figures.along,
+        figures.along_alt,
         (rows,),
         None,
     )
@@ -205,7 +204,7 @@ def _effect(r: Any) -> Cell:
     return Cell(nats(r.delta_nats, sign=True), f"{r.verdict}\n{bounds}\nn = {count(r.pairs)}", plain(r.delta_nats))
 
 
-def claims(data: record.Results) -> Section | None:
+def claims(data: tables.Results) -> Section | None:
     """What the literature claims, and what came here."""
     rows = data.claims[data.claims.verdict != ""]
     if rows.empty:
@@ -243,29 +242,31 @@ def _measured(r: Any) -> str:
     return number.replace("-", "\u2212") if not r.evidence else f"{r.variant}: {r.evidence}"
 
 
-def exercises(data: record.Results) -> Section | None:
+def exercises(data: tables.Results) -> Section | None:
     """The four exercises of the book's chapter, from the rows that are here; only where gates were set by hand."""
     hand = data.positions[data.positions.origin == "by hand"]
     if hand.empty:
         return None
     answers = [_best_gates(data), _sizes(data), _rnn_or_gru(data), _parts(data)]
     pictures: list[Picture] = [
-        ("gates", "1: What do the gates do around the step to remember?", draw.positions, draw.positions_alt,
+        ("gates", "1: What do the gates do around the step to remember?", figures.positions, figures.positions_alt,
          (data.positions,), None),
-        ("sizes", "2: Does the difference depend on the size?", draw.along, draw.along_alt,
+        ("sizes", "2: Does the difference depend on the size?", figures.along, figures.along_alt,
          (data.axes[data.axes.baseline != ""],), None),
     ]  # fmt: skip
     for k, table, name in (
         (3, data.bench, "Which is better, which faster?"),
         (4, data.ablate, "What does a part cost?"),
     ):
-        labelled = table.assign(label=[evidence.label(row, table) for _, row in table.iterrows()])
+        labelled = table.assign(label=[select.label(row, table) for _, row in table.iterrows()])
         if k == 3:
-            frames = (labelled, evidence.anchors(data, table))
-            pictures.append(("kinds", f"3: {name}", draw.perplexity_speed, draw.perplexity_speed_alt, frames, None))
+            frames = (labelled, select.anchors(data, table))
+            pictures.append(
+                ("kinds", f"3: {name}", figures.perplexity_speed, figures.perplexity_speed_alt, frames, None)
+            )
         else:
-            pairs = (labelled, evidence.differences(data, table))
-            pictures.append(("parts", f"4: {name}", draw.gate_effects, draw.gate_effects_alt, pairs, None))
+            pairs = (labelled, select.differences(data, table))
+            pictures.append(("parts", f"4: {name}", figures.gate_effects, figures.gate_effects_alt, pairs, None))
     cells = [[Cell(f"{k}. {asked}"), Cell(answer or "Not on file.")] for k, (asked, answer) in enumerate(answers, 1)]
     heads = [("exercise", "in our words", False), ("answer", "from the rows", False)]
     shown = Table("exercises", "The exercises, and what the rows say", heads, cells, cards=True)
@@ -274,7 +275,7 @@ def exercises(data: record.Results) -> Section | None:
                    "python -m harness exercises")  # fmt: skip
 
 
-def _best_gates(data: record.Results) -> tuple[str, str]:
+def _best_gates(data: tables.Results) -> tuple[str, str]:
     asked = "Which gate values use the input at t' to predict at a later t, and no other?"
     rows = data.positions[data.positions.variant == grids.BASELINE]
     hand, own = rows[rows.origin == "by hand"], rows[rows.origin == "trained"]
@@ -294,7 +295,7 @@ def _best_gates(data: record.Results) -> tuple[str, str]:
     )
 
 
-def _sizes(data: record.Results) -> tuple[str, str]:
+def _sizes(data: tables.Results) -> tuple[str, str]:
     asked = "What do hyperparameters do to running time, perplexity and output?"
     rows = data.axes[(data.axes.variant == grids.BASELINE) & data.axes.heldout_perplexity.notna()]
     if len(rows) < 2:
@@ -317,7 +318,7 @@ def _sizes(data: record.Results) -> tuple[str, str]:
     )
 
 
-def _rnn_or_gru(data: record.Results) -> tuple[str, str]:
+def _rnn_or_gru(data: tables.Results) -> tuple[str, str]:
     asked = "How do rnn.RNN and rnn.GRU compare in running time, perplexity and strings?"
     by = {r.variant: r for r in data.bench.itertuples()}
     if not {"nn.rnn", "nn.gru"} <= set(by):
@@ -335,7 +336,7 @@ def _rnn_or_gru(data: record.Results) -> tuple[str, str]:
     )
 
 
-def _parts(data: record.Results) -> tuple[str, str]:
+def _parts(data: tables.Results) -> tuple[str, str]:
     asked = "What happens with parts of a GRU, a reset gate or an update gate alone?"
     by = {r.variant: r for r in data.ablate.itertuples()}
     if not {"gru:R=1", "gru:Z=0"} <= set(by) or not math.isfinite(by["gru:R=1"].delta_nats):
@@ -350,7 +351,7 @@ def _parts(data: record.Results) -> tuple[str, str]:
     return asked, f"On text {both(said)} (n = {count(by['gru:R=1'].pairs)}).{on_tasks}"
 
 
-def tasks(data: record.Results) -> Section | None:
+def tasks(data: tables.Results) -> Section | None:
     """Which variants solve each task, and after how many updates."""
     table = data.tasks[data.tasks.seeds + data.tasks.failed > 0].dropna(subset=["solved", "budget", "length"])
     if table.empty:
@@ -379,7 +380,14 @@ def tasks(data: record.Results) -> Section | None:
     )
     heads = [("task", "length, what it asks for", False), *((name, "solved, updates", True) for name in names)]
     grid_table = Table("tasks", "Seeds that solve each task", heads, cells, cards=True)
-    picture = ("tasks", "How soon is each task solved?", draw.updates, draw.updates_alt, (table, data.probes), None)
+    picture = (
+        "tasks",
+        "How soon is each task solved?",
+        figures.updates,
+        figures.updates_alt,
+        (table, data.probes),
+        None,
+    )
     said = [Markup("<b>{}</b>: {}.").format(str(task).replace("_", " ").capitalize(), _told(own))
             for task, own in table.groupby("task", sort=False)]  # fmt: skip
     lengths = {task: tuple(dict.fromkeys(own.length)) for task, own in table.groupby("task", sort=False)}
@@ -433,10 +441,10 @@ def _told(own: pd.DataFrame) -> str:
     return "; ".join([*parts, *slower])
 
 
-def gates(data: record.Results) -> Section | None:
+def gates(data: tables.Results) -> Section | None:
     """What gates of trained networks do, and how far back their gradient reaches."""
-    own = evidence.inside(data, "gates")
-    reached = evidence.inside(data, "reach")
+    own = select.inside(data, "gates")
+    reached = select.inside(data, "reach")
     if own.empty and reached.empty:
         return None
     cells, said = [], []
@@ -458,7 +466,7 @@ def gates(data: record.Results) -> Section | None:
     back = reached[reached.characters_back == BACK]
     shares, said_of = {}, {}
     for label, rows in back[back.gradient_share > 0].groupby("label", sort=False):
-        line = draw.over(rows, "characters_back", "gradient_share").iloc[0]
+        line = figures.over(rows, "characters_back", "gradient_share").iloc[0]
         shares[str(label)] = float(line["mean"])
         bounds = bracket(line.low, line.high, _small) or "no interval"
         said_of[str(label)] = f"{_small(line['mean'])} {bounds}, n = {several(rows.seed.nunique(), 'seed')}"
@@ -483,9 +491,30 @@ def gates(data: record.Results) -> Section | None:
     table = Table("gates", "What the gates do over held-out text", heads, cells, cards=True) if cells else None
     seen = data.heat
     pictures: list[Picture] = [
-        ("reach", "How far back does the gradient reach?", draw.reach, draw.reach_alt, (reached,), _shares(reached)),
-        ("times", "How long does a unit keep its state?", draw.time_constants, draw.time_constants_alt, (own,), None),
-        ("heat", "What do the gates do, character by character?", draw.gate_map, draw.gate_map_alt, (seen,), None),
+        (
+            "reach",
+            "How far back does the gradient reach?",
+            figures.reach,
+            figures.reach_alt,
+            (reached,),
+            _shares(reached),
+        ),
+        (
+            "times",
+            "How long does a unit keep its state?",
+            figures.time_constants,
+            figures.time_constants_alt,
+            (own,),
+            None,
+        ),
+        (
+            "heat",
+            "What do the gates do, character by character?",
+            figures.gate_map,
+            figures.gate_map_alt,
+            (seen,),
+            None,
+        ),
     ]
     return Section("gates", "Gates", "Inside the gates", setting, said, table, pictures)
 
@@ -494,7 +523,7 @@ def _shares(reached: pd.DataFrame) -> Numbers:
     """The numbers of the chart of reach: geometric means over seeds with their 95 % intervals."""
     rows = []
     for label, own in reached[reached.gradient_share > 0].groupby("label", sort=False):
-        for t, r in draw.over(own, "characters_back", "gradient_share").iterrows():
+        for t, r in figures.over(own, "characters_back", "gradient_share").iterrows():
             bounds = bracket(r.low, r.high, lambda x: f"{x:.2g}")
             n = str(own[own.characters_back == t].seed.nunique())
             rows.append([Cell(str(label)), Cell(f"{t:g}"), Cell(f"{r['mean']:.3g}"), Cell(bounds), Cell(n)])

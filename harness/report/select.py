@@ -12,28 +12,28 @@ import re
 import numpy as np
 import pandas as pd
 
-from harness.analysis import speed as rates
+from harness.analysis import speed as speeds
 from harness.analysis import stats
 from harness.experiments import grids
-from harness.record import tables as record
+from harness.record import tables
 from harness.record.schema import COLUMNS
 
 VERDICTS = {"worse": "\u25b2", "better": "\u25bc", "equivalent": "=", "undecided": "?"}
 ROW = ["variant", "engine", "capture", "precision", "device", "protocol"]
 
 
-def typed(results: record.Results) -> record.Results:
+def typed(results: tables.Results) -> tables.Results:
     """Every table with the types of the schema; what is drawn or divided by is above 0, or missing."""
     frames = {}
     for name, columns in COLUMNS.items():
-        frame = record.typed(getattr(results, name), name)
+        frame = tables.typed(getattr(results, name), name)
         for column in {"train_perplexity", "heldout_perplexity", "tokens_per_sec", "peak_memory_mib"} & set(columns):
             frame[column] = frame[column].where(frame[column] > 0)
         frames[name] = frame.reset_index(drop=True)
-    return record.Results(**frames)
+    return tables.Results(**frames)
 
 
-def finished(data: record.Results, table: pd.DataFrame) -> pd.DataFrame:
+def finished(data: tables.Results, table: pd.DataFrame) -> pd.DataFrame:
     """Trainings behind the rows of a table that ended well, one a row and seed, with that row's `label`."""
     keys = [*ROW, "corpus_sha256"]
     names = table.assign(label=[label(row, table) for _, row in table.iterrows()])[[*keys, "label"]]
@@ -41,7 +41,7 @@ def finished(data: record.Results, table: pd.DataFrame) -> pd.DataFrame:
     return runs.sort_values(["started", "run"], kind="stable").drop_duplicates(["label", "seed"], keep="last")
 
 
-def differences(data: record.Results, table: pd.DataFrame) -> pd.DataFrame:
+def differences(data: tables.Results, table: pd.DataFrame) -> pd.DataFrame:
     """label, seed, delta_nats: each pair behind a row of the table, from the trainings that the row names.
 
     Only where they are as many as the row says, and their mean is its: points of other runs would be worse than none.
@@ -60,7 +60,7 @@ def differences(data: record.Results, table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=["label", "seed", "delta_nats"])
 
 
-def lesions(data: record.Results) -> pd.DataFrame:
+def lesions(data: tables.Results) -> pd.DataFrame:
     """Of the ablation's baseline: seed, lesion, and in nats/char, against the same seed's network left whole:
 
     `after`, its gate held only after training; `trained`, the network trained with the gate held so.
@@ -78,7 +78,7 @@ def lesions(data: record.Results) -> pd.DataFrame:
     return pd.DataFrame({"seed": rows.seed, "lesion": rows.lesion, "after": after, "trained": trained})
 
 
-def inside(data: record.Results, name: str) -> pd.DataFrame:
+def inside(data: tables.Results, name: str) -> pd.DataFrame:
     """Rows of gates.csv or reach.csv, of trainings behind the rows of the ablation, else of the bench; with `label`."""
     rows = getattr(data, name)
     rows = rows.dropna(subset=["mean"]) if name == "gates" else rows  # one that could not be looked at has none
@@ -95,7 +95,7 @@ def inside(data: record.Results, name: str) -> pd.DataFrame:
     return rows.iloc[:0].assign(label="")
 
 
-def speed_samples(data: record.Results, table: pd.DataFrame) -> pd.DataFrame:
+def speed_samples(data: tables.Results, table: pd.DataFrame) -> pd.DataFrame:
     """A row a fresh process, of the session that a row of the table names: label, round, and what it measured."""
     speed = data.speed[(data.speed.error == "") & (data.speed.control_of == "") & ~(data.speed.seeds > 1)]
     found = []
@@ -122,12 +122,12 @@ def speed_verdict(row: pd.Series) -> str:
     if row.speed_verdict:
         return str(row.speed_verdict)
     told = row.speed_ratio_low > 1 or row.speed_ratio_high < 1
-    return rates.UNTOLD if not told else "faster" if row.speed_ratio > 1 else "slower"
+    return speeds.UNTOLD if not told else "faster" if row.speed_ratio > 1 else "slower"
 
 
 def speed_ratio(
-    data: record.Results, table: pd.DataFrame, one: str, other: str, engine: str = ""
-) -> rates.SpeedRatio | None:
+    data: tables.Results, table: pd.DataFrame, one: str, other: str, engine: str = ""
+) -> speeds.SpeedRatio | None:
     """Of two variants of a table, in one precision, in a session that holds both: each as it was trained,
 
     the first of its rows, where it was timed in several engines; the other in `engine`, if given.
@@ -140,11 +140,11 @@ def speed_ratio(
     label = f"{other} ({engine})" if engine else other
     if not {one, label} <= set(speed.label):
         return None
-    ratio = rates.speed_ratio(speed[~(speed.seeds > 1)], one, label)
+    ratio = speeds.speed_ratio(speed[~(speed.seeds > 1)], one, label)
     return ratio if ratio.rounds else None
 
 
-def anchors(data: record.Results, table: pd.DataFrame) -> pd.DataFrame:
+def anchors(data: tables.Results, table: pd.DataFrame) -> pd.DataFrame:
     """What counting characters achieves on the split of this table."""
     if table.empty:
         return data.anchors.iloc[:0]
@@ -176,7 +176,7 @@ def family(table: pd.DataFrame) -> int:
     return int(table.comparisons.max()) if table.comparisons.notna().any() else 0
 
 
-def symbols(data: record.Results) -> list[tuple[str, int]]:
+def symbols(data: tables.Results) -> list[tuple[str, int]]:
     """(text, how many symbols its networks choose among): the perplexity of guessing evenly. Older folders lack it."""
     rows = data.anchors[data.anchors.model == "uniform"].dropna(subset=["heldout_perplexity"])
     pairs = zip(rows.corpus, rows.heldout_perplexity, strict=True)

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from harness.analysis import speed as rates
+from harness.analysis import speed as speeds
 from harness.analysis import stats
 from harness.experiments import grids, protocols
 from harness.experiments.tasks import TASKS
@@ -38,8 +38,8 @@ from harness.formatting import (
     times,
     unique,
 )
-from harness.record import tables as record
-from harness.report import select as evidence
+from harness.record import tables
+from harness.report import select
 
 
 class Gate(NamedTuple):
@@ -76,8 +76,8 @@ def effect(row: pd.Series, family: int) -> Markup:
     if not math.isfinite(d):
         return Markup("")
     bounded = math.isfinite(low) and math.isfinite(high)
-    base, word = str(row.baseline) or grids.BASELINE, evidence.verdict(row)
-    cell, fixed = evidence.fixed(row.variant)
+    base, word = str(row.baseline) or grids.BASELINE, select.verdict(row)
+    cell, fixed = select.fixed(row.variant)
     named = bool(fixed) and cell == base
     subject = Markup("<code>{}</code> against <code>{}</code>:").format(row.variant, base)
     if named:
@@ -106,15 +106,15 @@ def effect(row: pd.Series, family: int) -> Markup:
     return subject + " " + said + Markup(" <span>({})</span>.").format(", ".join(parts))
 
 
-def gate_answers(data: record.Results) -> list[Answer]:
+def gate_answers(data: tables.Results) -> list[Answer]:
     """For each gate of the baseline that was fixed or is missing in a task of memory: what for, and what it costs."""
     table = data.ablate
     answers = []
-    asked = dict.fromkeys([*GATES, *(g for v in table.variant for g, _ in evidence.fixed(v)[1])])
+    asked = dict.fromkeys([*GATES, *(g for v in table.variant for g, _ in select.fixed(v)[1])])
     for gate in asked:
         name = gate_name(grids.BASELINE, gate)
-        rows = [r for _, r in table.iterrows() if evidence.fixed(r.variant)[0] == grids.BASELINE
-                and [g for g, _ in evidence.fixed(r.variant)[1]] == [gate]]  # fmt: skip
+        rows = [r for _, r in table.iterrows() if select.fixed(r.variant)[0] == grids.BASELINE
+                and [g for g, _ in select.fixed(r.variant)[1]] == [gate]]  # fmt: skip
         tasks = needed_for(data, gate)
         if not rows and not tasks:
             continue
@@ -127,7 +127,7 @@ def gate_answers(data: record.Results) -> list[Answer]:
                 role=GATES[gate].role if gate in GATES else "",
                 finding=here + (tasks or " What else it is for is told by tasks: make probe."),
                 points=[
-                    *(s for r in rows if (s := effect(r, evidence.family(table)))),
+                    *(s for r in rows if (s := effect(r, select.family(table)))),
                     *lesion(data, gate),
                     *remembered(data, gate),
                 ],
@@ -138,7 +138,7 @@ def gate_answers(data: record.Results) -> list[Answer]:
     return answers
 
 
-def absent(data: record.Results, charts: Sequence[str]) -> Markup:
+def absent(data: tables.Results, charts: Sequence[str]) -> Markup:
     """What is not on the page for want of data, charts among it, and which command makes it."""
     said = []
     answered = [a.gate for a in gate_answers(data)]
@@ -156,7 +156,7 @@ def absent(data: record.Results, charts: Sequence[str]) -> Markup:
     return Markup("Not measured yet: {}.").format(Markup("; ").join(said)) if said else Markup("")
 
 
-def purpose(data: record.Results, rows: Sequence[pd.Series], gate: str, name: str) -> str:
+def purpose(data: tables.Results, rows: Sequence[pd.Series], gate: str, name: str) -> str:
     """What a gate is for in a few words, of the text and of the tasks; '' where there are no tasks."""
     without = on_tasks(data, gate)
     if without.empty:
@@ -185,17 +185,17 @@ def asked_of(tasks: pd.DataFrame) -> list[str]:
     return list(dict.fromkeys(TASKS[task].asks for task in tasks.task if task in TASKS))
 
 
-def on_tasks(data: record.Results, gate: str) -> pd.DataFrame:
+def on_tasks(data: tables.Results, gate: str) -> pd.DataFrame:
     """Rows of tasks.csv of the baseline without this gate, beside the baseline itself."""
     without = f"{grids.BASELINE}:{gate}={GATES[gate].gone}" if gate in GATES else ""
     known = data.tasks.dropna(subset=["solved", "budget"])
     return known[(known.variant == without) & (known.baseline == grids.BASELINE)]
 
 
-def lesion(data: record.Results, gate: str) -> list[Markup]:
+def lesion(data: tables.Results, gate: str) -> list[Markup]:
     """What taking the gate from the trained network does, where it is known of two seeds or more."""
     gone = GATES[gate].gone if gate in GATES else ""
-    rows = evidence.lesions(data)
+    rows = select.lesions(data)
     after = rows[rows.lesion == f"{gate}={gone}"].after.dropna()
     if len(after) < 2:
         return []
@@ -208,7 +208,7 @@ def lesion(data: record.Results, gate: str) -> list[Markup]:
     ]
 
 
-def remembered(data: record.Results, gate: str) -> list[Markup]:
+def remembered(data: tables.Results, gate: str) -> list[Markup]:
     """How many seeds solve each task without the gate, and with it."""
     said = []
     for _, r in on_tasks(data, gate).iterrows():
@@ -229,7 +229,7 @@ def solved(r: pd.Series) -> str:
     return f"{share} after {count(r.updates_median)} updates" if r.solved else f"{share} within {count(r.budget)}"
 
 
-def needed_for(data: record.Results, gate: str) -> str:
+def needed_for(data: tables.Results, gate: str) -> str:
     """The tasks that the baseline solves and does not without this gate; '' where no task was tried."""
     without = on_tasks(data, gate)
     if without.empty:
@@ -246,7 +246,7 @@ def needed(rows: Sequence[pd.Series]) -> str:
     """What the verdicts on a gate's fixed values say together, and no more than they say."""
     by: dict[str, list[str]] = {}
     for row in rows:
-        by.setdefault(evidence.verdict(row), []).append(evidence.fixed(row.variant)[1][0][1])
+        by.setdefault(select.verdict(row), []).append(select.fixed(row.variant)[1][0][1])
     tried = sum(len(v) for v in by.values())
     worse = f" Fixed at {either(by['worse'])} it does worse." if "worse" in by else ""
     if "better" in by:
@@ -261,11 +261,11 @@ def needed(rows: Sequence[pd.Series]) -> str:
     return f"Nothing can be said yet: too few seeds have finished.{worse}"
 
 
-def gate_cost(data: record.Results, rows: Sequence[pd.Series], gate: str, name: str) -> list[Markup]:
+def gate_cost(data: tables.Results, rows: Sequence[pd.Series], gate: str, name: str) -> list[Markup]:
     """What having the gate costs: parameters, speed and memory of the baseline beside the row without it."""
     own = data.ablate[data.ablate.variant == grids.BASELINE]
     usual = GATES[gate].gone if gate in GATES else None
-    rows = sorted(rows, key=lambda r: evidence.fixed(r.variant)[1][0][1] != usual)
+    rows = sorted(rows, key=lambda r: select.fixed(r.variant)[1][0][1] != usual)
     if own.empty or not rows:
         return []
     base, row = own.iloc[0], rows[0]
@@ -280,7 +280,7 @@ def gate_cost(data: record.Results, rows: Sequence[pd.Series], gate: str, name: 
                 times(base.parameters / row.parameters),
             )
         )
-    ratio = evidence.speed_ratio(data, data.ablate, str(row.variant), grids.BASELINE)
+    ratio = select.speed_ratio(data, data.ablate, str(row.variant), grids.BASELINE)
     if ratio:
         one, other = (Markup("<code>{}</code>{}").format(r.variant, _engine(r)) for r in (row, base))
         said.append(Markup("Speed: {}.").format(_faster(one, other, ratio)))
@@ -294,14 +294,14 @@ def gate_cost(data: record.Results, rows: Sequence[pd.Series], gate: str, name: 
     return said
 
 
-def loop_answer(data: record.Results) -> list[Answer]:
+def loop_answer(data: tables.Results) -> list[Answer]:
     """How much of nn.gru's speed is the cell and how much the way it is run."""
     table = data.bench
     if table.empty:
         return []
     fast, slow, twin = grids.SPEED_BASELINE, grids.BASELINE, "gru_after"
     rows = {str(r.variant): r for _, r in table[::-1].iterrows()}  # of several engines the first, which trained it
-    whole = evidence.speed_ratio(data, table, fast, slow)
+    whole = select.speed_ratio(data, table, fast, slow)
     if not whole:
         return []
     speed = f" ({rate(rows[fast].tokens_per_sec)} tokens/s)" if rows[fast].tokens_per_sec > 0 else ""
@@ -313,11 +313,11 @@ def loop_answer(data: record.Results) -> list[Answer]:
     ]
     own = f"{slow}{_engine(rows[slow])}"  # a scratch network is as fast as what runs it
     finding = f"Whether it or {own} trains faster cannot be told from these rounds."
-    if whole.verdict != rates.UNTOLD:
+    if whole.verdict != speeds.UNTOLD:
         finding = f"It trains at {times(whole.ratio)} the speed of {own}."
-    cell, loop = evidence.speed_ratio(data, table, twin, slow), evidence.speed_ratio(data, table, fast, twin)
+    cell, loop = select.speed_ratio(data, table, twin, slow), select.speed_ratio(data, table, fast, twin)
     if cell and loop:
-        if rates.UNTOLD not in (whole.verdict, cell.verdict, loop.verdict):
+        if speeds.UNTOLD not in (whole.verdict, cell.verdict, loop.verdict):
             shares = f"{times(cell.ratio)} for its equations, {times(loop.ratio)} for the way they are run"
             finding = f"It trains at {times(whole.ratio)} the speed of {own}: {shares}."
         points += [
@@ -326,10 +326,10 @@ def loop_answer(data: record.Results) -> list[Answer]:
             ),
             Markup("The way it is run: {}.").format(_faster(named[fast], named[twin], loop)),
         ]
-    if book := evidence.speed_ratio(data, table, fast, slow, "book"):
+    if book := select.speed_ratio(data, table, fast, slow, "book"):
         theirs = Markup("the book\u2019s own code of <code>{}</code>").format(slow)
         points.append(Markup("{}.").format(_faster(named[fast], theirs, book)))
-    quality = effect(rows[fast], evidence.family(table)) if str(rows[fast].baseline) == slow else Markup("")
+    quality = effect(rows[fast], select.family(table)) if str(rows[fast].baseline) == slow else Markup("")
     return [
         Answer(
             claim="",
@@ -340,7 +340,7 @@ def loop_answer(data: record.Results) -> list[Answer]:
     ]  # fmt: skip
 
 
-def quality_answer(data: record.Results) -> list[Answer]:
+def quality_answer(data: tables.Results) -> list[Answer]:
     """Which variant of the bench predicts the text best: the first question while no gate has been fixed."""
     known = data.bench.dropna(subset=["heldout_perplexity"])
     if len(data.ablate) or known.variant.nunique() < 2:
@@ -348,7 +348,7 @@ def quality_answer(data: record.Results) -> list[Answer]:
     best = known.loc[known.heldout_perplexity.idxmin()]
     bounds = bracket(best.heldout_low, best.heldout_high, ppl)
     finding = f"{best.variant}: held-out perplexity {ppl(best.heldout_perplexity)} {bounds}".strip()
-    points = [effect(row, evidence.family(data.bench)) for _, row in known.iterrows()]
+    points = [effect(row, select.family(data.bench)) for _, row in known.iterrows()]
     anchor = anchor_sentence(data, data.bench)
     return [
         Answer(
@@ -359,7 +359,7 @@ def quality_answer(data: record.Results) -> list[Answer]:
     ]  # fmt: skip
 
 
-def findings(data: record.Results, table: pd.DataFrame) -> list[Markup]:
+def findings(data: tables.Results, table: pd.DataFrame) -> list[Markup]:
     """Every comparison of a table, after its best variant and what counting characters achieves."""
     said = []
     known = table.dropna(subset=["heldout_perplexity"])
@@ -373,14 +373,14 @@ def findings(data: record.Results, table: pd.DataFrame) -> list[Markup]:
         )  # fmt: skip
     if anchor := anchor_sentence(data, table):
         said.append(anchor)
-    said += [s for _, row in table.iterrows() if (s := effect(row, evidence.family(table)))]
+    said += [s for _, row in table.iterrows() if (s := effect(row, select.family(table)))]
     return said
 
 
-def anchor_sentence(data: record.Results, table: pd.DataFrame) -> Markup:
+def anchor_sentence(data: tables.Results, table: pd.DataFrame) -> Markup:
     """What an n-gram reaches on the split of this table, and how many variants are below it."""
-    anchors = evidence.anchors(data, table)
-    best = evidence.best_ngram(anchors)
+    anchors = select.anchors(data, table)
+    best = select.best_ngram(anchors)
     if not best:
         return Markup("")
     known = table.heldout_perplexity.dropna()
@@ -435,7 +435,7 @@ TREATED = {  # what is trained on: corpus._prepared
 }
 
 
-def setting(data: record.Results, table: pd.DataFrame) -> str:
+def setting(data: tables.Results, table: pd.DataFrame) -> str:
     """What was run: protocol, text, device, seeds."""
     parts = []
     for label in unique(table.protocol):
@@ -475,7 +475,7 @@ def seeds(table: pd.DataFrame) -> str:
     return text + (f", {several(failed, 'training')} failed" if failed else "")
 
 
-def caveats(data: record.Results) -> list[Markup]:
+def caveats(data: tables.Results) -> list[Markup]:
     """What a reader must know before believing the above; one line for both tables where both share it."""
     found: dict[Markup, list[str]] = {}
     for verb, title, table in (("bench", "Bench", data.bench), ("ablate", "Ablation", data.ablate)):
@@ -507,12 +507,12 @@ def _disturbed(blocks: pd.DataFrame) -> str:
     return f" Samples with none, whose speed is of a busy machine: {', '.join(found)}." if found else ""
 
 
-def _caveats(data: record.Results, verb: str, table: pd.DataFrame) -> list[Markup]:
+def _caveats(data: tables.Results, verb: str, table: pd.DataFrame) -> list[Markup]:
     """Those of one table."""
     if table.empty:
         return []
     said = []
-    trained = evidence.finished(data, table)
+    trained = select.finished(data, table)
     dirty = set(data.environments.environment[data.environments.dirty.str.lower() == "true"])
     if changed := int(trained.environment.isin(dirty).sum()):
         said.append(
@@ -548,7 +548,7 @@ def _caveats(data: record.Results, verb: str, table: pd.DataFrame) -> list[Marku
                 "left out, equally likely, so that perplexities are of the whole alphabet."
             ).format(pct(100 * share))
         )
-    many, pairs = evidence.family(table), table.pairs.dropna()
+    many, pairs = select.family(table), table.pairs.dropna()
     least = grids.seeds_needed(many)
     if many and len(pairs) and pairs.max() < least:
         said.append(
@@ -558,17 +558,17 @@ def _caveats(data: record.Results, verb: str, table: pd.DataFrame) -> list[Marku
             ).format(several(pairs.max(), "pair"), f"{min(1.0, 2 / 2 ** pairs.max()):.3g}", several(many, "comparison"),
                      least, shlex.join(_ask(verb, table.iloc[0], least)))
         )  # fmt: skip
-    names, points = [], evidence.differences(data, table)
+    names, points = [], select.differences(data, table)
     for _, row in table.iterrows():
-        if evidence.verdict(row) == "undecided":
-            own = points.loc[points.label == evidence.label(row, table), "delta_nats"]
+        if select.verdict(row) == "undecided":
+            own = points.loc[points.label == select.label(row, table), "delta_nats"]
             more = stats.seeds_to_decide(own.to_numpy(), family=many) if len(own) > 1 else None
             names.append(f"{row.variant}{f' (about {more:,} more seeds would decide)' if more else ''}")
     if names:
         said.append(Markup("Undecided, which is not \u201cno difference\u201d: {}.").format("; ".join(names)))
     if late := _past_their_best(data, table):
         said.append(late)
-    counted = evidence.anchors(data, table).query("model == '1-gram'").heldout_perplexity
+    counted = select.anchors(data, table).query("model == '1-gram'").heldout_perplexity
     worse = table[(table.heldout_perplexity > counted.max()) & (table.train_perplexity < counted.max())]
     if len(worse):
         said.append(
@@ -585,9 +585,9 @@ def _caveats(data: record.Results, verb: str, table: pd.DataFrame) -> list[Marku
     return said
 
 
-def _past_their_best(data: record.Results, table: pd.DataFrame) -> Markup:
+def _past_their_best(data: tables.Results, table: pd.DataFrame) -> Markup:
     """Variants that were better on the validation part before the last epoch, by the mean curve over seeds."""
-    own = evidence.finished(data, table)
+    own = select.finished(data, table)
     known = data.protocols[data.protocols.protocol.isin(table.protocol)]
     if not (known.validation_characters > 0).any():
         return Markup("")
@@ -609,14 +609,14 @@ def _past_their_best(data: record.Results, table: pd.DataFrame) -> Markup:
     ).format(f"{100 * (PAST - 1):g}\u00a0%", "; ".join(found))
 
 
-def noise(data: record.Results) -> list[Markup]:
+def noise(data: tables.Results) -> list[Markup]:
     """What two equal things differ by here: the same model timed twice, and one model with other seeds."""
     said = []
     for session in unique(data.speed.session):
         here = data.speed[data.speed.session == session]
         for twin in [label for label in unique(here.label) if "#" in label]:
             base = twin.rpartition("#")[0]
-            ratio = rates.speed_ratio(here, twin, base)
+            ratio = speeds.speed_ratio(here, twin, base)
             if not ratio.rounds:
                 continue
             text = Markup(
@@ -644,7 +644,7 @@ def noise(data: record.Results) -> list[Markup]:
                          several(len(again), "contender"))
             )  # fmt: skip
     for title, table in (("bench", data.bench), ("ablation", data.ablate)):
-        own = evidence.finished(data, table)
+        own = select.finished(data, table)
         logs = np.log(own.loc[own.variant == grids.BASELINE, "heldout_perplexity"].to_numpy(dtype=float))
         if len(logs) > 1:
             said.append(
@@ -656,7 +656,7 @@ def noise(data: record.Results) -> list[Markup]:
     return said
 
 
-def methods(data: record.Results) -> list[str]:
+def methods(data: tables.Results) -> list[str]:
     """The paragraph to cite: what was done, with the n of this report."""
     said = []
     for title, table in (("bench", data.bench), ("ablation", data.ablate)):
@@ -668,8 +668,8 @@ def methods(data: record.Results) -> list[str]:
             "Student t interval of the mean log-perplexity, which ends at perplexity 1, the least there is."
         )
         if table.delta_nats.notna().any():
-            base, level = next(iter(unique(table.baseline)), grids.BASELINE), evidence.level(table)
-            n, many = span(table.pairs.dropna()), several(evidence.family(table), "comparison")
+            base, level = next(iter(unique(table.baseline)), grids.BASELINE), select.level(table)
+            n, many = span(table.pairs.dropna()), several(select.family(table), "comparison")
             text += (
                 f" Differences to {base} are of log-perplexity, paired by seed (n = {n}), with a {level} % t "
                 f"interval; p is the exact paired sign-flip test (sampled above {stats.EXACT_UP_TO} pairs), adjusted "
@@ -684,7 +684,7 @@ def methods(data: record.Results) -> list[str]:
                 text += (
                     f" The seeds were looked at up to {count(looks)} times, at numbers fixed beforehand, and no more "
                     f"were trained once every verdict was decided: each p is multiplied by {count(looks)} and the "
-                    f"intervals of differences are {evidence.level(table)} % ones."
+                    f"intervals of differences are {select.level(table)} % ones."
                 )
         rounds = table.speed_samples.dropna()
         if len(rounds):
@@ -699,7 +699,7 @@ def methods(data: record.Results) -> list[str]:
     return said
 
 
-def limits(data: record.Results) -> list[str]:
+def limits(data: tables.Results) -> list[str]:
     """What the report does not show."""
     said = []
     names = unique(pd.concat([data.bench.corpus, data.ablate.corpus]))
@@ -743,9 +743,9 @@ def gate_name(cell: str, gate: str) -> str:
     return GATES[gate].name if cell == grids.BASELINE and gate in GATES else f"gate {gate}"
 
 
-def _faster(one: Markup, other: Markup, ratio: rates.SpeedRatio) -> Markup:
+def _faster(one: Markup, other: Markup, ratio: speeds.SpeedRatio) -> Markup:
     """At how many times the rate of `other` `one` trains; where that cannot be told, no figure stands out."""
-    if ratio.verdict == rates.UNTOLD:
+    if ratio.verdict == speeds.UNTOLD:
         return Markup("{} against {}: which trains faster cannot be told, {}{}").format(
             one, other, _times(ratio), _rounds(ratio)
         )
@@ -757,10 +757,10 @@ def _engine(row: pd.Series) -> str:
     return f" (engine {row.engine})" if row.engine and row.engine != "library" else ""
 
 
-def _times(ratio: rates.SpeedRatio) -> str:
+def _times(ratio: speeds.SpeedRatio) -> str:
     return f"{times(ratio.ratio)} {bracket(ratio.low, ratio.high, lambda x: f'{x:.2f}')}".strip()
 
 
-def _rounds(ratio: rates.SpeedRatio) -> str:
+def _rounds(ratio: speeds.SpeedRatio) -> str:
     disturbed = f", {several(ratio.disturbed, 'round')} of them disturbed throughout" if ratio.disturbed else ""
     return f" (n = {several(ratio.rounds, 'round')}{disturbed})"

@@ -21,7 +21,7 @@ from harness.data.batches import TextData, arrange, sample_epoch, split_streams
 from harness.experiments.grids import BASELINE
 from harness.experiments.protocols import Protocol
 from harness.experiments.runs import Run
-from harness.run import diagnostics as inside
+from harness.run import diagnostics
 from harness.run.cuda_graph import Work, captured
 from harness.run.evaluate import evaluation_epochs, generate, lesions, score
 from harness.run.network import network
@@ -284,7 +284,7 @@ def _inspect(
             return [None] * len(runs)
 
     def heat() -> list[Any]:
-        return [tuple(inside.heat(model, corpus, data.heldout_text, watch.alive)), *[()] * (len(runs) - 1)]
+        return [tuple(diagnostics.heat(model, corpus, data.heldout_text, watch.alive)), *[()] * (len(runs) - 1)]
 
     streams = split_streams(data.heldout_text, len(runs)).tokens
     seen = {
@@ -292,8 +292,8 @@ def _inspect(
         "lesions": look(
             "lesions", lambda: lesions(model, runs[0].variant, data.heldout, protocol, watch.alive, unseen)
         ),
-        "gates": look("gates", lambda: inside.gates(model, streams, watch.alive)),
-        "reach": look("reach", lambda: inside.reach(model, streams, watch.alive)),
+        "gates": look("gates", lambda: diagnostics.gates(model, streams, watch.alive)),
+        "reach": look("reach", lambda: diagnostics.reach(model, streams, watch.alive)),
     }
     if runs[0].variant == BASELINE and runs[0].seed == 0:
         seen["heat"] = look("heat", heat)

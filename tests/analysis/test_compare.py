@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from test_speed import block, speed_frame, through_csv
 
-from harness.analysis import compare as table
+from harness.analysis import compare
 from harness.record.schema import COLUMNS
 
 NAN = math.nan
@@ -35,7 +35,7 @@ def runs_frame(*rows: dict[str, object]) -> pd.DataFrame:
 def make(runs: pd.DataFrame, speed: pd.DataFrame | None = None, *variants: str, **more: object) -> pd.DataFrame:
     names = list(variants) or ["gru", "rnn"]
     speed = speed_frame() if speed is None else speed
-    return table.build(runs, speed, names, "quick", SHA, "cpu", **more)  # type: ignore[arg-type]
+    return compare.build(runs, speed, names, "quick", SHA, "cpu", **more)  # type: ignore[arg-type]
 
 
 GRU = [run("gru", k, math.exp(2.0 + 0.1 * k)) for k in range(3)]
@@ -272,7 +272,7 @@ def test_another_engine_can_be_paired() -> None:
 
 @pytest.mark.parametrize("empty", [pd.DataFrame(), pd.DataFrame(columns=list(COLUMNS["runs"]))])
 def test_no_results_is_a_table_with_no_rows(empty: pd.DataFrame) -> None:
-    out = table.build(empty, pd.DataFrame(), ["gru"], "quick", SHA, "cpu")
+    out = compare.build(empty, pd.DataFrame(), ["gru"], "quick", SHA, "cpu")
     assert tuple(out.columns) == COLUMNS["bench"]
     assert out.empty
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import pandas as pd
 import pytest
 
-from harness.analysis import speed as rates
+from harness.analysis import speed as speeds
 from harness.record.schema import COLUMNS
 
 NAN = math.nan
@@ -41,15 +41,15 @@ def test_speed_ratio_by_hand() -> None:
         *(block("gru", r, base) for r, base in enumerate((100.0, 50.0, 200.0, 25.0, 100.0))),
         *(block("rnn", r, rate) for r, rate in enumerate((200.0, 100.0, 400.0, 50.0, 200.0))),
     )
-    assert rates.speed_ratio(speed, "rnn", "gru") == (2.0, 2.0, 2.0, 5, "faster", 0)  # weather cancels
-    assert rates.speed_ratio(speed, "gru", "rnn") == (0.5, 0.5, 0.5, 5, "slower", 0)
-    assert rates.speed_ratio(speed, "gru", "gru") == (1.0, 1.0, 1.0, 5, rates.UNTOLD, 0)
+    assert speeds.speed_ratio(speed, "rnn", "gru") == (2.0, 2.0, 2.0, 5, "faster", 0)  # weather cancels
+    assert speeds.speed_ratio(speed, "gru", "rnn") == (0.5, 0.5, 0.5, 5, "slower", 0)
+    assert speeds.speed_ratio(speed, "gru", "gru") == (1.0, 1.0, 1.0, 5, speeds.UNTOLD, 0)
 
 
-def beside(ratios: Sequence[float], *more: dict[str, object]) -> rates.SpeedRatio:
+def beside(ratios: Sequence[float], *more: dict[str, object]) -> speeds.SpeedRatio:
     """Of rnn to gru, which is at 100 in every round."""
     speed = [block(v, r, 100.0 * (x if v == "rnn" else 1)) for v in ("gru", "rnn") for r, x in enumerate(ratios)]
-    return rates.speed_ratio(speed_frame(*speed, *more), "rnn", "gru")
+    return speeds.speed_ratio(speed_frame(*speed, *more), "rnn", "gru")
 
 
 def test_a_ratio_is_the_median_of_the_rounds_and_five_bound_it() -> None:
@@ -64,11 +64,11 @@ def test_a_ratio_is_the_median_of_the_rounds_and_five_bound_it() -> None:
     [
         ([1.5, 1.4, 1.6, 1.5, 1.3], [1.0, 1.01, 0.99, 1.02, 0.98], "faster"),
         ([0.5, 0.4, 0.6, 0.5, 0.7], [1.0, 1.01, 0.99, 1.02, 0.98], "slower"),
-        ([1.5, 1.4, 1.6, 1.5, 0.2], [1.0, 1.01, 0.99, 1.02, 0.98], rates.UNTOLD),  # the interval holds 1
-        ([1.06, 1.05, 1.04, 1.05, 1.05], [1.0, 1.01, 0.99, 1.1, 0.98], rates.UNTOLD),  # within the noise, above
-        ([1.06, 1.05, 1.04, 1.05, 1.05], [1.0, 1.01, 0.99, 1.0, 0.9], rates.UNTOLD),  # and below
-        ([0.96, 0.95, 0.94, 0.95, 0.95], [1.0, 1.01, 0.99, 1.1, 0.98], rates.UNTOLD),
-        ([1.5, 1.4, 1.6, 1.5], [1.0] * 4, rates.UNTOLD),  # four rounds bound no median
+        ([1.5, 1.4, 1.6, 1.5, 0.2], [1.0, 1.01, 0.99, 1.02, 0.98], speeds.UNTOLD),  # the interval holds 1
+        ([1.06, 1.05, 1.04, 1.05, 1.05], [1.0, 1.01, 0.99, 1.1, 0.98], speeds.UNTOLD),  # within the noise, above
+        ([1.06, 1.05, 1.04, 1.05, 1.05], [1.0, 1.01, 0.99, 1.0, 0.9], speeds.UNTOLD),  # and below
+        ([0.96, 0.95, 0.94, 0.95, 0.95], [1.0, 1.01, 0.99, 1.1, 0.98], speeds.UNTOLD),
+        ([1.5, 1.4, 1.6, 1.5], [1.0] * 4, speeds.UNTOLD),  # four rounds bound no median
         ([1.5, 1.4, 1.6, 1.5, 1.3], [], "faster"),  # nothing was timed twice
     ],
 )
@@ -80,16 +80,16 @@ def test_when_a_speed_is_told(ratios: Sequence[float], again: Sequence[float], v
 def test_a_ratio_that_contradicts_the_rates_beside_it_is_not_told() -> None:
     """Where rounds failed, medians may be of other rounds than the pairs."""
     lone = [block("gru", 10 + r, 900.0) for r in range(7)]
-    assert beside([1.5, 1.4, 1.6, 1.5, 1.3], *lone).verdict == rates.UNTOLD
+    assert beside([1.5, 1.4, 1.6, 1.5, 1.3], *lone).verdict == speeds.UNTOLD
 
 
 def test_noise_is_the_end_farthest_from_one_of_any_pair() -> None:
     rows = [block("gru", r, 100.0) for r in range(5)] + [block("rnn", r, 100.0) for r in range(5)]
     rows += [block("gru#2", r, 100.0 * x) for r, x in enumerate((1.0, 1.05, 0.9, 1.02, 1.0))]
-    assert rates.noise(rates.blocks(speed_frame(*rows))) == pytest.approx(-math.log(0.9))
+    assert speeds.noise(speeds.blocks(speed_frame(*rows))) == pytest.approx(-math.log(0.9))
     rows += [block("rnn#2", r, 100.0 * x) for r, x in enumerate((1.0, 1.25, 0.9, 1.02, 1.0))]
-    assert rates.noise(rates.blocks(speed_frame(*rows))) == pytest.approx(math.log(1.25))
-    assert math.isnan(rates.noise(rates.blocks(speed_frame(*rows[:10]))))
+    assert speeds.noise(speeds.blocks(speed_frame(*rows))) == pytest.approx(math.log(1.25))
+    assert math.isnan(speeds.noise(speeds.blocks(speed_frame(*rows[:10]))))
 
 
 def test_speed_pairs_only_what_is_comparable() -> None:
@@ -101,13 +101,13 @@ def test_speed_pairs_only_what_is_comparable() -> None:
         block("rnn", 2, 999.0, error="RuntimeError: boom"),
         block("rnn", 3, 999.0, precision="tf32"),
     ]
-    assert rates.speed_ratio(speed_frame(*gru, *odd), "rnn", "gru")[:4] == pytest.approx(
+    assert speeds.speed_ratio(speed_frame(*gru, *odd), "rnn", "gru")[:4] == pytest.approx(
         (3.0, NAN, NAN, 2), nan_ok=True
     )
-    one = rates.speed_ratio(speed_frame(gru[0], odd[0]), "rnn", "gru")
+    one = speeds.speed_ratio(speed_frame(gru[0], odd[0]), "rnn", "gru")
     assert one[:4] == pytest.approx((3.0, NAN, NAN, 1), nan_ok=True)
-    assert one.verdict == rates.UNTOLD
-    none = rates.speed_ratio(speed_frame(*gru), "rnn", "gru")
+    assert one.verdict == speeds.UNTOLD
+    none = speeds.speed_ratio(speed_frame(*gru), "rnn", "gru")
     assert math.isnan(none.ratio)
     assert (none.rounds, none.verdict) == (0, "")
 
@@ -121,11 +121,11 @@ def test_disturbed_blocks_are_left_out_unless_all_are() -> None:
         block("gru", 1, 8.0, block=1, disturbed=True),
         block("gru", 1, 999.0, block=2, error="boom"),
     )
-    each = rates.speed_summary(speed, "gru")
+    each = speeds.speed_summary(speed, "gru")
     assert each[:3] == pytest.approx(((102 + 7) / 2, 7 + 95 / 4, 7 + 95 * 3 / 4))
     assert (each.samples, each.disturbed) == (2, 1)
     other = [block("rnn", r, 100.0) for r in range(2)]
-    ratio = rates.speed_ratio(pd.concat([speed, speed_frame(*other)]), "rnn", "gru")
+    ratio = speeds.speed_ratio(pd.concat([speed, speed_frame(*other)]), "rnn", "gru")
     assert (ratio.rounds, ratio.disturbed) == (2, 1)
 
 
@@ -137,13 +137,13 @@ def test_speed_summary_medians_and_missing() -> None:
     rows.append(
         block("gru", 0, 100.0, block=1, step_ms=0.0, percent_of_peak=50.0, peak_memory_mib=35.0)
     )  # a later peak
-    each = rates.speed_summary(speed_frame(*rows), "gru")
+    each = speeds.speed_summary(speed_frame(*rows), "gru")
     assert each == pytest.approx((102.0, 101.0, 103.0, 2.0, 52.0, 30.0, 20.0, 5, 0))
-    single = rates.speed_summary(speed_frame(rows[1]), "gru")
+    single = speeds.speed_summary(speed_frame(rows[1]), "gru")
     assert single.median == 101.0
     assert math.isnan(single.q1)
     for missing in (speed_frame(rows[0]), pd.DataFrame(), pd.DataFrame(columns=list(COLUMNS["speed"]))):
-        absent = rates.speed_summary(missing, "lstm")
+        absent = speeds.speed_summary(missing, "lstm")
         assert absent.samples == 0
         assert math.isnan(absent.median + absent.step_ms)
 
@@ -151,7 +151,7 @@ def test_speed_summary_medians_and_missing() -> None:
 def test_a_sample_is_its_median_block_and_a_rate_of_nothing_is_none() -> None:
     rows = [block("gru", 0, rate, block=b) for b, rate in enumerate((100.0, 104.0, 180.0))]
     rows.append(block("gru", 1, 1.0, block=0) | {"tokens_per_sec": 0.0})
-    each = rates.speed_summary(speed_frame(*rows), "gru")
+    each = speeds.speed_summary(speed_frame(*rows), "gru")
     assert (each.median, each.samples) == (104.0, 1)
 
 
@@ -161,9 +161,9 @@ def test_sessions_and_environments_are_never_pooled() -> None:
     fresh = [block(v, r, x, **new) for v, x in (("gru", 10.0), ("rnn", 20.0)) for r in range(2)]
     alone = [block("gru", r, 7.0, session="s9", started="2025-03-01T00:00:00") for r in range(2)]
     speed = speed_frame(*old, *fresh, *alone)
-    assert rates.speed_ratio(speed, "rnn", "gru")[:4] == pytest.approx((2.0, NAN, NAN, 2), nan_ok=True)
-    assert rates.speed_summary(speed, "gru")[:1] == (7.0,)
-    assert rates.speed_summary(speed, "rnn").median == 20.0
+    assert speeds.speed_ratio(speed, "rnn", "gru")[:4] == pytest.approx((2.0, NAN, NAN, 2), nan_ok=True)
+    assert speeds.speed_summary(speed, "gru")[:1] == (7.0,)
+    assert speeds.speed_summary(speed, "rnn").median == 20.0
     moved = [block("gru", r, 5.0, environment="e2", started="2025-01-02T00:00:00") for r in (3, 4)]
-    assert rates.speed_summary(speed_frame(*old, *moved), "gru")[:1] == (5.0,)
-    assert rates.speed_summary(speed_frame(*old, *moved), "gru").samples == 2
+    assert speeds.speed_summary(speed_frame(*old, *moved), "gru")[:1] == (5.0,)
+    assert speeds.speed_summary(speed_frame(*old, *moved), "gru").samples == 2

@@ -27,8 +27,7 @@ from harness.data import load as loading
 from harness.experiments import protocols, published
 from harness.experiments.protocols import Protocol
 from harness.experiments.runs import Run
-from harness.record import store as record
-from harness.record import tables
+from harness.record import store, tables
 from harness.run import evaluate, outcome
 from harness.run import train as training
 from harness.run.train import train
@@ -197,7 +196,7 @@ def test_a_rate_that_diverges_for_a_seed_is_not_chosen(tmp_path: Path, monkeypat
     monkeypatch.setattr(pipeline, "train", lambda *rest, **engine: None)
     scores = {(0.5, 1000): 9.0, (0.5, 1001): 9.0, (1.0, 1000): 2.0, (1.0, 1001): None}
     found = {key: {"heldout_perplexity": value} if value else None for key, value in scores.items()}
-    monkeypatch.setattr(record, "outcome", lambda folder, run: found[run.setting.lr, run.seed])
+    monkeypatch.setattr(store, "outcome", lambda folder, run: found[run.setting.lr, run.seed])
     options = command.parser().parse_args(
         ["ablate", "--protocol", "book", "--corpus", "embedded", "--variants", "gru", "--device", "cpu"]
     )
@@ -391,7 +390,7 @@ def test_reproduce_knows_only_what_was_published(tmp_path: Path, capsys: pytest.
 
 
 def test_a_run_file_of_before_a_field_was_there_is_still_told(tmp_path: Path) -> None:
-    record.write_run(tmp_path, run(V1), {
+    store.write_run(tmp_path, run(V1), {
         "corpus": "embedded", "outcome": dataclasses.asdict(outcome.Outcome(2.0, 3.0)), "environment": {}, "load": 0.1,
         "started": "2025-11-01T00:00:00+00:00", "wall_s": 1.0, "together": 1,
     })  # fmt: skip

@@ -29,13 +29,13 @@ def kill_at(write: int) -> None:
 
 if __name__ == "__main__":
     from harness import __main__ as harness
-    from harness.run.executors import local as execute
+    from harness.run.executors import local
 
     who, write, charts, *words = sys.argv[1:]
     if who == "driver":
         kill_at(int(write))
     if who == "worker":
-        execute.SERVE = f"from {__spec__.name} import kill_at; kill_at({int(write)}); {execute.SERVE}"
+        local.SERVE = f"from {__spec__.name} import kill_at; kill_at({int(write)}); {local.SERVE}"
     if charts == "no":  # half of the time goes into them
         from harness.report import page as report
 

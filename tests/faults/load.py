@@ -19,7 +19,7 @@ from harness import __main__ as command
 from harness import files
 from harness import plan as planning
 from harness.experiments import grids
-from harness.record import store as record
+from harness.record import store
 from harness.run.train import train
 
 from . import ROOT, TEXT, Tally
@@ -42,13 +42,13 @@ def fill(folder: Path) -> None:
         outcome["heldout_perplexity"] *= float(np.exp(random.normal(0, 0.001)))
         outcome["heat"] = outcome["heat"] * (run.seed == 0)  # a sentence is shown of one
         whole = {
-            "version": record.VERSION, "run": run.fields, "corpus": plan.corpus.name, "outcome": outcome,
+            "version": store.VERSION, "run": run.fields, "corpus": plan.corpus.name, "outcome": outcome,
             "environment": {"torch": "2"}, "started": "2026-01-01T00:00:00+00:00", "wall_s": 1.0, "together": 2,
             "load": 0.5,
         }  # fmt: skip
         (folder / "runs" / f"{run.key}.json").write_text(files.sealed(json.dumps(whole, indent=1)))
     asked = {"session": "none", "speed_baseline": plan.speed_baseline, "learning_rates": [], "looks": ()}
-    record.write_grid(folder, "ablate", {**planning.described(plan), **asked})
+    store.write_grid(folder, "ablate", {**planning.described(plan), **asked})
 
 
 def measured(words: list[str]) -> tuple[int, float, float, str]:

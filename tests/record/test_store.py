@@ -22,8 +22,7 @@ from hypothesis import strategies as st
 from harness import files
 from harness.experiments.protocols import Protocol
 from harness.experiments.runs import MISSING, Run
-from harness.record import csv_files, tables
-from harness.record import store as record
+from harness.record import csv_files, store, tables
 from harness.record.schema import COLUMNS
 
 RUN = Run("gru", 0, Protocol(), "sha", "cpu", source="a")
@@ -51,31 +50,29 @@ def grid_of(*runs: Run, session: str = "s") -> dict[str, object]:
 
 
 def test_done_reads_the_error(tmp_path: Path) -> None:
-    assert not record.done(tmp_path, RUN)
-    assert record.failed(tmp_path, RUN) == ""
-    record.write_run(tmp_path, RUN, fact(error="diverged: x", heldout_perplexity=None))
-    assert not record.done(tmp_path, RUN)
-    assert record.failed(tmp_path, RUN) == "diverged: x"
-    record.write_run(tmp_path, RUN, fact(error="diverged", sample=record.WELL))  # its words are not the file's lines
-    assert record.failed(tmp_path, RUN) == "diverged"
-    record.write_run(tmp_path, RUN, fact())
-    assert record.done(tmp_path, RUN)
-    assert not record.done(tmp_path, dataclasses.replace(RUN, seed=1))
+    assert not store.done(tmp_path, RUN)
+    assert store.failed(tmp_path, RUN) == ""
+    store.write_run(tmp_path, RUN, fact(error="diverged: x", heldout_perplexity=None))
+    assert not store.done(tmp_path, RUN)
+    assert store.failed(tmp_path, RUN) == "diverged: x"
+    store.write_run(tmp_path, RUN, fact(error="diverged", sample=store.WELL))  # its words are not the file's lines
+    assert store.failed(tmp_path, RUN) == "diverged"
+    store.write_run(tmp_path, RUN, fact())
+    assert store.done(tmp_path, RUN)
+    assert not store.done(tmp_path, dataclasses.replace(RUN, seed=1))
     path = tmp_path / "runs" / f"{RUN.key}.json"
     whole = path.read_text()
-    assert record.WELL in whole  # as `done` reads it, without JSON
-    assert whole.startswith(record.HEAD)
+    assert store.WELL in whole  # as `done` reads it, without JSON
+    assert whole.startswith(store.HEAD)
     for changed in (whole[:-200], whole.replace("7.25", "7.5"), whole.replace('"version": 1', '"version": 2')):
         path.write_text(changed)
-        assert not record.done(tmp_path, RUN)
+        assert not store.done(tmp_path, RUN)
 
 
 def test_gathered_is_what_was_written(tmp_path: Path) -> None:
-    record.write_run(tmp_path, RUN, fact())
-    record.write_run(
-        tmp_path, dataclasses.replace(RUN, seed=1), fact(error="oom: x", heldout_perplexity=None, curve=[])
-    )
-    record.write_grid(tmp_path, "bench", grid_of(RUN))
+    store.write_run(tmp_path, RUN, fact())
+    store.write_run(tmp_path, dataclasses.replace(RUN, seed=1), fact(error="oom: x", heldout_perplexity=None, curve=[]))
+    store.write_grid(tmp_path, "bench", grid_of(RUN))
     tables.write(tables.gather(tmp_path), tmp_path)
     results = tables.read(tmp_path)
     assert results.runs["run"].tolist() == [RUN.key, dataclasses.replace(RUN, seed=1).key]
@@ -96,11 +93,11 @@ def test_gathered_is_what_was_written(tmp_path: Path) -> None:
 
 def test_the_run_a_grid_names_stands_for_its_edited_selves(tmp_path: Path) -> None:
     later = dataclasses.replace(RUN, source="b")
-    record.write_run(tmp_path, RUN, fact())
-    record.write_run(tmp_path, later, fact() | {"started": "2026-02-01T00:00:00+00:00"})
-    record.write_grid(tmp_path, "bench", grid_of())
+    store.write_run(tmp_path, RUN, fact())
+    store.write_run(tmp_path, later, fact() | {"started": "2026-02-01T00:00:00+00:00"})
+    store.write_grid(tmp_path, "bench", grid_of())
     assert tables.gather(tmp_path).runs["run"].tolist() == [later.key]
-    record.write_grid(tmp_path, "bench", grid_of(RUN))
+    store.write_grid(tmp_path, "bench", grid_of(RUN))
     assert tables.gather(tmp_path).runs["run"].tolist() == [RUN.key]
     assert len(tables.gather(tmp_path).curves) == 1
 
@@ -110,24 +107,24 @@ def test_speed_samples_of_the_sessions_a_grid_names(tmp_path: Path) -> None:
               "environment": {"torch": "2"}}  # fmt: skip
     for session in ("s", "old"):
         for label in ("gru", "gru#2"):
-            record.write_sample(tmp_path, session, 0, label, RUN, answer)
-    record.write_sample(tmp_path, "s", 1, "gru", RUN, {"error": "timeout: x"})
-    record.write_grid(tmp_path, "bench", grid_of())
+            store.write_sample(tmp_path, session, 0, label, RUN, answer)
+    store.write_sample(tmp_path, "s", 1, "gru", RUN, {"error": "timeout: x"})
+    store.write_grid(tmp_path, "bench", grid_of())
     speed = tables.gather(tmp_path).speed
     assert set(speed["session"]) == {"s"}
     assert sorted(speed["tokens_per_sec"].dropna()) == [5, 5, 6, 6]
     assert speed[speed["error"].notna()]["round"].tolist() == [1]
-    assert record.round_done(tmp_path, "s", 0, ["gru", "gru#2"])
-    assert not record.round_done(tmp_path, "s", 0, ["gru", "gru#2", "rnn"])
-    assert not record.round_done(tmp_path, "s", 1, ["gru"])  # it failed: to be tried again
+    assert store.round_done(tmp_path, "s", 0, ["gru", "gru#2"])
+    assert not store.round_done(tmp_path, "s", 0, ["gru", "gru#2", "rnn"])
+    assert not store.round_done(tmp_path, "s", 1, ["gru"])  # it failed: to be tried again
 
 
 @pytest.mark.parametrize("torn", ["", "{", '{"version": 0}', "[]", "\udcff"])
 def test_a_torn_file_is_named_and_not_done(torn: str, tmp_path: Path) -> None:
-    record.write_run(tmp_path, RUN, fact())
+    store.write_run(tmp_path, RUN, fact())
     path = next((tmp_path / "runs").glob("*.json"))
     path.write_text(torn, errors="surrogateescape")
-    assert not record.done(tmp_path, RUN)
+    assert not store.done(tmp_path, RUN)
     with pytest.raises(ValueError, match=path.name):
         tables.gather(tmp_path)
 
@@ -149,7 +146,7 @@ def test_written_whole_or_not_at_all(fail: str, tmp_path: Path, monkeypatch: pyt
 def test_one_writer(tmp_path: Path) -> None:
     code = "import sys, pathlib; from harness.files import writing\nwith writing(pathlib.Path(sys.argv[1])): pass"
     run = [sys.executable, "-c", code, str(tmp_path)]
-    with record.writing(tmp_path):
+    with store.writing(tmp_path):
         second = subprocess.run(run, capture_output=True, text=True)
         assert f"is being written by process {os.getpid()}" in second.stderr
     assert subprocess.run(run, capture_output=True, text=True).returncode == 0
@@ -176,7 +173,7 @@ def test_missing_tables_are_frames_without_rows(tmp_path: Path) -> None:
     ],
 )
 def test_a_table_of_another_kind_is_refused(break_it: Callable[[Path], object], tmp_path: Path) -> None:
-    record.write_run(tmp_path, RUN, fact())
+    store.write_run(tmp_path, RUN, fact())
     tables.write(tables.gather(tmp_path), tmp_path)
     break_it(tmp_path / "runs.csv")
     with pytest.raises(ValueError, match=r"runs\.csv") as error:
@@ -185,10 +182,10 @@ def test_a_table_of_another_kind_is_refused(break_it: Callable[[Path], object], 
 
 
 def test_json_holds_the_whole_run(tmp_path: Path) -> None:
-    record.write_run(tmp_path, RUN, fact())
+    store.write_run(tmp_path, RUN, fact())
     whole = json.loads(next((tmp_path / "runs").glob("*.json")).read_text())
     assert whole["run"] == dataclasses.asdict(RUN)
-    assert record.as_run(whole["run"]).key == RUN.key
+    assert store.as_run(whole["run"]).key == RUN.key
 
 
 def test_an_environments_name_is_never_read_back_as_a_number() -> None:
@@ -217,10 +214,10 @@ def test_a_full_disk_names_the_file_and_leaves_the_old_one_whole(
 def test_facts_that_only_some_trainings_have(tmp_path: Path) -> None:
     """A cell may have no gate, or none that keeps: in whichever order they are read."""
     kept = {"mean": 0.5, "sd": 0.1, "shut": 0.0, "open": 0.0, "unit_sd": 0.1}
-    record.write_run(tmp_path, RUN, fact(gates={"R": kept}))
+    store.write_run(tmp_path, RUN, fact(gates={"R": kept}))
     assert tables.gather(tmp_path).gates["tau_50"].isna().tolist() == [True]
-    record.write_run(tmp_path, dataclasses.replace(RUN, seed=1), fact())
-    record.write_run(tmp_path, dataclasses.replace(RUN, seed=2), fact(gates={"Z": {**kept, "tau_50": 3.0}, "R": kept}))
+    store.write_run(tmp_path, dataclasses.replace(RUN, seed=1), fact())
+    store.write_run(tmp_path, dataclasses.replace(RUN, seed=2), fact(gates={"Z": {**kept, "tau_50": 3.0}, "R": kept}))
     gates = tables.gather(tmp_path).gates
     assert gates[["seed", "gate"]].values.tolist() == [[0, "R"], [2, "Z"], [2, "R"]]
     assert gates["tau_50"].tolist()[1] == 3.0
@@ -239,7 +236,7 @@ def test_any_text_comes_back_from_a_table_as_it_was(name: str, sample: str) -> N
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         heat = [{"gate": "Z", "position": 0, "character": sample[0], "unit": 0, "value": 0.5}]
-        record.write_run(folder, RUN, {**fact(sample=sample, heat=heat), "corpus": name})
+        store.write_run(folder, RUN, {**fact(sample=sample, heat=heat), "corpus": name})
         tables.write(tables.gather(folder), folder)
         found = tables.read(folder)
         assert found.runs["sample"].tolist() == [sample]

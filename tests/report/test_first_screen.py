@@ -14,8 +14,7 @@ import synthetic
 
 from harness.analysis import stats
 from harness.record import tables
-from harness.report import first_screen, sentences
-from harness.report import select as evidence
+from harness.report import first_screen, select, sentences
 
 ABLATE = ("gru", "gru:R=1", "gru:Z=0", "gru:Z=0,R=1")
 GONE = {"R": "gru:R=1", "Z": "gru:Z=0"}
@@ -44,7 +43,7 @@ def verdicts(results: tables.Results, gate: str, text: str, task: str) -> tables
     size = {"worse": 0.04, "better": -0.02, "equivalent": 0.001, "undecided": 0.01}.get(text, math.nan)
     table.loc[at, ["verdict", "delta_nats"]] = [text, size]
     tasks = tasks_of(results, gate, task) if task else results.tasks.iloc[:0]
-    return evidence.typed(dataclasses.replace(results, ablate=table, tasks=tasks))
+    return select.typed(dataclasses.replace(results, ablate=table, tasks=tasks))
 
 
 def card(data: tables.Results, gate: str) -> str:
@@ -77,11 +76,11 @@ def test_the_sentence_is_of_the_tasks_that_are_drawn(results: tables.Results) ->
     tasks = pd.concat(
         [tasks_of(results, "Z", "fails").assign(task=t, protocol=t) for t in ("adding", "delayed_recall")]
     )
-    said = card(evidence.typed(dataclasses.replace(results, tasks=tasks)), "Z")
+    said = card(select.typed(dataclasses.replace(results, tasks=tasks)), "Z")
     assert "long memory" in said
     assert "delayed recall is solved by no seed" in said
     assert "numbers" not in said
-    alone = card(evidence.typed(dataclasses.replace(results, tasks=tasks[tasks.task == "adding"])), "Z")
+    alone = card(select.typed(dataclasses.replace(results, tasks=tasks[tasks.task == "adding"])), "Z")
     assert "long memory of numbers" in alone
 
 
@@ -113,7 +112,7 @@ def test_a_speed_that_cannot_be_told_is_no_bold_figure(results: tables.Results) 
         bench.loc[at, ["speed_ratio", "speed_ratio_low", "speed_ratio_high"]] = [ratio, ratio * 0.95, ratio * 1.05]
         bench["speed_verdict"] = bench["speed_verdict"].astype(object)
         bench.loc[at, "speed_verdict"] = verdict
-        (found,) = first_screen.speed_card(evidence.typed(dataclasses.replace(results, bench=bench)))
+        (found,) = first_screen.speed_card(select.typed(dataclasses.replace(results, bench=bench)))
         return found.claim, found.picture
 
     claim, bars = said("faster", 2.31)
@@ -127,7 +126,7 @@ def test_a_speed_that_cannot_be_told_is_no_bold_figure(results: tables.Results) 
 
 
 def test_each_row_of_the_picture_is_a_row_of_its_table(results: tables.Results) -> None:
-    data = evidence.typed(results)
+    data = select.typed(results)
     names = first_screen.rows_of(data)
     (text,) = first_screen.text_panel(data, names)
     table = data.ablate.set_index("variant")
@@ -151,7 +150,7 @@ def test_each_row_of_the_picture_is_a_row_of_its_table(results: tables.Results) 
     "gone", ["", "bench", "ablate", "tasks", "speed", "probes", "runs", "bench tasks", "ablate tasks"]
 )
 def test_it_stands_on_whatever_tables_there_are(results: tables.Results, gone: str) -> None:
-    data = evidence.typed(dataclasses.replace(results, **{n: getattr(results, n).iloc[:0] for n in gone.split()}))
+    data = select.typed(dataclasses.replace(results, **{n: getattr(results, n).iloc[:0] for n in gone.split()}))
     seen = first_screen.screen(data)
     kinds = [c.kind for c in seen.cards]
     assert ("R" in kinds) == (gone != "ablate tasks")
@@ -163,7 +162,7 @@ def test_it_stands_on_whatever_tables_there_are(results: tables.Results, gone: s
 
 
 def test_made_up_names_are_escaped(results: tables.Results) -> None:
-    data = evidence.typed(results)
+    data = select.typed(results)
     hostile = dataclasses.replace(
         data, ablate=data.ablate.iloc[:0], tasks=data.tasks.iloc[:0],
         bench=data.bench.assign(variant=[f"<script>{k}" for k in range(len(data.bench))]),

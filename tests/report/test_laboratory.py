@@ -20,7 +20,7 @@ import variants
 from harness.data import load as loading
 from harness.experiments import protocols
 from harness.experiments.runs import Run
-from harness.record import store as record
+from harness.record import store
 from harness.report import laboratory, page
 from harness.run import network, train
 from harness.run.outcome import Outcome
@@ -161,8 +161,8 @@ def trained() -> list[tuple[Run, Outcome]]:
 def test_one_seed_of_each_variant_is_kept_beside_its_run(trained: list[tuple[Run, Outcome]], tmp_path: Path) -> None:
     for run, outcome in trained:
         assert (outcome.network is not None) == (run.seed == 0)
-        record.write_run(tmp_path, run, {"outcome": {**vars(outcome), "curve": []}})
-    kept = record.networks(tmp_path)
+        store.write_run(tmp_path, run, {"outcome": {**vars(outcome), "curve": []}})
+    kept = store.networks(tmp_path)
     assert [(net["variant"], net["hidden"], list(net["gates"])) for net in kept] == [
         ("gru", 8, ["Z", "R"]), ("gru:R=1", 8, ["Z"])
     ]  # fmt: skip

@@ -21,20 +21,15 @@ import pytest
 import synthetic
 from matplotlib.text import Text
 
-from harness import formatting as spell
-from harness.analysis import compare as table
-from harness.analysis import speed as rates
-from harness.analysis import stats
+from harness import formatting
+from harness.analysis import compare, stats
+from harness.analysis import speed as speeds
 from harness.experiments import grids, protocols
 from harness.experiments.tasks import SCORED
-from harness.record import schema
-from harness.record import tables as record
+from harness.record import schema, tables
 from harness.record.schema import COLUMNS
-from harness.report import elements as tables
-from harness.report import figures as draw
+from harness.report import elements, figures, sections, select, sentences
 from harness.report import page as report
-from harness.report import sections, sentences
-from harness.report import select as evidence
 
 BENCH, ABLATE = ("rnn", "gru", "gru_after", "nn.gru", "lstm", "nn.lstm"), ("gru", "gru:R=0", "gru:R=1", "gru:Z=0")
 SECTIONS = ("found", "caveats", "bench", "ablate", "charts", "samples", "failures", "noise", "machine", "methods",
@@ -77,12 +72,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def results(folder: Path) -> record.Results:
+def results(folder: Path) -> tables.Results:
     return synthetic.read(folder)
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> record.Results:
+def small(tmp_path_factory: pytest.TempPathFactory) -> tables.Results:
     own = dataclasses.replace(synthetic.QUICK, evaluations=2)
     bench, ablate = ("gru", "nn.gru", "nn.lstm"), ("gru", "gru:R=1")
     folder = tmp_path_factory.mktemp("small")
@@ -97,7 +92,7 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return synthetic.write(folder, seeds=1, rounds=1, bench=bench, ablate=ablate, failures=False)
 
 
-def drawn(results: record.Results, only: str) -> str:
+def drawn(results: tables.Results, only: str) -> str:
     """The page with the charts of `bench`, of `ablate`, or of nothing: a chart costs as much as the rest of a page."""
     charts, further = report.charts, report.further
     with pytest.MonkeyPatch.context() as patch:
@@ -107,7 +102,7 @@ def drawn(results: record.Results, only: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def raw(results: record.Results) -> str:
+def raw(results: tables.Results) -> str:
     return drawn(results, "ablate")
 
 
@@ -121,11 +116,11 @@ def raw_single(single: Path) -> str:
     return drawn(synthetic.read(single), "bench")
 
 
-def text_of(results: record.Results) -> str:
+def text_of(results: tables.Results) -> str:
     return Page(drawn(results, "nothing")).text
 
 
-def change(results: record.Results, name: str, **values: object) -> record.Results:
+def change(results: tables.Results, name: str, **values: object) -> tables.Results:
     return dataclasses.replace(results, **{name: getattr(results, name).assign(**values)})
 
 
@@ -133,7 +128,7 @@ def change(results: record.Results, name: str, **values: object) -> record.Resul
 
 
 def test_same_bytes_elsewhere_without_torch(
-    folder: Path, results: record.Results, single: Path, raw_single: str, tmp_path: Path
+    folder: Path, results: tables.Results, single: Path, raw_single: str, tmp_path: Path
 ) -> None:
     code = (
         "import sys, pathlib\n"
@@ -175,7 +170,7 @@ def test_same_bytes_elsewhere_without_torch(
 
 
 def test_a_failed_write_keeps_the_old_page(
-    results: record.Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    results: tables.Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(report, "html", lambda results, *_: f"a page of {len(results.bench)} rows")
     path = report.write(results, tmp_path)
@@ -192,18 +187,18 @@ def test_a_failed_write_keeps_the_old_page(
 
 
 def test_a_page_of_the_same_tables_by_the_same_code_is_current(
-    results: record.Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    results: tables.Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few = dataclasses.replace(results, bench=results.bench.iloc[:0], ablate=results.ablate.iloc[:0])
     assert not report.current(tmp_path)
     report.write(few, tmp_path)
     assert not report.current(tmp_path)  # of tables without their digests nobody knows
-    record.write(few, tmp_path)
+    tables.write(few, tmp_path)
     report.write(few, tmp_path)
     assert report.current(tmp_path)
-    record.write(dataclasses.replace(few, runs=few.runs.iloc[1:]), tmp_path)
+    tables.write(dataclasses.replace(few, runs=few.runs.iloc[1:]), tmp_path)
     assert not report.current(tmp_path)
-    record.write(few, tmp_path)
+    tables.write(few, tmp_path)
     assert report.current(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr("harness.report.page.metadata.version", lambda name: "another")
@@ -247,7 +242,7 @@ def test_every_image_is_described_and_is_an_svg(page: Page) -> None:
         drawn = base64.b64decode(source.removeprefix("data:image/svg+xml;base64,")).decode()
         assert "</svg>" in drawn
         assert "dc:date" not in drawn
-        assert f"@media(prefers-color-scheme:dark){{:root{{--ink:{draw.DARK['ink']};" in drawn
+        assert f"@media(prefers-color-scheme:dark){{:root{{--ink:{figures.DARK['ink']};" in drawn
 
 
 def test_headings_language_and_links_lead_somewhere(page: Page) -> None:
@@ -265,7 +260,7 @@ def test_headings_language_and_links_lead_somewhere(page: Page) -> None:
 # ---- what it says ----
 
 
-def test_numbers_of_a_sentence_are_the_table_s(results: record.Results, page: Page) -> None:
+def test_numbers_of_a_sentence_are_the_table_s(results: tables.Results, page: Page) -> None:
     row = results.ablate.set_index("variant").loc["gru:R=0"]
     percent = [100 * math.expm1(row[c]) for c in ("delta_nats", "delta_low", "delta_high")]
     assert (
@@ -277,7 +272,7 @@ def test_numbers_of_a_sentence_are_the_table_s(results: record.Results, page: Pa
     bench = results.bench.set_index("variant")
     rate = float(f"{bench.tokens_per_sec['nn.gru']:.3g}")
     assert f"nn.gru ({rate:,.0f} tokens/s) is another GRU" in page.text
-    speed = rates.speed_ratio(results.speed, "nn.gru", "gru")
+    speed = speeds.speed_ratio(results.speed, "nn.gru", "gru")
     assert (
         f"{speed.ratio:.2f}\u00d7 [{speed.low:.2f}, {speed.high:.2f}] the rate of gru (engine loop) (n = 5 rounds)"
         in page.text
@@ -336,7 +331,7 @@ def test_a_gate_is_needed_only_if_all_its_values_say_so(verdicts: dict[str, str]
     assert sentences.needed(rows).startswith(start)
 
 
-def tasks_of(results: record.Results, gate: str, verdicts: dict[str, str]) -> pd.DataFrame:
+def tasks_of(results: tables.Results, gate: str, verdicts: dict[str, str]) -> pd.DataFrame:
     """Rows of tasks.csv of gru, and of gru without a gate with these verdicts."""
     row = results.tasks[results.tasks.variant == "gru"].iloc[0].to_dict()
     gone = {"R": "gru:R=1", "Z": "gru:Z=0"}[gate]
@@ -347,9 +342,9 @@ def tasks_of(results: record.Results, gate: str, verdicts: dict[str, str]) -> pd
     ])  # fmt: skip
 
 
-def test_a_gate_is_needed_for_the_tasks_that_fail_without_it(results: record.Results) -> None:
+def test_a_gate_is_needed_for_the_tasks_that_fail_without_it(results: tables.Results) -> None:
     tasks = tasks_of(results, "Z", {"s3": "undecided", "delayed_recall": "fails", "lag": "faster", "copy": "fails"})
-    data = evidence.typed(dataclasses.replace(results, tasks=tasks))
+    data = select.typed(dataclasses.replace(results, tasks=tasks))
     said = " Without it delayed recall and copy are not solved within 2,000 updates."
     assert sentences.needed_for(data, "Z") == said
     assert sentences.needed_for(data, "R") == ""  # nobody tried
@@ -362,7 +357,7 @@ def test_a_gate_is_needed_for_the_tasks_that_fail_without_it(results: record.Res
     assert sentences.needed_for(none, "Z") == " No task here shows a need for it."
 
 
-def test_first_screen_answers_both_gates_with_their_cost(results: record.Results, raw: str) -> None:
+def test_first_screen_answers_both_gates_with_their_cost(results: tables.Results, raw: str) -> None:
     cards = [Page(c).text for c in re.findall(r"<article.*?</article>", raw, re.DOTALL)]
     table = results.ablate.set_index("variant")
     for card, gate, row in zip(cards[:2], ("reset", "update"), ("gru:R=1", "gru:Z=0"), strict=True):
@@ -373,8 +368,8 @@ def test_first_screen_answers_both_gates_with_their_cost(results: record.Results
     assert "Fixing the reset" not in cards[1]
 
 
-def test_cell_and_loop_beside_the_whole(results: record.Results, page: Page) -> None:
-    ratio = {(a, b): rates.speed_ratio(results.speed, a, b).ratio
+def test_cell_and_loop_beside_the_whole(results: tables.Results, page: Page) -> None:
+    ratio = {(a, b): speeds.speed_ratio(results.speed, a, b).ratio
              for a, b in (("nn.gru", "gru"), ("gru_after", "gru"), ("nn.gru", "gru_after"))}  # fmt: skip
     whole, cell, loop = ratio.values()
     assert (
@@ -383,15 +378,15 @@ def test_cell_and_loop_beside_the_whole(results: record.Results, page: Page) -> 
     )
 
 
-def test_no_loop_answer_without_its_rows(results: record.Results) -> None:
-    data = evidence.typed(results)
+def test_no_loop_answer_without_its_rows(results: tables.Results) -> None:
+    data = select.typed(results)
     assert "for its equations" in sentences.loop_answer(data)[0].finding
     assert not sentences.loop_answer(dataclasses.replace(data, bench=data.bench[data.bench.variant != "nn.gru"]))
     lost = dataclasses.replace(data, speed=data.speed[data.speed.label != "gru_after"])
     assert "for its equations" not in sentences.loop_answer(lost)[0].finding
 
 
-def test_anchor_stands_beside_held_out_perplexity(results: record.Results, page: Page) -> None:
+def test_anchor_stands_beside_held_out_perplexity(results: tables.Results, page: Page) -> None:
     assert (
         "On the same split a 4-gram, which only counts characters, reaches 5.31: every network here is worse"
         in page.text
@@ -401,11 +396,11 @@ def test_anchor_stands_beside_held_out_perplexity(results: record.Results, page:
     better = change(results, "anchors", heldout_perplexity=results.bench.heldout_perplexity.median() + 1e-6)
     known = results.bench.heldout_perplexity.dropna()
     below = int((known < results.bench.heldout_perplexity.median() + 1e-6).sum())
-    said = Page(sentences.anchor_sentence(evidence.typed(better), evidence.typed(better).bench)).text
+    said = Page(sentences.anchor_sentence(select.typed(better), select.typed(better).bench)).text
     assert f": {below} of {len(known)} networks are below it." in said
 
 
-def test_anchors_of_another_split_are_not_shown(small: record.Results) -> None:
+def test_anchors_of_another_split_are_not_shown(small: tables.Results) -> None:
     text = text_of(change(small, "anchors", corpus_sha256="another"))
     assert "which only counts characters" not in text
     assert "No n-gram anchor for this split" in text
@@ -430,7 +425,7 @@ def test_too_few_seeds_are_a_caveat_with_the_remedy(tmp_path: Path, page: Page) 
     assert "Too few seeds" not in page.text
 
 
-def test_learned_by_heart_is_said(results: record.Results, page: Page) -> None:
+def test_learned_by_heart_is_said(results: tables.Results, page: Page) -> None:
     assert "Learned by heart" not in page.text
     table, anchors = results.bench.copy(), results.anchors.copy()
     anchors.loc[anchors.model == "1-gram", "heldout_perplexity"] = 17.0
@@ -463,7 +458,7 @@ def test_command_quotes_what_a_shell_would_read() -> None:
     )
 
 
-def test_failures_are_listed_whole_and_in_no_mean(page: Page, results: record.Results) -> None:
+def test_failures_are_listed_whole_and_in_no_mean(page: Page, results: tables.Results) -> None:
     assert "diverged: loss is nan after 12,320 tokens" in page.text
     assert "seed 9;" in page.text
     assert "seed 0, 1, 2, 3, 4, 5, 6, 7, 8, 9;" in page.text  # nn.lstm, which has nothing but failures
@@ -475,19 +470,19 @@ def test_failures_are_listed_whole_and_in_no_mean(page: Page, results: record.Re
     assert f"lstmloop {mean:.2f}" in re.sub(r"\s+", " ", page.text)
 
 
-def test_noise_is_that_of_the_twin(page: Page, results: record.Results) -> None:
-    ratio = rates.speed_ratio(results.speed, "nn.gru#2", "nn.gru")
+def test_noise_is_that_of_the_twin(page: Page, results: tables.Results) -> None:
+    ratio = speeds.speed_ratio(results.speed, "nn.gru#2", "nn.gru")
     said = f"the second is {ratio.ratio:.2f}\u00d7 [{ratio.low:.2f}, {ratio.high:.2f}] the first (n = 5 rounds)"
     assert said in page.text
     assert "nn.gru#2" not in page.text.replace(said, "")  # it is no variant: in no table and no chart
 
 
-def test_whether_the_same_seed_gives_the_same_bits_is_said_as_measured(results: record.Results) -> None:
+def test_whether_the_same_seed_gives_the_same_bits_is_said_as_measured(results: tables.Results) -> None:
     def said(again: float | None, **by_label: float) -> str:
         speed = results.speed.assign(repeat_difference=again)
         for label, value in by_label.items():
             speed.loc[(speed.label == label) & (speed["round"] == 1), "repeat_difference"] = value
-        return " ".join(map(str, sentences.noise(evidence.typed(dataclasses.replace(results, speed=speed)))))
+        return " ".join(map(str, sentences.noise(select.typed(dataclasses.replace(results, speed=speed)))))
 
     assert "Trained twice" not in said(None)  # it was not measured
     assert "end at the same weights, bit for bit" in said(0.0)
@@ -503,7 +498,7 @@ def test_downloads_are_the_tables(page: Page, folder: Path) -> None:
         pd.testing.assert_frame_equal(again, pd.read_csv(folder / f"{name}.csv"))
 
 
-def test_large_tables_are_left_beside_the_page(results: record.Results, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_tables_are_left_beside_the_page(results: tables.Results, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "MOST_CSV", 5_000)
     inside = {name: bool(uri) for name, _, uri in report.downloads(results)}
     assert inside["anchors.csv"]
@@ -545,7 +540,7 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
     + [(name, "all missing") for name in ("bench", "ablate", "runs", "speed", "everything")]
     + [("everything", "no rows"), ("everything", "no columns")],
 )
-def test_every_section_survives(small: record.Results, gone: str, how: str) -> None:
+def test_every_section_survives(small: tables.Results, gone: str, how: str) -> None:
     results = small
     for name in COLUMNS if gone == "everything" else [gone]:
         frame = getattr(results, name)
@@ -570,11 +565,11 @@ def test_every_section_survives(small: record.Results, gone: str, how: str) -> N
         assert "make bench" in page.text
 
 
-def test_what_has_no_data_is_not_drawn_and_a_line_names_its_command(results: record.Results) -> None:
-    page = Page(report.html(record.Results(**{name: pd.DataFrame() for name in COLUMNS})))
+def test_what_has_no_data_is_not_drawn_and_a_line_names_its_command(results: tables.Results) -> None:
+    page = Page(report.html(tables.Results(**{name: pd.DataFrame() for name in COLUMNS})))
     assert [a["id"] for a in page.all("section")] == ["found", "caveats", "read", "limits"]
     assert "make bench and make ablate make them" in page.text
-    data = evidence.typed(dataclasses.replace(results, bench=results.bench.iloc[:0]))
+    data = select.typed(dataclasses.replace(results, bench=results.bench.iloc[:0]))
     said = "the variants side by side, and their speed (make bench); charts: How fast does each train?."
     assert Page(sentences.absent(data, ["How fast does each train?"])).text == f"Not measured yet: {said}"
 
@@ -589,31 +584,31 @@ def test_one_seed_has_no_interval_and_no_verdict(raw_single: str) -> None:
     assert len(page.all("img")) == 6 + 4 + 5
 
 
-def test_numbers_nobody_should_believe_are_missing(results: record.Results) -> None:
+def test_numbers_nobody_should_believe_are_missing(results: tables.Results) -> None:
     bad = results.bench.assign(heldout_perplexity=[math.inf, 0.0, -1.0, "text", None, math.nan])
-    table = evidence.typed(dataclasses.replace(results, bench=bad)).bench
+    table = select.typed(dataclasses.replace(results, bench=bad)).bench
     assert table.heldout_perplexity.isna().all()
 
 
-def test_points_are_drawn_only_where_their_mean_is_the_table_s(results: record.Results) -> None:
-    data = evidence.typed(results)
-    points = evidence.differences(data, data.ablate)
+def test_points_are_drawn_only_where_their_mean_is_the_table_s(results: tables.Results) -> None:
+    data = select.typed(results)
+    points = select.differences(data, data.ablate)
     means = points.groupby("label").delta_nats.mean()
     table = data.ablate.set_index("variant").delta_nats.dropna()
     assert means[table.index].to_numpy() == pytest.approx(table.to_numpy())
     other = data.ablate.assign(delta_nats=data.ablate.delta_nats + 0.01)
-    assert evidence.differences(data, other).empty
-    assert evidence.speed_samples(data, data.bench.assign(tokens_per_sec=1.0)).empty
+    assert select.differences(data, other).empty
+    assert select.speed_samples(data, data.bench.assign(tokens_per_sec=1.0)).empty
 
 
-def test_lesions_stand_beside_what_was_trained_so(results: record.Results) -> None:
+def test_lesions_stand_beside_what_was_trained_so(results: tables.Results) -> None:
     none = dataclasses.replace(results, lesions=results.lesions[:0])
-    assert tables.lesions(evidence.typed(none)) is None
+    assert elements.lesions(select.typed(none)) is None
     assert 'id="lesions"' not in drawn(none, "nothing")
     gru = results.runs[results.runs.variant == "gru"]
     held = gru.assign(lesion="R=1", heldout_perplexity=gru.heldout_perplexity * np.exp(0.3 + gru.seed / 1000))
     data = dataclasses.replace(results, lesions=held.reindex(columns=list(COLUMNS["lesions"])))
-    table = tables.lesions(evidence.typed(data))
+    table = elements.lesions(select.typed(data))
     assert table is not None
     ((name, after, trained, between),) = table.rows
     assert name.text == "R=1"
@@ -629,8 +624,8 @@ def test_lesions_stand_beside_what_was_trained_so(results: record.Results) -> No
     assert "Held at 0 only after" not in page
 
 
-def test_sweep_is_a_table_by_size_with_its_ratios(results: record.Results, raw: str) -> None:
-    assert tables.sweep(evidence.typed(results)) is None
+def test_sweep_is_a_table_by_size_with_its_ratios(results: tables.Results, raw: str) -> None:
+    assert elements.sweep(select.typed(results)) is None
     assert 'id="sweep"' not in raw
     rows = results.speed[results.speed.label.isin(["gru", "nn.gru"]) & (results.speed.session == "bench-s1")]
     parts = [
@@ -646,13 +641,13 @@ def test_sweep_is_a_table_by_size_with_its_ratios(results: record.Results, raw: 
     ]
     several = parts[2][parts[2].variant == "gru"].assign(tokens_per_sec=lambda f: 8 * f.tokens_per_sec)
     data = dataclasses.replace(results, speed=pd.concat([results.speed, *parts[:2], several]))
-    table = tables.sweep(evidence.typed(data))
+    table = elements.sweep(select.typed(data))
     assert table is not None
     assert [[cell.text for cell in row[:3]] for row in table.rows] == [
         ["gru", "128", "1"], ["nn.gru", "128", "1"], ["gru", "256", "1"], ["nn.gru", "256", "1"], ["gru", "256", "8"],
     ]  # fmt: skip
     one, other, eight = (float(table.rows[k][4].key) for k in (0, 2, 4))
-    assert one == other == pytest.approx(rates.speed_ratio(results.speed, "gru", "nn.gru").ratio)
+    assert one == other == pytest.approx(speeds.speed_ratio(results.speed, "gru", "nn.gru").ratio)
     assert eight == pytest.approx(8 * one)
     assert table.rows[1][4].text == ""  # to itself
     assert 'id="sweep"' in drawn(data, "nothing")
@@ -682,18 +677,18 @@ def test_no_data_draws_nothing() -> None:
         "perplexity_speed": (empty["bench"], empty["anchors"]),
     }  # fmt: skip
     for name, pair in frames.items():
-        assert getattr(draw, name)(*pair) is None
-        assert getattr(draw, f"{name}_alt")(*pair) == ""
-        assert len(getattr(draw, name).__doc__) > 100  # its caption
+        assert getattr(figures, name)(*pair) is None
+        assert getattr(figures, f"{name}_alt")(*pair) == ""
+        assert len(getattr(figures, name).__doc__) > 100  # its caption
 
 
-@pytest.mark.parametrize("width", [draw.WIDE, draw.NARROW])
+@pytest.mark.parametrize("width", [figures.WIDE, figures.NARROW])
 @pytest.mark.parametrize("factor", [0.1, 0.8, 1.3, 10.0])
-def test_all_references_may_lie_on_one_side_of_all_models(results: record.Results, factor: float, width: float) -> None:
+def test_all_references_may_lie_on_one_side_of_all_models(results: tables.Results, factor: float, width: float) -> None:
     table = results.bench.assign(label=results.bench.variant)
     edge = table.heldout_perplexity.min() if factor < 1 else table.heldout_perplexity.max()
     anchors = pd.DataFrame({"model": ["3-gram", "2-gram", "floor"], "heldout_perplexity": edge * factor})
-    figure = draw.perplexity_speed(table, anchors, width=width)  # a warning would be an error
+    figure = figures.perplexity_speed(table, anchors, width=width)  # a warning would be an error
     assert figure is not None
     bottom, top = figure.axes[0].get_ylim()
     assert bottom < table.heldout_perplexity.min() < table.heldout_perplexity.max() < top
@@ -702,12 +697,12 @@ def test_all_references_may_lie_on_one_side_of_all_models(results: record.Result
     assert len(lines) == (0 if factor == 0.1 else 2)  # one far below would leave the models no room
 
 
-def test_drawing_leaves_no_style_behind(results: record.Results) -> None:
+def test_drawing_leaves_no_style_behind(results: tables.Results) -> None:
     import matplotlib as mpl
 
     before = dict(mpl.rcParams)
     table = results.bench.assign(label=results.bench.variant)
-    draw.svg(draw.perplexity_speed(table, results.anchors) or pytest.fail("nothing drawn"))
+    figures.svg(figures.perplexity_speed(table, results.anchors) or pytest.fail("nothing drawn"))
     assert dict(mpl.rcParams) == before
     assert mpl.rcParams["svg.hashsalt"] is None  # nor by whatever was drawn before this test
 
@@ -726,10 +721,10 @@ backend: nonsense
 def test_figures_are_the_same_whatever_backend_and_style_a_user_has(single: Path, tmp_path: Path) -> None:
     code = (
         "import sys, pathlib, hashlib, warnings; warnings.simplefilter('error'); sys.path[:0] = sys.argv[1:3]\n"
-        "import synthetic; from harness.report import figures as draw, select as evidence\n"
-        "data = evidence.typed(synthetic.read(pathlib.Path(sys.argv[3])))\n"
-        "for figure in draw.updates(data.tasks, data.probes), draw.gate_map(data.heat):\n"
-        "    print(hashlib.sha256(draw.svg(figure).encode() + draw.png(figure)).hexdigest())"
+        "import synthetic; from harness.report import figures, select\n"
+        "data = select.typed(synthetic.read(pathlib.Path(sys.argv[3])))\n"
+        "for figure in figures.updates(data.tasks, data.probes), figures.gate_map(data.heat):\n"
+        "    print(hashlib.sha256(figures.svg(figure).encode() + figures.png(figure)).hexdigest())"
     )
     (tmp_path / "matplotlibrc").write_text(FOREIGN, encoding="utf-8")
     (tmp_path / "plain").mkdir()
@@ -759,26 +754,26 @@ def test_a_caller_s_own_backend_stays_his() -> None:
      ("gru", "gru"), ("x" * 30, "x" * 21 + "\u2026"), ("\u4e2d" * 30, "U+4E2D" * 3 + "\u2026")],
 )  # fmt: skip
 def test_a_sign_the_font_lacks_is_shown_by_its_code_point(text: str, shown: str) -> None:
-    assert draw._short(text) == shown
+    assert figures._short(text) == shown
 
 
-def test_a_heat_map_of_another_script_has_no_empty_boxes(results: record.Results) -> None:
+def test_a_heat_map_of_another_script_has_no_empty_boxes(results: tables.Results) -> None:
     heat = results.heat.assign(character=results.heat.character.map(lambda c: chr(0x4E00 + ord(c))), gate="\u95e8")
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # matplotlib warns of a glyph that is missing
-        figure = draw.gate_map(heat)
+        figure = figures.gate_map(heat)
         assert figure
-        draw.png(figure)
-    assert "U+4E68" in draw.svg(figure)
+        figures.png(figure)
+    assert "U+4E68" in figures.svg(figure)
 
 
-def test_every_gate_has_a_colour_a_dash_and_a_marker_of_its_own(results: record.Results) -> None:
-    looks = {name: draw._look(name) for name in ("gru", "gru:R=1", "gru:Z=0", "rnn", "lstm")}
+def test_every_gate_has_a_colour_a_dash_and_a_marker_of_its_own(results: tables.Results) -> None:
+    looks = {name: figures._look(name) for name in ("gru", "gru:R=1", "gru:Z=0", "rnn", "lstm")}
     for k in range(3):
         assert len({str(looks[name][k]) for name in ("gru", "gru:R=1", "gru:Z=0")}) == 3
     assert len({look[0] for look in looks.values()}) == 5
-    assert draw._look("gru:R=0.5 native") == looks["gru:R=1"]
-    figure = draw.updates(results.tasks, results.probes)
+    assert figures._look("gru:R=0.5 native") == looks["gru:R=1"]
+    figure = figures.updates(results.tasks, results.probes)
     assert figure
     assert not figure.legends
     for panel, (_, own) in zip(figure.axes, results.tasks.groupby("task", sort=False), strict=True):
@@ -792,38 +787,38 @@ def test_a_line_that_ends_below_the_axis_is_named_at_its_edge() -> None:
     back = range(1, 6)
     shares = pd.DataFrame({"label": "rnn native", "seed": 0, "characters_back": back,
                            "gradient_share": [1e-3**k for k in range(3, 28, 5)]})  # fmt: skip
-    figure = draw.reach(shares)
+    figure = figures.reach(shares)
     assert figure
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        draw.svg(figure)
+        figures.svg(figure)
 
 
 def test_names_at_lines_do_not_overlap() -> None:
-    figure = draw.Figure(figsize=(4, 3))
+    figure = figures.Figure(figsize=(4, 3))
     ax = figure.subplots()
-    draw._name_lines(ax, [(0.5 + k / 1000, f"line {k}", "k") for k in range(20)], 200)
+    figures._name_lines(ax, [(0.5 + k / 1000, f"line {k}", "k") for k in range(20)], 200)
     figure.draw_without_rendering()
     boxes = sorted(Text.get_window_extent(note).y0 for note in ax.texts)  # without its line
     assert min(np.diff(boxes)) > 7
 
 
-def test_every_colour_of_a_figure_is_the_page_s_theme_s(results: record.Results) -> None:
+def test_every_colour_of_a_figure_is_the_page_s_theme_s(results: tables.Results) -> None:
     table = results.bench.assign(label=results.bench.variant)
-    figure = draw.perplexity_speed(table, results.anchors)
+    figure = figures.perplexity_speed(table, results.anchors)
     assert figure is not None
-    light = draw.svg(figure)
-    style, drawn = draw.themed(light).split("</style>", 1)
+    light = figures.svg(figure)
+    style, drawn = figures.themed(light).split("</style>", 1)
     assert re.findall("#[0-9a-f]{6}", drawn) == []
     themes = [
         dict(re.findall(r"--(\w+):(#\w{6})", theme)) for theme in style.split("@media(prefers-color-scheme:dark)")
     ]
-    assert themes == [draw.LIGHT, draw.DARK]
-    back = re.sub(r"var\(--(\w+)\)", lambda name: draw.LIGHT[name[1]], drawn)
+    assert themes == [figures.LIGHT, figures.DARK]
+    back = re.sub(r"var\(--(\w+)\)", lambda name: figures.LIGHT[name[1]], drawn)
     assert back == light.split("</style>", 1)[1]
 
 
-@pytest.mark.parametrize(("theme", "least"), [(draw.LIGHT, 4.5), (draw.DARK, 4.5)])
+@pytest.mark.parametrize(("theme", "least"), [(figures.LIGHT, 4.5), (figures.DARK, 4.5)])
 def test_colours_can_be_read(theme: dict[str, str], least: float) -> None:
     def luminance(colour: str) -> float:
         parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
@@ -835,10 +830,10 @@ def test_colours_can_be_read(theme: dict[str, str], least: float) -> None:
         assert (high + 0.05) / (low + 0.05) >= least, name
 
 
-def test_alt_text_says_the_table_s_numbers(results: record.Results) -> None:
+def test_alt_text_says_the_table_s_numbers(results: tables.Results) -> None:
     table = results.ablate.assign(label=results.ablate.variant, verdict=results.ablate.verdict.fillna(""),
                                   baseline=results.ablate.baseline.fillna(""))  # fmt: skip
-    text = draw.gate_effects_alt(table, pd.DataFrame(columns=["label", "delta_nats"]))
+    text = figures.gate_effects_alt(table, pd.DataFrame(columns=["label", "delta_nats"]))
     worst = table.loc[table.delta_nats.idxmax()]
     assert (
         f"{worst.label} {worst.delta_nats:+.3f} [{worst.delta_low:.3f}, {worst.delta_high:.3f}] (n = 10, worse)" in text
@@ -865,9 +860,9 @@ def test_opens_without_a_word_on_the_console(raw_single: str, tmp_path: Path) ->
     assert done.stdout.count('<button type="button">') == sum(head.count('<th scope="col"') for head in heads) > 20
 
 
-def test_the_loop_is_answered_where_every_engine_was_timed(results: record.Results) -> None:
+def test_the_loop_is_answered_where_every_engine_was_timed(results: tables.Results) -> None:
     """Of each variant the engine that trained it counts, its first row; others only add rows."""
-    alone = sentences.loop_answer(evidence.typed(results))[0].finding
+    alone = sentences.loop_answer(select.typed(results))[0].finding
     slow = results.bench[results.bench.variant == "gru"].assign(engine="loop", tokens_per_sec=9.0)
     first = results.bench.assign(engine=results.bench.engine.where(results.bench.variant != "gru", "native"))
     speed = results.speed.assign(engine=results.speed.engine.where(results.speed.variant != "gru", "native"))
@@ -875,43 +870,43 @@ def test_the_loop_is_answered_where_every_engine_was_timed(results: record.Resul
     several = dataclasses.replace(
         results, bench=pd.concat([first, slow], ignore_index=True), speed=pd.concat([speed, extra], ignore_index=True)
     )
-    answer = sentences.loop_answer(evidence.typed(several))
+    answer = sentences.loop_answer(select.typed(several))
     assert answer[0].finding == alone.replace("engine loop", "engine native")
     assert any("engine native" in point for point in answer[0].points)
 
 
-def of_speeds(results: record.Results, times: object = 1.0) -> record.Results:
+def of_speeds(results: tables.Results, times: object = 1.0) -> tables.Results:
     """The same, its timed rates so many times what they were, both tables built from them."""
     speed = results.speed.assign(tokens_per_sec=results.speed.tokens_per_sec * times)
     tables_of = {
-        verb: table.build(results.runs, speed[speed.session == f"{verb}-s1"], list(dict.fromkeys(own.variant)),
+        verb: compare.build(results.runs, speed[speed.session == f"{verb}-s1"], list(dict.fromkeys(own.variant)),
                           own.protocol.iloc[0], own.corpus_sha256.iloc[0], "cpu")
         for verb, own in (("bench", results.bench), ("ablate", results.ablate))
     }  # fmt: skip
-    return evidence.typed(dataclasses.replace(results, speed=speed, **tables_of))
+    return select.typed(dataclasses.replace(results, speed=speed, **tables_of))
 
 
-def test_where_a_speed_cannot_be_told_no_figure_stands_out(results: record.Results) -> None:
+def test_where_a_speed_cannot_be_told_no_figure_stands_out(results: tables.Results) -> None:
     """One machine that was busy in every second round: the same of everything there is."""
     noisy = of_speeds(results, np.exp(np.random.default_rng(0).normal(0, 1.0, len(results.speed))))
     said = [*sentences.gate_answers(noisy), *sentences.loop_answer(noisy)]
-    speeds = [text for a in said for text in (*a.points, *a.cost) if "rounds)" in text]
-    assert len(speeds) == 5  # two gates; the whole, the cell and the way it is run
-    assert all("which trains faster cannot be told" in text for text in speeds)
-    assert not [text for text in speeds if "<strong>" in text]
+    faster = [text for a in said for text in (*a.points, *a.cost) if "rounds)" in text]
+    assert len(faster) == 5  # two gates; the whole, the cell and the way it is run
+    assert all("which trains faster cannot be told" in text for text in faster)
+    assert not [text for text in faster if "<strong>" in text]
     assert said[-1].finding == "Whether it or gru (engine loop) trains faster cannot be told from these rounds."
     assert said[-1].question == "How fast is nn.gru?"
     for verb, own in (("bench", noisy.bench), ("ablate", noisy.ablate)):
-        shown = tables.main_table(noisy, verb, own)
+        shown = elements.main_table(noisy, verb, own)
         column = next(k for k, head in enumerate(shown.heads) if head[0].startswith("speed vs"))
         for row, kept in zip(shown.rows, own.itertuples(), strict=True):
-            told = kept.speed_verdict != rates.UNTOLD
-            assert (row[column].text == rates.UNTOLD) != told
+            told = kept.speed_verdict != speeds.UNTOLD
+            assert (row[column].text == speeds.UNTOLD) != told
             assert told or row[column].note.startswith(f"{kept.speed_ratio:.2f}\u00d7 [")
-        assert (own.speed_verdict == rates.UNTOLD).sum() > 1
+        assert (own.speed_verdict == speeds.UNTOLD).sum() > 1
 
 
-def test_a_told_speed_and_the_rates_beside_it_say_the_same(results: record.Results) -> None:
+def test_a_told_speed_and_the_rates_beside_it_say_the_same(results: tables.Results) -> None:
     """Whatever the noise: no row is called faster, or given a ratio, that its own tokens/s contradict."""
     told = 0
     for seed in range(12):
@@ -927,12 +922,12 @@ def test_a_told_speed_and_the_rates_beside_it_say_the_same(results: record.Resul
     assert told > 20
 
 
-def test_samples_that_were_disturbed_throughout_are_said_beside_their_figures(results: record.Results) -> None:
+def test_samples_that_were_disturbed_throughout_are_said_beside_their_figures(results: tables.Results) -> None:
     busy = results.speed.label.isin(["gru"]) & results.speed["round"].isin([1, 3])
     speed = results.speed.assign(disturbed=results.speed.disturbed.astype(bool) | busy)
     data = of_speeds(dataclasses.replace(results, speed=speed))
     assert data.bench.set_index("variant").speed_disturbed["gru"] == 2
-    shown = {row[0].text: row for row in tables.main_table(data, "bench", data.bench).rows}
+    shown = {row[0].text: row for row in elements.main_table(data, "bench", data.bench).rows}
     assert any("n = 5, 2 disturbed" in cell.note for cell in shown["gru"])
     assert not any("disturbed" in cell.note for cell in shown["nn.gru"])
     (update,) = [a for a in sentences.gate_answers(data) if a.question == "What is the update gate for?"]
@@ -940,8 +935,8 @@ def test_samples_that_were_disturbed_throughout_are_said_beside_their_figures(re
     assert any("whose speed is of a busy machine: gru (4 of 10)." in text for text in sentences.caveats(data))
 
 
-def test_the_book_s_own_code_stands_beside_torch_s(results: record.Results) -> None:
-    data = evidence.typed(results)
+def test_the_book_s_own_code_stands_beside_torch_s(results: tables.Results) -> None:
+    data = select.typed(results)
     assert not any("book" in point for point in sentences.loop_answer(data)[0].points)
     book = data.speed[data.speed.label == "gru"].assign(label="gru (book)", engine="book")
     data = dataclasses.replace(data, speed=pd.concat([data.speed, book], ignore_index=True))
@@ -953,7 +948,7 @@ def test_a_rate_that_was_chosen_and_a_size_that_was_matched_are_said(tmp_path: P
     protocol = dataclasses.replace(protocols.PROTOCOLS["book"], match="parameters")
     made = synthetic.read(synthetic.write(tmp_path, protocol=protocol, bench=("gru", "rnn"), ablate=("gru", "gru:R=1")))
     table = made.ablate.assign(hidden=[128, 153], lr=[1.0, 4.0])
-    data = evidence.typed(dataclasses.replace(made, ablate=table))
+    data = select.typed(dataclasses.replace(made, ablate=table))
     said = sentences.setting(data, data.ablate)
     assert "a learning rate chosen for each variant" in said
     assert "SGD at learning rate" not in said
@@ -961,12 +956,12 @@ def test_a_rate_that_was_chosen_and_a_size_that_was_matched_are_said(tmp_path: P
     limit, _state = [text for text in sentences.limits(data) if text.startswith("book")]
     assert "one learning rate" not in limit
     assert "one number of parameters" in limit
-    shown = tables.main_table(data, "ablate", data.ablate)
+    shown = elements.main_table(data, "ablate", data.ablate)
     heads = [head[0] for head in shown.heads]
     assert [row[heads.index("hidden units")].text for row in shown.rows] == ["128", "153"]
     assert [row[heads.index("learning rate")].text for row in shown.rows] == ["1", "4"]
-    plain = evidence.typed(synthetic.read(synthetic.write(tmp_path / "plain", bench=("gru",), ablate=("gru", "rnn"))))
-    assert "learning rate" not in [head[0] for head in tables.main_table(plain, "ablate", plain.ablate).heads]
+    plain = select.typed(synthetic.read(synthetic.write(tmp_path / "plain", bench=("gru",), ablate=("gru", "rnn"))))
+    assert "learning rate" not in [head[0] for head in elements.main_table(plain, "ablate", plain.ablate).heads]
     assert any("one learning rate" in text for text in sentences.limits(plain))
 
 
@@ -974,10 +969,10 @@ def test_a_variant_past_its_best_is_said(tmp_path: Path) -> None:
     made = synthetic.read(
         synthetic.write(tmp_path, protocol=protocols.PROTOCOLS["book"], bench=("gru",), ablate=("gru", "rnn"))
     )
-    assert sentences._past_their_best(evidence.typed(made), made.ablate) == ""  # made-up curves only fall
+    assert sentences._past_their_best(select.typed(made), made.ablate) == ""  # made-up curves only fall
     last = made.curves.epoch == made.curves.epoch.max()
     worse = made.curves.heldout_perplexity.where(~(last & (made.curves.variant == "rnn")), 9.0)
-    data = evidence.typed(dataclasses.replace(made, curves=made.curves.assign(heldout_perplexity=worse)))
+    data = select.typed(dataclasses.replace(made, curves=made.curves.assign(heldout_perplexity=worse)))
     said = sentences._past_their_best(data, data.ablate)
     assert "rnn (lowest at epoch" in said
     assert "at the end, 9.00; n = 10 seeds)" in said
@@ -989,18 +984,18 @@ def test_what_a_protocol_of_windows_is_is_said(tmp_path: Path) -> None:
     v1 = synthetic.read(
         synthetic.write(tmp_path, protocol=protocols.PROTOCOLS["v1"], bench=("gru", "rnn"), ablate=("gru",))
     )
-    data = evidence.typed(v1)
+    data = select.typed(v1)
     assert "10,000 windows to learn from, the next 5,000 held out" in sentences.setting(data, data.bench)
     said = " ".join(sentences.limits(data))
     assert "beyond 32 characters" in said
     assert "the first 32 held-out characters also lie in the last training windows" in said
     assert "carried over the whole text" not in said
-    quick = evidence.typed(synthetic.read(synthetic.write(tmp_path / "quick", bench=("gru", "rnn"), ablate=("gru",))))
+    quick = select.typed(synthetic.read(synthetic.write(tmp_path / "quick", bench=("gru", "rnn"), ablate=("gru",))))
     assert "characters to learn from" in sentences.setting(quick, quick.bench)
     assert "carried over the whole text" in " ".join(sentences.limits(quick))
 
 
-def test_a_number_written_into_the_page_is_that_of_the_data(results: record.Results, page: Page) -> None:
+def test_a_number_written_into_the_page_is_that_of_the_data(results: tables.Results, page: Page) -> None:
     assert "symbols." in page.text  # an older folder does not say how many
     assert "28" not in re.findall(r"1 is perfect.{0,120}", page.text)[0]
     uniform = results.anchors.iloc[:1].assign(model="uniform", heldout_perplexity=65.0)
@@ -1009,32 +1004,32 @@ def test_a_number_written_into_the_page_is_that_of_the_data(results: record.Resu
     text = text_of(told)
     assert "as many as the text has symbols (time-machine: 65, shakespeare: 300)." in text
     assert f"p after Holm is under {stats.ALPHA}." in text
-    assert f"{SCORED:,} sequences never" in sections.tasks(evidence.typed(results)).setting  # type: ignore[union-attr]
+    assert f"{SCORED:,} sequences never" in sections.tasks(select.typed(results)).setting  # type: ignore[union-attr]
 
 
-def test_the_level_of_an_interval_is_the_one_it_was_computed_at(results: record.Results) -> None:
-    data = evidence.typed(results)
-    heads = [head[:2] for head in tables.main_table(data, "ablate", data.ablate).heads]
+def test_the_level_of_an_interval_is_the_one_it_was_computed_at(results: tables.Results) -> None:
+    data = select.typed(results)
+    heads = [head[:2] for head in elements.main_table(data, "ablate", data.ablate).heads]
     assert ("difference to gru", "% [95 %], nats/char") in heads
     looked = data.ablate.assign(looks=4.0)
-    heads = [head[:2] for head in tables.main_table(data, "ablate", looked).heads]
+    heads = [head[:2] for head in elements.main_table(data, "ablate", looked).heads]
     assert ("difference to gru", "% [98.75 %], nats/char") in heads
     assert (
-        tables.effects_table(looked.assign(label=looked.variant), evidence.differences(data, data.ablate))[1][2][0]
+        elements.effects_table(looked.assign(label=looked.variant), select.differences(data, data.ablate))[1][2][0]
         == "98.75 % interval"
     )
     said = sentences.methods(dataclasses.replace(data, ablate=looked))[-1]
     assert "with a 98.75 % t interval" in said
 
 
-def test_each_text_has_its_own_samples_and_its_own_baseline(results: record.Results) -> None:
+def test_each_text_has_its_own_samples_and_its_own_baseline(results: tables.Results) -> None:
     """The ablation on another text: its gru and rnn stand there, and not under the bench's."""
     moved = "0" * 64
     runs = results.runs[results.runs.variant.isin(ABLATE)].assign(
         corpus="shakespeare", corpus_sha256=moved, sample="the king of whom it is said", run=lambda d: "x" + d.run
     )
     ablate = results.ablate.assign(corpus="shakespeare", corpus_sha256=moved)
-    data = evidence.typed(
+    data = select.typed(
         dataclasses.replace(results, ablate=ablate, runs=pd.concat([results.runs, runs], ignore_index=True))
     )
     (first, bench), (second, ablation) = report.samples(data)
@@ -1043,7 +1038,7 @@ def test_each_text_has_its_own_samples_and_its_own_baseline(results: record.Resu
     assert {row[2:] for row in ablation} == {("", "the king of whom it is said")}
     assert {row[2] for row in bench} == {"time traveller"}
     assert len({row[0] for row in bench}) == len(bench)
-    same = evidence.typed(results)  # one text: a variant of both tables once
+    same = select.typed(results)  # one text: a variant of both tables once
     ((_, rows),) = report.samples(same)
     assert [row[0] for row in rows].count("gru") == 1
     edited = dataclasses.replace(data, runs=data.runs.assign(corpus="time-machine"))
@@ -1056,27 +1051,29 @@ def test_each_text_has_its_own_samples_and_its_own_baseline(results: record.Resu
      (1e300, "> 10,000,000"), (math.inf, ""), (math.nan, "")],
 )  # fmt: skip
 def test_a_large_perplexity_is_spelt_in_digits(x: float, text: str) -> None:
-    assert spell.ppl(x) == text
-    assert "e+" not in spell.score(x) + spell.pct(x) + spell.nats(x) + spell.rate(x) + spell.mib(x)
+    assert formatting.ppl(x) == text
+    assert "e+" not in formatting.score(x) + formatting.pct(x) + formatting.nats(x) + formatting.rate(
+        x
+    ) + formatting.mib(x)
 
 
-def test_no_interval_of_a_perplexity_is_below_one(results: record.Results) -> None:
+def test_no_interval_of_a_perplexity_is_below_one(results: tables.Results) -> None:
     runs = results.runs[results.runs.error.isna()].assign(heldout_perplexity=lambda d: 1.5 + 5000.0 * (d.seed == 0))
-    built = table.build(runs[runs.seed < 2], results.speed.iloc[:0], ["gru", "rnn"], "quick", synthetic.SHA, "cpu")
+    built = compare.build(runs[runs.seed < 2], results.speed.iloc[:0], ["gru", "rnn"], "quick", synthetic.SHA, "cpu")
     assert (built.heldout_low == 1.0).all()
     assert (built.heldout_high > built.heldout_perplexity).all()
-    one = table.build(runs[runs.seed < 1], results.speed.iloc[:0], ["gru"], "quick", synthetic.SHA, "cpu")
+    one = compare.build(runs[runs.seed < 1], results.speed.iloc[:0], ["gru"], "quick", synthetic.SHA, "cpu")
     assert one.heldout_low.isna().all()
     curve = pd.DataFrame({"tokens": [1, 1], "heldout_perplexity": [1.5, 5000.0]})
-    assert evidence.over_seeds(curve, "heldout_perplexity").low.tolist() == [1.0]
-    assert "ends at perplexity 1" in " ".join(sentences.methods(evidence.typed(results)))
+    assert select.over_seeds(curve, "heldout_perplexity").low.tolist() == [1.0]
+    assert "ends at perplexity 1" in " ".join(sentences.methods(select.typed(results)))
 
 
-def test_a_gradient_that_grew_is_no_share_of_it(results: record.Results) -> None:
+def test_a_gradient_that_grew_is_no_share_of_it(results: tables.Results) -> None:
     reach = results.reach[results.reach.characters_back == 16].assign(gradient_share=1.1)
     reach = pd.concat([reach[reach.variant == v] for v in ("gru", "gru:R=1")])
     reach.loc[reach.variant == "gru", "gradient_share"] = 0.004
-    section = sections.gates(evidence.typed(dataclasses.replace(results, reach=reach)))
+    section = sections.gates(select.typed(dataclasses.replace(results, reach=reach)))
     assert section
     said = " ".join(section.said)
     assert "back 16 characters, relative to what it was: largest in <code>gru:R=1</code>, 1.10 [1.10, 1.10]" in said
@@ -1084,7 +1081,7 @@ def test_a_gradient_that_grew_is_no_share_of_it(results: record.Results) -> None
     assert "110" not in said
 
 
-def test_after_bench_alone_the_page_opens_with_what_was_measured(results: record.Results) -> None:
+def test_after_bench_alone_the_page_opens_with_what_was_measured(results: tables.Results) -> None:
     page = drawn(dataclasses.replace(results, ablate=results.ablate.iloc[:0], tasks=results.tasks.iloc[:0]), "nothing")
     cards = re.findall(r"<article.*?</article>", page, re.DOTALL)
     assert ["Which predicts this text best?" in c for c in cards] == [True, False]
@@ -1095,7 +1092,7 @@ def test_after_bench_alone_the_page_opens_with_what_was_measured(results: record
     assert "Not measured yet: what the reset gate and the update gate are for (make ablate)." in text
 
 
-def test_a_heading_answers_what_a_gate_is_for_where_a_task_of_memory_was_tried(results: record.Results) -> None:
+def test_a_heading_answers_what_a_gate_is_for_where_a_task_of_memory_was_tried(results: tables.Results) -> None:
     def answer(verdict: str, recall: str) -> str:
         """Of the update gate: its verdict on the text, and without it on delayed recall."""
         sign = {"worse": 1.0, "better": -1.0}.get(verdict, 0.001)
@@ -1103,7 +1100,7 @@ def test_a_heading_answers_what_a_gate_is_for_where_a_task_of_memory_was_tried(r
             verdict=verdict, delta_nats=sign
         )
         tasks = tasks_of(results, "Z", {"delayed_recall": recall})
-        data = evidence.typed(dataclasses.replace(results, ablate=ablate, tasks=tasks))
+        data = select.typed(dataclasses.replace(results, ablate=ablate, tasks=tasks))
         (found,) = [a for a in sentences.gate_answers(data) if a.question == "What is the update gate for?"]
         return found.claim
 
@@ -1116,14 +1113,14 @@ def test_a_heading_answers_what_a_gate_is_for_where_a_task_of_memory_was_tried(r
     assert answer("undecided", "undecided") == ""
 
 
-def test_trainings_of_uncommitted_code_are_counted(results: record.Results) -> None:
+def test_trainings_of_uncommitted_code_are_counted(results: tables.Results) -> None:
     runs = results.runs.assign(environment=results.runs.environment.where(results.runs.seed > 2, "e2"))
     machines = pd.concat([results.environments, results.environments.assign(environment="e2", dirty=True, cpu="other")])
-    data = evidence.typed(dataclasses.replace(results, runs=runs, environments=machines))
+    data = select.typed(dataclasses.replace(results, runs=runs, environments=machines))
     said = " ".join(sentences.caveats(data))
     assert f"<b>Ablation.</b> 12 of {len(ABLATE) * 10} trainings ran code with changes that were not committed" in said
     assert "Measured on 2 machines (made-up CPU and other)." in said
-    assert "not committed" not in " ".join(sentences.caveats(evidence.typed(results)))
+    assert "not committed" not in " ".join(sentences.caveats(select.typed(results)))
 
 
 def test_past_its_best_is_judged_by_the_mean_curve(tmp_path: Path) -> None:
@@ -1134,4 +1131,4 @@ def test_past_its_best_is_judged_by_the_mean_curve(tmp_path: Path) -> None:
     mean = made.curves.groupby("epoch").heldout_perplexity.transform("mean")
     dip = made.curves.epoch.rank(method="dense") == made.curves.seed + 8
     lucky = dataclasses.replace(made, curves=made.curves.assign(heldout_perplexity=mean.where(~dip, mean.min() * 0.97)))
-    assert sentences._past_their_best(evidence.typed(lucky), lucky.ablate) == ""
+    assert sentences._past_their_best(select.typed(lucky), lucky.ablate) == ""

@@ -22,9 +22,7 @@ from harness.data.batches import windows_per_epoch
 from harness.experiments import protocols, tasks
 from harness.experiments.protocols import Protocol
 from harness.experiments.runs import Run
-from harness.run import progress as watch
-from harness.run import roofline, train_task
-from harness.run import timing as measure
+from harness.run import progress, roofline, timing, train_task
 from harness.run import train as training
 from harness.run.cuda_graph import Work, captured
 from variants.engines import fused, resident
@@ -68,9 +66,9 @@ def cudnn_rule(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("variant", LIBRARY)
 def test_no_verb_takes_a_gradient_that_cudnn_refuses(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """bench, ablate and reproduce train on text, probe on tasks, sweep times."""
-    monkeypatch.setattr(measure, "BLOCK_S", 0.01)
-    monkeypatch.setattr(measure, "WARM_S", 0.0)
-    monkeypatch.setattr(measure, "ceiling", lambda *how: (1.0, 1.0))
+    monkeypatch.setattr(timing, "BLOCK_S", 0.01)
+    monkeypatch.setattr(timing, "WARM_S", 0.0)
+    monkeypatch.setattr(timing, "ceiling", lambda *how: (1.0, 1.0))
     text = Run(variant, 0, TINY, "", "cpu", "library")
     for protocol in (TINY, dataclasses.replace(TINY, sampling="windows", train_characters=20, heldout_characters=10)):
         (outcome,) = training.train([dataclasses.replace(text, protocol=protocol)], embedded.embedded())
@@ -78,7 +76,7 @@ def test_no_verb_takes_a_gradient_that_cudnn_refuses(variant: str, monkeypatch: 
         assert outcome.reach
     task = dataclasses.replace(protocols.task_protocol("adding"), num_steps=4, epochs=1, hidden=4)
     assert train_task.train([dataclasses.replace(text, protocol=task)])[0].error == ""
-    assert "error" not in measure.time_steps(text, vocabulary=28)
+    assert "error" not in timing.time_steps(text, vocabulary=28)
 
 
 @pytest.mark.usefixtures("cudnn_rule")
@@ -218,7 +216,7 @@ def test_kernels_of_a_gpu_are_named_by_the_device(monkeypatch: pytest.MonkeyPatc
             ]
 
     monkeypatch.setattr("torch.autograd.profiler.profile", Profiler)
-    assert measure._kernels(lambda: None, "cuda") == (
+    assert timing._kernels(lambda: None, "cuda") == (
         "_forward sm90_xmma_gemm_f32f32_tf32f32_f32_nn cutlass_80_tensorop_s1688gemm_64x64_nn "
         "at::native::elementwise_kernel softmax"
     )
@@ -296,7 +294,7 @@ def test_a_training_stopped_inside_an_epoch_is_the_one_that_never_stopped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Whether its epochs could be captured before, and whether they can be now: no window is trained twice."""
-    monkeypatch.setattr(watch, "CHECKPOINT_S", 0.0)
+    monkeypatch.setattr(progress, "CHECKPOINT_S", 0.0)
     monkeypatch.setattr(training, "GRAPH_WINDOWS", graph)
     protocol = dataclasses.replace(
         TINY, sampling=sampling, train_characters=characters, heldout_characters=50, epochs=3
@@ -413,19 +411,19 @@ def test_a_sample_on_a_gpu_agrees_before_its_first_step_and_tells_memory_apart(
 ) -> None:
     """What a compiler takes is in no clock, and cuBLAS' workspaces, one a stream, in no peak; a graph's is told."""
     cuda = Streams(monkeypatch)
-    monkeypatch.setattr(measure, "BLOCK_S", 0.0)
-    monkeypatch.setattr(measure, "WARM_S", 0.0)
+    monkeypatch.setattr(timing, "BLOCK_S", 0.0)
+    monkeypatch.setattr(timing, "WARM_S", 0.0)
     for name, value in {
         "disagreement": lambda *of: (cuda.said.__iadd__(["agree"]), apart)[1], "environment": lambda device: {},
         "ceiling": lambda device: (1e9, 1.0), "node_gap_us": lambda: 1.5, "_kernels": lambda *of: "",
         "repeat_difference": lambda *of: 0.0,
     }.items():  # fmt: skip
-        monkeypatch.setattr(measure, name, value)
+        monkeypatch.setattr(timing, name, value)
     found = {}
     for capture in (False, True):
         cuda.said.clear()
         with OnCPU():
-            found[capture] = measure.time_steps(Run("gru", 0, TINY, "", "cuda", "fused", capture), 28)
+            found[capture] = timing.time_steps(Run("gru", 0, TINY, "", "cuda", "fused", capture), 28)
         assert cuda.said[0] == "agree"
         assert cuda.said.count("agree") == 1
         assert ("wait" in cuda.said) == (apart == 0)  # the clock is not asked for anything that does not count
@@ -436,7 +434,7 @@ def test_a_sample_on_a_gpu_agrees_before_its_first_step_and_tells_memory_apart(
     for engine, kernels in (("fused", 2 * TINY.num_steps), ("loop", 2 * TINY.num_steps), ("resident", 2)):
         with OnCPU():
             monkeypatch.setattr(resident, "unroll", fused.unroll)
-            answer = measure.time_steps(Run("gru", 0, TINY, "", "cuda", engine), 28)
+            answer = timing.time_steps(Run("gru", 0, TINY, "", "cuda", engine), 28)
         assert answer["floor_ms"] == pytest.approx(max(1e3 * answer["gflop"] / 1e9, kernels * 1.5 / 1000)), engine
 
 

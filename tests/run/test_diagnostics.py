@@ -12,12 +12,11 @@ import pytest
 import torch
 
 from harness import __main__ as command
-from harness.data import corpus as text
+from harness.data import corpus
 from harness.data import load as loading
 from harness.record import tables
-from harness.report import sections
-from harness.report import select as evidence
-from harness.run import diagnostics as inside
+from harness.report import sections, select
+from harness.run import diagnostics
 from variants.model import Model
 
 pytestmark = pytest.mark.usefixtures("in_process")
@@ -31,7 +30,7 @@ def rng(seed: int = 0) -> torch.Generator:
 
 
 @functools.cache
-def book() -> text.Corpus:
+def book() -> corpus.Corpus:
     return loading.load("embedded")
 
 
@@ -47,7 +46,7 @@ def test_gate_values_are_those_of_the_equation() -> None:
     """Once more, step by step, by the cell's own methods."""
     model = network()
     X = characters(30, 2)
-    found = inside.gates(model, X)
+    found = diagnostics.gates(model, X)
     H = model.cell.begin(3)[0]
     seen: dict[str, list[torch.Tensor]] = {"Z": [], "R": []}
     with torch.no_grad():
@@ -73,7 +72,7 @@ def test_saturation_and_time_constant(bias: float, shut: float, open_: float) ->
     for name in ("W_xz", "W_hz"):
         getattr(model.cell, name).data.zero_()
     model.cell.b_z.data.fill_(bias)
-    facts = inside.gates(model, characters(20, 2))[1]["Z"]
+    facts = diagnostics.gates(model, characters(20, 2))[1]["Z"]
     z = 1 / (1 + math.exp(-bias))
     assert (facts["shut"], facts["open"]) == (shut, open_)
     assert facts["mean"] == pytest.approx(z)
@@ -81,10 +80,13 @@ def test_saturation_and_time_constant(bias: float, shut: float, open_: float) ->
 
 
 def test_a_fixed_gate_is_not_looked_at_and_torch_has_none() -> None:
-    assert list(inside.gates(network("gru:R=1"), characters(9, 2))[0]) == ["Z"]
-    assert inside.gates(network("rnn"), characters(9, 2)) == [{}, {}]
-    assert inside.gates(network("gru:Z=1"), characters(9, 2)) == [{}, {}]  # R has no weights left: nothing to look at
-    assert inside.gates(network("nn.gru", (0,)), characters(9, 1)) == [{}]
+    assert list(diagnostics.gates(network("gru:R=1"), characters(9, 2))[0]) == ["Z"]
+    assert diagnostics.gates(network("rnn"), characters(9, 2)) == [{}, {}]
+    assert diagnostics.gates(network("gru:Z=1"), characters(9, 2)) == [
+        {},
+        {},
+    ]  # R has no weights left: nothing to look at
+    assert diagnostics.gates(network("nn.gru", (0,)), characters(9, 1)) == [{}]
 
 
 @pytest.mark.parametrize("variant", ["gru", "rnn", "lstm", "nn.gru", "nn.lstm"])
@@ -93,8 +95,8 @@ def test_reach_is_the_gradient_by_finite_differences(variant: str) -> None:
     seeds = (0,) if variant.startswith("nn.") else (0, 1)
     model = network(variant, seeds)
     X = characters(14, len(seeds), 1)
-    found = inside.reach(model, X)
-    begun = max(0, 14 - 2 - 12 - inside.REACH)
+    found = diagnostics.reach(model, X)
+    begun = max(0, 14 - 2 - 12 - diagnostics.REACH)
     assert begun == 0
 
     def last_loss(back: int, change: torch.Tensor, part: int) -> torch.Tensor:
@@ -129,35 +131,35 @@ def test_reach_is_the_gradient_by_finite_differences(variant: str) -> None:
 def test_reach_of_a_network_that_keeps_everything_is_whole() -> None:
     model = network()
     model.cell.b_z.data.fill_(40.0)  # Z = 1 to the last bit
-    assert inside.reach(model, characters(80, 2))[0] == dict.fromkeys(inside.REACHES, 1.0)
-    assert list(inside.reach(model, characters(6, 2))[0]) == [0, 1, 2, 3, 4]
-    assert inside.reach(model, characters(2, 2)) == [{}, {}]
+    assert diagnostics.reach(model, characters(80, 2))[0] == dict.fromkeys(diagnostics.REACHES, 1.0)
+    assert list(diagnostics.reach(model, characters(6, 2))[0]) == [0, 1, 2, 3, 4]
+    assert diagnostics.reach(model, characters(2, 2)) == [{}, {}]
 
 
 def test_the_map_is_of_one_sentence_of_the_text_read_in_order() -> None:
     model = network()
     letters = torch.from_numpy(book().tokens[:300].astype("int64"))
-    facts = inside.heat(model, book(), letters)
-    assert len(facts) == 2 * inside.SENTENCE * 6  # all six units: there are not sixteen
+    facts = diagnostics.heat(model, book(), letters)
+    assert len(facts) == 2 * diagnostics.SENTENCE * 6  # all six units: there are not sixteen
     shown = "".join(f["character"] for f in facts if (f["gate"], f["unit"]) == ("Z", 0))
-    assert shown == text.decode(book(), book().tokens[inside.SENTENCE : 2 * inside.SENTENCE])
+    assert shown == corpus.decode(book(), book().tokens[diagnostics.SENTENCE : 2 * diagnostics.SENTENCE])
     means = [sum(f["value"] for f in facts if (f["gate"], f["unit"]) == ("Z", u)) for u in range(6)]
     assert means == sorted(means)
     with torch.no_grad():
         X = letters[:, None, None].expand(-1, 2, 1)
-        _, (H,) = model(X[: inside.SENTENCE], model.cell.begin(1))
+        _, (H,) = model(X[: diagnostics.SENTENCE], model.cell.begin(1))
         update = model.cell.__class__.Z  # type: ignore[attr-defined]
-        z = update(model.cell, model.cell.one_hot(X[inside.SENTENCE][None])[0], H)[0, 0]
+        z = update(model.cell, model.cell.one_hot(X[diagnostics.SENTENCE][None])[0], H)[0, 0]
     first = sorted(f["value"] for f in facts if (f["gate"], f["position"]) == ("Z", 0))
     assert first == pytest.approx(sorted(z.tolist()), abs=1e-4)
-    assert inside.heat(model, book(), letters[:50]) == []
+    assert diagnostics.heat(model, book(), letters[:50]) == []
 
 
 def test_the_map_shows_an_unknown_symbol_and_a_line_end_as_one_each() -> None:
     tokens = np.resize(np.arange(4, dtype=np.int32), 200)
-    made = text.Corpus("made", "", tokens, (text.UNKNOWN, "\n", "a", "\u2028"))
+    made = corpus.Corpus("made", "", tokens, (corpus.UNKNOWN, "\n", "a", "\u2028"))
     letters = torch.from_numpy(tokens.astype("int64"))
-    facts = inside.heat(Model("gru", 4, 6, [0]), made, letters)
+    facts = diagnostics.heat(Model("gru", 4, 6, [0]), made, letters)
     shown = [f["character"] for f in facts if (f["gate"], f["unit"]) == ("Z", 0)]
     assert shown == ["<unk>", "\\n", "a", "\\u2028"] * 15
 
@@ -172,9 +174,9 @@ def test_a_training_leaves_what_it_looked_at_in_the_tables(tmp_path: Path) -> No
         ("gru", "R", 0), ("gru", "R", 1), ("gru", "Z", 0), ("gru", "Z", 1), ("gru:Z=0", "R", 0), ("gru:Z=0", "R", 1),
     ]  # fmt: skip
     assert results.reach.groupby(["variant", "seed"]).ngroups == 6
-    assert set(results.reach.characters_back) == set(inside.REACHES)
+    assert set(results.reach.characters_back) == set(diagnostics.REACHES)
     assert set(zip(results.heat.variant, results.heat.seed, strict=True)) == {("gru", 0)}
-    (section,) = sections.sections(evidence.typed(results))
+    (section,) = sections.sections(select.typed(results))
     assert section.table is not None
     assert [row[0].text for row in section.table.rows] == ["Z of gru", "R of gru", "R of gru:Z=0"]
     assert [bool(alt(*frames)) for _, _, _, alt, frames, _ in section.pictures] == [True] * 3
@@ -185,7 +187,7 @@ def test_a_training_leaves_what_it_looked_at_in_the_tables(tmp_path: Path) -> No
 
 def test_a_gate_computed_twice_in_a_step_counts_once_and_its_last_value() -> None:
     model, X = network("gru"), characters(9, 2)
-    once = inside.gates(model, X)
+    once = diagnostics.gates(model, X)
 
     class Twice(type(model.cell)):  # type: ignore[misc]
         def step(self, X: torch.Tensor, H: torch.Tensor) -> torch.Tensor:
@@ -194,7 +196,7 @@ def test_a_gate_computed_twice_in_a_step_counts_once_and_its_last_value() -> Non
             return after
 
     model.cell.__class__ = Twice
-    assert inside.gates(model, X) == once
+    assert diagnostics.gates(model, X) == once
     assert model.cell.on_gate is None
 
 
@@ -207,11 +209,11 @@ def test_a_gate_with_values_that_no_gate_has_is_refused_with_its_reason() -> Non
             return values
 
     model.cell.__class__ = Wide
-    for facts in inside.gates(model, X):
+    for facts in diagnostics.gates(model, X):
         assert list(facts["Z"]) == ["error"]
         assert "a gate's are from 0 to 1" in facts["Z"]["error"]
         assert 0 <= facts["R"]["mean"] <= 1
     model.cell.W_xr.data[0] = math.nan
-    broken, whole = inside.gates(model, X)
+    broken, whole = diagnostics.gates(model, X)
     assert list(broken["R"]) == ["error"]
     assert 0 <= whole["R"]["mean"] <= 1

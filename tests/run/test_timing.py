@@ -17,8 +17,7 @@ import torch
 import variants
 from harness.experiments.protocols import Protocol
 from harness.experiments.runs import Candidate, Run
-from harness.run import machine, process, roofline
-from harness.run import timing as measure
+from harness.run import machine, process, roofline, timing
 from variants.engines import native
 from variants.model import Model
 
@@ -27,18 +26,18 @@ RUN = Run("rnn", 0, Protocol(hidden=8, batch_size=4, num_steps=5), "sha", "cpu")
 
 
 @pytest.fixture(scope="module")
-def answer() -> Iterator[measure.Answer]:
+def answer() -> Iterator[timing.Answer]:
     """In a folder that is not this one, of a Python that was told to look in no folder but its own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir("/")
         patch.setenv("PYTHONSAFEPATH", "1")
-        yield measure.sample(RUN, vocabulary=28, threads=1)
+        yield timing.sample(RUN, vocabulary=28, threads=1)
 
 
-def test_a_sample_is_a_fresh_process_with_blocks(answer: measure.Answer) -> None:
+def test_a_sample_is_a_fresh_process_with_blocks(answer: timing.Answer) -> None:
     assert "error" not in answer
     blocks = answer["blocks"]
-    assert len(blocks) >= measure.BLOCKS
+    assert len(blocks) >= timing.BLOCKS
     for block in blocks:
         rate = 4 * 5 / (block["step_ms"] / 1000)  # a step is batch_size x num_steps characters
         assert math.isclose(block["tokens_per_sec"], rate, rel_tol=1e-9)
@@ -53,22 +52,22 @@ def test_a_sample_is_a_fresh_process_with_blocks(answer: measure.Answer) -> None
 
 
 def test_two_trainings_that_differ_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    streams = torch.randint(28, (measure.WINDOWS * 5 + 1, 1, 4), generator=torch.Generator().manual_seed(0))
-    assert measure.repeat_difference(RUN, 28, streams) == 0
+    streams = torch.randint(28, (timing.WINDOWS * 5 + 1, 1, 4), generator=torch.Generator().manual_seed(0))
+    assert timing.repeat_difference(RUN, 28, streams) == 0
     real, turn = Model.update, iter([1.0, *[1.0] * 2, 0.5, *[1.0] * 100])  # one update of the first is half as long
     monkeypatch.setattr(Model, "update", lambda model, lr, clip: real(model, lr * next(turn), clip))
-    assert measure.repeat_difference(RUN, 28, streams) > 1e-4
+    assert timing.repeat_difference(RUN, 28, streams) > 1e-4
 
 
 def test_deterministic_is_set_in_the_process_that_is_timed() -> None:
-    answer = measure.sample(dataclasses.replace(RUN, deterministic=True), vocabulary=28, threads=1)
+    answer = timing.sample(dataclasses.replace(RUN, deterministic=True), vocabulary=28, threads=1)
     assert answer["environment"]["deterministic"] is True
     assert answer["environment"]["cublas_workspace"] == ":4096:8"
     assert answer["repeat_difference"] == 0
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="no high-water mark to reset on this system")
-def test_memory_is_what_the_steps_took(answer: measure.Answer) -> None:
+def test_memory_is_what_the_steps_took(answer: timing.Answer) -> None:
     """More than its weights, and not what importing torch takes, which is hundreds of MiB."""
     assert 0 < answer["peak_memory_mib"] < 100
 
@@ -81,15 +80,15 @@ def test_memory_is_what_the_steps_took(answer: measure.Answer) -> None:
     ],
 )
 def test_what_goes_wrong_is_an_answer(run: Run, patience: float, said: str) -> None:
-    answer = measure.sample(run, vocabulary=28, threads=1, patience_s=patience)
+    answer = timing.sample(run, vocabulary=28, threads=1, patience_s=patience)
     assert answer["error"].startswith(said)
     assert "\n" not in answer["error"]
 
 
 def test_every_contender_once_a_round_in_changing_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "sample", lambda run, vocabulary, threads, seeds, patience_s: {"seed": run.seed})
+    monkeypatch.setattr(timing, "sample", lambda run, vocabulary, threads, seeds, patience_s: {"seed": run.seed})
     contenders = [Candidate(f"c{k}", Run("rnn", k, Protocol(), "sha", "cpu")) for k in range(5)]
-    seen = [(number, c.label, a["seed"]) for number, c, a in measure.compare(contenders, 28, 1, [0, 1, 4])]
+    seen = [(number, c.label, a["seed"]) for number, c, a in timing.compare(contenders, 28, 1, [0, 1, 4])]
     assert collections.Counter(number for number, _, _ in seen) == {0: 5, 1: 5, 4: 5}
     orders = [[label for n, label, _ in seen if n == number] for number in (0, 1, 4)]
     assert all(sorted(order) == ["c0", "c1", "c2", "c3", "c4"] for order in orders)
@@ -97,23 +96,23 @@ def test_every_contender_once_a_round_in_changing_order(monkeypatch: pytest.Monk
     assert all(label == f"c{seed}" for _, label, seed in seen)
 
 
-def quiet(*disturbed: bool) -> measure.Answer:
+def quiet(*disturbed: bool) -> timing.Answer:
     return {"blocks": [{"disturbed": d} for d in disturbed]}
 
 
-def timed(monkeypatch: pytest.MonkeyPatch, answers: dict[str, list[measure.Answer]], each_s: float = 1.0) -> list[str]:
+def timed(monkeypatch: pytest.MonkeyPatch, answers: dict[str, list[timing.Answer]], each_s: float = 1.0) -> list[str]:
     """What `compare` gives of contenders in one round, each answering in turn, `each_s` a sample by the clock."""
     begun: list[Run] = []
     monkeypatch.setattr("harness.run.timing.time.monotonic", lambda: each_s * len(begun))
 
-    def sample(run: Run, vocabulary: int, threads: int, seeds: int, patience_s: float) -> measure.Answer:
+    def sample(run: Run, vocabulary: int, threads: int, seeds: int, patience_s: float) -> timing.Answer:
         begun.append(run)
         return answers[run.variant].pop(0)
 
-    monkeypatch.setattr(measure, "sample", sample)
+    monkeypatch.setattr(timing, "sample", sample)
     contenders = [Candidate(v, Run(v, 0, Protocol(), "sha", "cpu")) for v in answers]
-    given = list(measure.compare(contenders, 28, 1, [0]))
-    return [f"{c.label} {a.get('error', measure.disturbed(a))}" for _, c, a in given]
+    given = list(timing.compare(contenders, 28, 1, [0]))
+    return [f"{c.label} {a.get('error', timing.disturbed(a))}" for _, c, a in given]
 
 
 def test_a_sample_disturbed_throughout_is_repeated_after_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,8 +130,8 @@ def test_a_sample_disturbed_throughout_is_repeated_after_the_others(monkeypatch:
 
 def test_on_a_machine_that_stays_busy_timing_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """Within what was said, with a row for what was not timed."""
-    assert measure.limit_s(3) == 600
-    assert measure.limit_s(100) == 3000
+    assert timing.limit_s(3) == 600
+    assert timing.limit_s(100) == 3000
     given = timed(monkeypatch, {v: [quiet(True)] * 9 for v in ("rnn", "gru", "lstm")}, each_s=301.0)
     assert [line.partition(" ")[2] for line in given] == [
         "True", "True", "timeout: the 10 minutes for timing were over",
@@ -150,10 +149,10 @@ def test_errors_are_typed() -> None:
 @pytest.mark.skipif(not Path("/proc/stat").exists(), reason="no /proc/stat on this system")
 def test_work_done_anywhere_is_seen() -> None:
     """What this process does counts too: the difference between all and ours is what others do."""
-    before, own = measure._busy_s(), time.process_time()
+    before, own = timing._busy_s(), time.process_time()
     while time.process_time() - own < 0.3:
         pass
-    after = measure._busy_s()
+    after = timing._busy_s()
     assert before is not None
     assert after is not None
     assert after - before >= 0.2  # counted in hundredths
@@ -162,17 +161,17 @@ def test_work_done_anywhere_is_seen() -> None:
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_block_beside_others_is_disturbed(monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
     """All processors are ours here, so one second of others' work in each block is too much; none is none."""
-    monkeypatch.setattr(measure, "BLOCK_S", 0.01)
-    monkeypatch.setattr(measure, "WARM_S", 0.0)
-    monkeypatch.setattr(measure, "SWITCHES_PER_S", math.inf)
+    monkeypatch.setattr(timing, "BLOCK_S", 0.01)
+    monkeypatch.setattr(timing, "WARM_S", 0.0)
+    monkeypatch.setattr(timing, "SWITCHES_PER_S", math.inf)
     monkeypatch.setattr("os.cpu_count", lambda: 1)
     monkeypatch.setattr("torch.get_num_threads", lambda: threads)  # more than processors: none is free, not minus one
     for each, disturbed in ((1.0, True), (0.0, False)):
         clock = itertools.count(0.0, each)
-        monkeypatch.setattr(measure, "_busy_s", lambda clock=clock: next(clock))
-        blocks = measure.time_steps(RUN, vocabulary=28)["blocks"]
+        monkeypatch.setattr(timing, "_busy_s", lambda clock=clock: next(clock))
+        blocks = timing.time_steps(RUN, vocabulary=28)["blocks"]
         assert {b["disturbed"] for b in blocks} == {disturbed}
-        assert len(blocks) == measure.BLOCKS * (1 + disturbed)  # run again, and kept
+        assert len(blocks) == timing.BLOCKS * (1 + disturbed)  # run again, and kept
 
 
 def test_work_of_a_step_by_hand() -> None:
@@ -186,10 +185,10 @@ def test_work_of_a_step_by_hand() -> None:
 
 
 def test_the_share_of_the_ceiling_is_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "BLOCK_S", 0.01)
-    monkeypatch.setattr(measure, "WARM_S", 0.0)
-    monkeypatch.setattr(measure, "ceiling", lambda device: (2.0, 3.0))
-    answer = measure.time_steps(RUN, vocabulary=28)
+    monkeypatch.setattr(timing, "BLOCK_S", 0.01)
+    monkeypatch.setattr(timing, "WARM_S", 0.0)
+    monkeypatch.setattr(timing, "ceiling", lambda device: (2.0, 3.0))
+    answer = timing.time_steps(RUN, vocabulary=28)
     assert (answer["peak_gflops"], answer["copy_gib_per_s"]) == (2.0, 3.0)
     for block in answer["blocks"]:
         reached = answer["gflop"] / (block["step_ms"] / 1000)
@@ -198,10 +197,10 @@ def test_the_share_of_the_ceiling_is_of_this_process(monkeypatch: pytest.MonkeyP
 
 def test_a_step_is_never_above_the_ceiling(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the machine was busier while the ceiling was measured than while the steps were."""
-    monkeypatch.setattr(measure, "BLOCK_S", 0.01)
-    monkeypatch.setattr(measure, "WARM_S", 0.0)
-    monkeypatch.setattr(measure, "ceiling", lambda device: (1e-9, 3.0))
-    blocks = measure.time_steps(RUN, vocabulary=28)["blocks"]
+    monkeypatch.setattr(timing, "BLOCK_S", 0.01)
+    monkeypatch.setattr(timing, "WARM_S", 0.0)
+    monkeypatch.setattr(timing, "ceiling", lambda device: (1e-9, 3.0))
+    blocks = timing.time_steps(RUN, vocabulary=28)["blocks"]
     assert max(block["percent_of_peak"] for block in blocks) == pytest.approx(100)
 
 
@@ -245,9 +244,9 @@ def test_neither_the_first_step_nor_a_cold_machine_is_in_a_block(monkeypatch: py
     machine = Machine(first_s=7.0, warm_s=0.25)
     monkeypatch.setattr("harness.run.progress.clock", machine.clock)
     monkeypatch.setattr("harness.run.train.epoch_of", machine.epoch)
-    monkeypatch.setattr(measure, "ceiling", lambda device: (1e9, 3.0))
-    monkeypatch.setattr(measure, "_kernels", lambda step, device: "")
-    answer = measure.time_steps(RUN, vocabulary=28, seeds=seeds)
+    monkeypatch.setattr(timing, "ceiling", lambda device: (1e9, 3.0))
+    monkeypatch.setattr(timing, "_kernels", lambda step, device: "")
+    answer = timing.time_steps(RUN, vocabulary=28, seeds=seeds)
     assert answer["first_step_ms"] == pytest.approx(7000.0)
     for block in answer["blocks"]:
         assert block["step_ms"] == pytest.approx(1.0)
@@ -256,15 +255,15 @@ def test_neither_the_first_step_nor_a_cold_machine_is_in_a_block(monkeypatch: py
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="no high-water mark to reset on this system")
 def test_memory_used_before_is_not_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "BLOCK_S", 0.01)
-    monkeypatch.setattr(measure, "WARM_S", 0.0)
-    monkeypatch.setattr(measure, "ceiling", lambda device: (1e9, 3.0))
+    monkeypatch.setattr(timing, "BLOCK_S", 0.01)
+    monkeypatch.setattr(timing, "WARM_S", 0.0)
+    monkeypatch.setattr(timing, "ceiling", lambda device: (1e9, 3.0))
     before = torch.ones(2**27)  # 512 MiB
     del before
-    assert measure.time_steps(RUN, vocabulary=28)["peak_memory_mib"] < 256
+    assert timing.time_steps(RUN, vocabulary=28)["peak_memory_mib"] < 256
 
 
-def test_a_floor_is_the_longer_of_work_and_waiting(answer: measure.Answer) -> None:
+def test_a_floor_is_the_longer_of_work_and_waiting(answer: timing.Answer) -> None:
     assert roofline.floor_ms(1.42, 330.0, 35, None) == pytest.approx(4.303, abs=0.001)
     assert roofline.floor_ms(1.42, 50_000.0, 35, 1.2) == pytest.approx(0.084)  # 70 dependent kernels
     assert roofline.floor_ms(1.42, 10_000.0, 35, 1.2) == pytest.approx(0.142)

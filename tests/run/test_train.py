@@ -20,10 +20,8 @@ from harness.data import corpus as text
 from harness.data import load as loading
 from harness.experiments.protocols import PROMPT, PROTOCOLS, Protocol
 from harness.experiments.runs import Run
-from harness.record import store as record
-from harness.record import tables
-from harness.run import diagnostics as inside
-from harness.run import evaluate, grouping
+from harness.record import store, tables
+from harness.run import diagnostics, evaluate, grouping
 from harness.run import train as training
 from harness.run.outcome import perplexity
 from harness.run.train import train
@@ -431,7 +429,7 @@ def test_a_network_that_does_not_know_the_books_prompt_starts_with_the_text_held
     heldout = chinese.tokens[400:414]
     assert outcome.sample.startswith(text.decode(chinese, heldout))
     assert "<unk>" not in outcome.sample
-    assert [fact["character"] for fact in outcome.heat[:: inside.UNITS // 2]][:3]  # drawn, not crashed
+    assert [fact["character"] for fact in outcome.heat[:: diagnostics.UNITS // 2]][:3]  # drawn, not crashed
 
 
 def test_a_state_that_never_changes_learns_the_frequencies_of_characters() -> None:
@@ -541,9 +539,9 @@ def _fails(*args: object, **kwargs: object) -> None:
     [
         (training, "generate", "sample"),
         (training, "lesions", "lesions"),
-        (inside, "gates", "gates"),
-        (inside, "reach", "reach"),
-        (inside, "heat", "heat"),
+        (diagnostics, "gates", "gates"),
+        (diagnostics, "reach", "reach"),
+        (diagnostics, "heat", "heat"),
     ],
 )
 def test_what_only_looks_at_a_trained_network_loses_nothing_of_it(
@@ -576,7 +574,7 @@ def test_one_lesion_that_cannot_be_computed_is_an_empty_cell_with_its_reason(
     assert [lesion for lesion, p in outcome.lesions.items() if p is None] == ["Z=1"]
     fact = {"corpus": "own", "outcome": dataclasses.asdict(outcome), "environment": {}, "started": "", "wall_s": 1.0,
             "together": 1, "load": 0.0}  # fmt: skip
-    record.write_run(tmp_path, run(), fact)
+    store.write_run(tmp_path, run(), fact)
     results = tables.gather(tmp_path)
     rows = results.lesions.set_index("lesion")
     assert "layer_norm" in rows.error["Z=1"]

@@ -11,13 +11,11 @@ import pytest
 from harness import __main__ as command
 from harness import pipeline
 from harness import plan as planning
-from harness.analysis import stats
-from harness.analysis import tasks as solved
+from harness.analysis import stats, tasks
 from harness.experiments import protocols
 from harness.experiments.protocols import RATE_SEEDS
 from harness.record import store, tables
-from harness.report import sections
-from harness.report import select as evidence
+from harness.report import sections, select
 
 pytestmark = pytest.mark.usefixtures("in_process")
 
@@ -35,7 +33,7 @@ def rows(variant: str, updates: list[float | None], error: str = "", task: str =
 
 def built(*groups: list[dict[str, object]], rates: list[dict[str, object]] | None = None) -> pd.DataFrame:
     trained = tables.frame("probes", [row for group in groups for row in group])
-    return solved.build(trained, tables.frame("learning_rates", rates or [])).set_index("variant")
+    return tasks.build(trained, tables.frame("learning_rates", rates or [])).set_index("variant")
 
 
 def chances(n: int, p: float, successes: range) -> float:
@@ -126,8 +124,8 @@ def test_tasks_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "within 100 updates" in said
     assert command.main(words) == 0
     assert "16 done already" in capsys.readouterr().out
-    (section,) = [s for s in sections.sections(evidence.typed(results)) if s.id == "tasks"]
-    assert not [s for s in sections.sections(evidence.typed(results)) if s.id == "rates"]  # of a text alone
+    (section,) = [s for s in sections.sections(select.typed(results)) if s.id == "tasks"]
+    assert not [s for s in sections.sections(select.typed(results)) if s.id == "rates"]  # of a text alone
     assert "of 4 rates" in " ".join(cell.note for row in section.table.rows for cell in row)  # type: ignore[union-attr]
     again = command.parser().parse_args(section.command.split()[3:])
     keys = [

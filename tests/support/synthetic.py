@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from harness.analysis import compare as table
+from harness.analysis import compare
 from harness.experiments import grids, protocols
 from harness.experiments.protocols import Protocol
 from harness.experiments.tasks import TASKS
@@ -96,7 +96,9 @@ def write(
         for row in timed(verb, variants, random, own, rounds, failures)
     ])  # fmt: skip
     tables = {
-        verb: table.build(run_frame, speed_frame[speed_frame.session == f"{verb}-s1"], variants, own.label, SHA, "cpu")
+        verb: compare.build(
+            run_frame, speed_frame[speed_frame.session == f"{verb}-s1"], variants, own.label, SHA, "cpu"
+        )
         for verb, variants in (("bench", bench), ("ablate", ablate))
     }
     out = {

@@ -18,7 +18,7 @@ from harness.data import embedded
 from harness.experiments import grids
 from harness.experiments.protocols import Protocol
 from harness.experiments.runs import Run
-from harness.run.executors import local as execute
+from harness.run.executors import local
 from harness.run.machine import Fact
 from harness.run.outcome import Outcome
 from harness.run.train import train
@@ -34,9 +34,9 @@ def test_workers_give_what_one_process_gives_and_a_dead_one_is_a_row(monkeypatch
     """In one test, because starting processes that import torch is the slow part of it."""
     text = embedded.embedded()
     deadly = dataclasses.replace(RUNS[0], seed=7)
-    signs: list[execute.Underway] = []
-    monkeypatch.setattr(execute, "SERVE", f"from {__name__} import serve_but_die_at_seed_7 as serve")
-    ended = {f.run: f for f in execute.execute([RUNS[0], deadly, *RUNS[1:]], text, 2, signs.append)}
+    signs: list[local.Underway] = []
+    monkeypatch.setattr(local, "SERVE", f"from {__name__} import serve_but_die_at_seed_7 as serve")
+    ended = {f.run: f for f in local.execute([RUNS[0], deadly, *RUNS[1:]], text, 2, signs.append)}
     assert set(ended) == {*RUNS, deadly}
     assert ended[deadly].outcome.error == "crashed: its process ended with status 3"
     assert ended[deadly].outcome.heldout_perplexity is None
@@ -52,15 +52,15 @@ def test_workers_give_what_one_process_gives_and_a_dead_one_is_a_row(monkeypatch
 
 
 def serve_but_die_at_seed_7(pipe: int, shared: int, parent: int) -> None:
-    real = execute._one
+    real = local._one
 
     def one(pack, *rest):  # type: ignore[no-untyped-def]
         if pack[0].seed == 7:
             os._exit(3)
         return real(pack, *rest)
 
-    execute._one = one
-    execute.serve(pipe, shared, parent)
+    local._one = one
+    local.serve(pipe, shared, parent)
 
 
 @pytest.mark.parametrize(
@@ -79,14 +79,14 @@ def test_a_worker_that_ends_or_stops_before_it_has_read_anything_is_a_row(
     code: str, why: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Of a text that fills every pipe. The last stops in the middle of what it sends."""
-    monkeypatch.setattr(execute, "PATIENCE_S", 0.5)
-    monkeypatch.setattr(execute, "LOOK_S", 0.1)
-    monkeypatch.setattr(execute, "SERVE", code)
+    monkeypatch.setattr(local, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(local, "LOOK_S", 0.1)
+    monkeypatch.setattr(local, "SERVE", code)
     text = dataclasses.replace(embedded.embedded(), tokens=np.zeros(10**6, dtype=np.int16))
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     old = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("it hangs"))
     signal.setitimer(signal.ITIMER_REAL, 60)
-    ended = list(execute.execute(RUNS, text, 2))
+    ended = list(local.execute(RUNS, text, 2))
     signal.setitimer(signal.ITIMER_REAL, 0)
     signal.signal(signal.SIGALRM, old)
     assert {f.run for f in ended} == set(RUNS)
@@ -99,13 +99,13 @@ def serve_but_die_while_looking(pipe: int, shared: int, parent: int) -> None:
     from harness.run import train as training
 
     vars(training).update(_inspect=lambda *_: os.kill(os.getpid(), signal.SIGKILL))
-    execute.serve(pipe, shared, parent)
+    local.serve(pipe, shared, parent)
 
 
 def test_a_process_that_ends_while_it_only_looks_loses_no_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(execute, "SERVE", f"from {__name__} import serve_but_die_while_looking as serve")
+    monkeypatch.setattr(local, "SERVE", f"from {__name__} import serve_but_die_while_looking as serve")
     text = embedded.embedded()
-    (finished,) = execute.execute(RUNS[:1], text, 1)
+    (finished,) = local.execute(RUNS[:1], text, 1)
     (whole,) = train(RUNS[:1], text)
     unseen = {"sample, lesions, gates, reach, network": "crashed: its process was ended by SIGKILL"}
     kept = dataclasses.replace(whole, sample="", lesions={}, gates={}, reach={}, heat=(), network=None, unseen=unseen)
@@ -123,18 +123,18 @@ def serve_as_a_gpu(pipe: int, shared: int, parent: int) -> None:
 
     def one(pack, *rest):  # type: ignore[no-untyped-def]
         facts: dict[str, Fact] = {"pid": os.getpid()}
-        return [execute.Finished(run, said.get(run.variant, Outcome()), 0.0, 1, 0.0, "", facts) for run in pack]
+        return [local.Finished(run, said.get(run.variant, Outcome()), 0.0, 1, 0.0, "", facts) for run in pack]
 
-    vars(execute).update(_one=one, settle=lambda *how: None, environment=lambda device: {})
-    execute.serve(pipe, shared, parent)
+    vars(local).update(_one=one, settle=lambda *how: None, environment=lambda device: {})
+    local.serve(pipe, shared, parent)
 
 
 def test_a_process_whose_capture_failed_takes_no_further_group(monkeypatch: pytest.MonkeyPatch) -> None:
     """On CUDA: nor one in which anything else went wrong. What only diverged leaves its process fit."""
-    monkeypatch.setattr(execute, "SERVE", f"from {__name__} import serve_as_a_gpu as serve")
+    monkeypatch.setattr(local, "SERVE", f"from {__name__} import serve_as_a_gpu as serve")
     variants = ("rnn", "janet", "lstm", "gru", "mgu", "ligru")
     runs = [Run(v, seed, TINY, "sha", "cuda", capture=True) for v in variants for seed in (0, 1)]
-    ended = list(execute.execute(runs, embedded.embedded(), 1))
+    ended = list(local.execute(runs, embedded.embedded(), 1))
     assert [f.run for f in ended] == runs
     pids = [ended[2 * k].environment["pid"] for k in range(len(variants))]
     assert [f.environment["pid"] for f in ended] == [pid for pid in pids for _ in (0, 1)]
@@ -144,7 +144,7 @@ def test_a_process_whose_capture_failed_takes_no_further_group(monkeypatch: pyte
 
 def test_a_run_that_raises_is_an_outcome() -> None:
     run = dataclasses.replace(RUNS[0], protocol=dataclasses.replace(TINY, batch_size=10**6))
-    (finished,) = execute._one([run], embedded.embedded(), 1, lambda sign: None)
+    (finished,) = local._one([run], embedded.embedded(), 1, lambda sign: None)
     assert finished.outcome.error.startswith("crashed: ValueError: ")
     assert finished.outcome.parameters is None
 
@@ -156,7 +156,7 @@ def test_every_variant_of_a_default_command_trains_in_every_engine_that_takes_it
     assert taken
     for engine in taken:
         run = dataclasses.replace(RUNS[0], variant=variant, engine=engine)
-        (finished,) = execute._one([run], embedded.embedded(), 1, lambda sign: None)
+        (finished,) = local._one([run], embedded.embedded(), 1, lambda sign: None)
         assert finished.outcome.error == "", engine
 
 
@@ -170,33 +170,33 @@ def test_what_an_engine_that_disagrees_trains_does_not_count(monkeypatch: pytest
         return H, (last + 1e-9,)
 
     monkeypatch.setattr(fused, "unroll", wrong)
-    execute._disagrees.cache_clear()
+    local._disagrees.cache_clear()
     for seed in (0, 1):
         run = dataclasses.replace(RUNS[0], seed=seed, engine="fused")
-        (finished,) = execute._one([run], embedded.embedded(), 1, lambda sign: None)
+        (finished,) = local._one([run], embedded.embedded(), 1, lambda sign: None)
         said = "disagrees: fused differs from the plainest engine by 1e-09, over 1e-10: --engine names another"
         assert finished.outcome == Outcome(error=said)
     assert len(set(map(id, asked))) == 1  # one model
-    (finished,) = execute._one([RUNS[0]], embedded.embedded(), 1, lambda sign: None)
+    (finished,) = local._one([RUNS[0]], embedded.embedded(), 1, lambda sign: None)
     assert finished.outcome.error == ""
 
 
 def test_nothing_to_do() -> None:
-    assert list(execute.execute([], embedded.embedded(), 0)) == []
+    assert list(local.execute([], embedded.embedded(), 0)) == []
 
 
 def test_a_script_without_a_main_guard_trains_and_no_worker_imports_it(tmp_path: Path) -> None:
     """Typed into a pipe, as `python - <<END` has it; with PYTHONSAFEPATH, which leaves the current folder out."""
     script = f"""
 import sys
-sys.path.insert(0, {str(Path(execute.__file__).parents[3])!r})
+sys.path.insert(0, {str(Path(local.__file__).parents[3])!r})
 print("main")
 from harness.data.embedded import embedded
 from harness.experiments.protocols import Protocol
 from harness.experiments.runs import Run
-from harness.run.executors import local as execute
+from harness.run.executors import local
 size = Protocol(train_characters=300, heldout_characters=100, batch_size=4, num_steps=5, hidden=4, epochs=1)
-for finished in execute.execute([Run("rnn", 0, size, "", "cpu")], embedded(), 1):
+for finished in local.execute([Run("rnn", 0, size, "", "cpu")], embedded(), 1):
     print(finished.outcome.error or "trained")
 """
     done = subprocess.run(

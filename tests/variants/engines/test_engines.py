@@ -333,7 +333,7 @@ def test_resident_on_a_gpu_is_near_the_loop(variant: str, seeds: int, hidden: in
         fast = results(variant, resident, seeds, torch.float32, 32, hidden, "cuda")
     finally:
         torch.set_float32_matmul_precision(before)
-    most = {"high": 2e-3, "medium": 2e-2}[precision]  # as measure.ROUNDED
+    most = {"high": 2e-3, "medium": 2e-2}[precision]  # as timing.ROUNDED
     wrong = {name: ((fast[name] - exact[name]).norm() / (exact[name].norm() + 1e-12)).item() for name in exact}
     assert max(wrong.values()) <= most, wrong
 
