@@ -84,18 +84,14 @@ class Plan:
         return self.device == "cuda" and self.protocol.task == "text"
 
     def run(self, variant: str, seed: int, engine: str = "", capture: bool | None = None) -> Run:
-        from variants.fingerprint import fingerprint
-
         engine = engine or self.engines(variant)[0]
         capture = self.captures if capture is None else capture
-        roots = [*NUMBERS[self.protocol.task == "text"], *[CAPTURE] * capture]
-        roots += [] if self.protocol.task == "text" else [f"harness.experiments.tasks.{self.protocol.task}"]
-        source = fingerprint(variant, engine, tuple(roots), NO_NUMBERS)
         how = {"engine": engine, "capture": capture, "tokens": self.corpus.tokens_sha256,
-               "precision": self.precision, "source": source,
+               "precision": self.precision,
                "deterministic": self.deterministic and self.device == "cuda",
                "hidden": self.units.get(variant, 0), "lr": self.rates.get(variant, 0.0)}  # fmt: skip
-        return Run(variant, seed, self.protocol, self.corpus.sha256, self.device, **how)  # type: ignore[arg-type]
+        run = Run(variant, seed, self.protocol, self.corpus.sha256, self.device, **how)  # type: ignore[arg-type]
+        return dataclasses.replace(run, source=source(run))
 
     def engines(self, variant: str) -> list[str]:
         """Those that can run it: the one it is trained with, then the others, the fastest first."""
@@ -163,6 +159,16 @@ class Plan:
     @property
     def speed_baseline(self) -> str:
         return next((v for v in (grids.SPEED_BASELINE, grids.BASELINE) if v in self.variants), self.variants[0])
+
+
+def source(run: Run) -> str:
+    """The fingerprint of the code that a run's numbers follow from, as it lies on this machine now."""
+    from variants.fingerprint import fingerprint
+
+    text = run.protocol.task == "text"
+    roots = [*NUMBERS[text], *[CAPTURE] * run.capture]
+    roots += [] if text else [f"harness.experiments.tasks.{run.protocol.task}"]
+    return fingerprint(run.variant, run.engine, tuple(roots), NO_NUMBERS)
 
 
 def planned(verb: str, options: argparse.Namespace) -> Plan:

@@ -27,7 +27,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trainings in this process, no page drawn: starting workers and drawing are tested elsewhere."""
 
     def results(pool: local.Pool) -> Iterator[local.Finished]:
-        for group in reversed(pool.groups):
+        for group in pool.groups:
             yield from local._one(group, pool.corpus, 1, lambda sign: None, pool.keeper)
 
     monkeypatch.setattr(local.Pool, "results", results)

@@ -156,6 +156,9 @@ def test_a_checkpoint_is_of_these_runs_on_this_machine_and_is_gone_when_they_are
     assert found["x"].tolist() == [0, 1, 2]
     assert store.checkpoint(tmp_path, [RUN], {**here, "commit": "b"}).load() is not None
     assert store.checkpoint(tmp_path, [RUN], {**here, "torch": "3"}).load() is None
+    assert store.checkpoint(tmp_path, [RUN], {**here, "bits": "b"}).load() is None
+    elsewhere = {**here, "memory_gib": 3.9, "cores": 64, "platform": "another kernel"}  # none decides a bit
+    assert store.checkpoint(tmp_path, [RUN], elsewhere).load() is not None
     assert store.checkpoint(tmp_path, [dataclasses.replace(RUN, seed=9), RUN], here).load() is None
     store.write_run(tmp_path, RUN, {})
     assert not one.path.exists()

@@ -136,7 +136,8 @@ def _perplexities(runs: pd.DataFrame) -> dict[str, object]:
     row |= {"train_sd": done["train_perplexity"].std(ddof=1)}
     # a speed: of the machine used last, never of two machines together
     done = done[done["environment"] == done.sort_values(["started", "run"])["environment"].iloc[-1]]
-    rate = done["tokens"] / done["train_s"].where(done["train_s"] > 0) * done["together"]
+    # of a cluster no number says how many were trained side by side: then there is no rate
+    rate = done["tokens"] / done["train_s"].where(done["train_s"] > 0) * done["together"].astype(float)
     return row | {"tokens_per_sec_all_seeds": rate.median()}
 
 

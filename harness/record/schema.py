@@ -44,6 +44,7 @@ _COLUMNS = (
     Column("lr", float, "", "learning rate"),
     Column("parameters", int, "", "trained numbers of the network, output layer included"),
     Column("environment", str, "", "machine and software, described in environments.csv"),
+    Column("bits", str, "", "class of machine: two of one class train to the same bits; empty before it was recorded"),
     Column("started", str, "UTC", "when it began"),
     Column("load", float, "", "load average of the machine when it began"),
     Column("error", str, "", "why it failed; empty for success"),
@@ -54,7 +55,7 @@ _COLUMNS = (
     Column("tokens", int, "", "characters trained on"),
     Column("train_s", float, "s", "time in training steps, shared by the seeds trained together"),
     Column("wall_s", float, "s", "time from start to end, shared by the seeds trained together"),
-    Column("together", int, "", "how many seeds were trained side by side"),
+    Column("together", int, "", "how many seeds were trained side by side; empty on a cluster"),
     Column("sample", str, "", "text written by the trained network"),
     Column("unseen", str, "", "diagnostics that could not be had, and why"),
     Column("epoch", float, "", "passes over the training part so far"),
@@ -159,7 +160,7 @@ _COLUMNS = (
     Column("speed_verdict", str, "", "`faster`, `slower` or `cannot be told`"),
     Column("speed_noise", float, "", "ratio by which a candidate differs from its A/A control"),
     Column("speed_disturbed", int, "", "samples disturbed in every block"),
-    Column("tokens_per_sec_all_seeds", float, "1/s", "rate of all seeds trained together"),
+    Column("tokens_per_sec_all_seeds", float, "1/s", "rate of all seeds trained together; empty on a cluster"),
     # published perplexities
     Column("quantity", str, "", "what was published"),
     Column("published", float, "", "published perplexity, mean over builds"),
@@ -265,7 +266,7 @@ TABLES = {
     "runs": Table("variant x seed: one training", (
         "run", *_HOW, "seed", "protocol", "corpus", "corpus_sha256", "unknown_share", "hidden", "lr", "parameters",
         "train_perplexity", "heldout_perplexity", "heldout_mean_exp", "tokens", "train_s", "wall_s", "together",
-        "sample", "environment", "started", "load", "unseen", "error",
+        "sample", "environment", "bits", "started", "load", "unseen", "error",
     )),
     "curves": Table("variant x seed x evaluation, of the validation part where there is one", (
         "run", "variant", "engine", "protocol", "corpus_sha256", "seed", "epoch", "tokens",
@@ -312,7 +313,8 @@ TABLES = {
     "probes": Table("task x length x variant x seed: one training on a task", (
         "run", *_HOW, "seed", "protocol", "task", "length", "hidden", "lr", "parameters", "score", "score_is",
         "trivial", "optimal", "threshold", "budget", "solved_after", "length_longer", "score_longer",
-        "trivial_longer", "tokens", "train_s", "wall_s", "together", "environment", "started", "load", "error",
+        "trivial_longer", "tokens", "train_s", "wall_s", "together", "environment", "bits", "started", "load",
+        "error",
     )),
     "tasks": Table("task x length x variant: how many seeds solve it, after how many updates", (
         "task", "length", "variant", "engine", "precision", "device", "protocol", "hidden", "parameters", "lr",
@@ -337,7 +339,7 @@ TABLES = {
     "environments": Table("what a cell `environment` of the others stands for, as texts", (
         "environment", "torch", "cuda", "driver", "device", "device_name", "cpu", "cores", "threads",
         "memory_gib", "matmul_precision", "cudnn_rnn_tf32", "cublas_workspace", "flush_denormal",
-        "keeps_pages", "deterministic", "python", "platform", "package", "commit", "dirty",
+        "keeps_pages", "deterministic", "python", "platform", "package", "commit", "dirty", "bits",
     )),
 }  # fmt: skip
 COLUMNS = {name: table.columns for name, table in TABLES.items()}

@@ -46,7 +46,7 @@ Loaded = dict[str, Any]  # what a JSON file holds
 class Checkpoint:
     """Where the training of some runs is kept until it ends: as harness/run/progress.py says of `CheckpointStore`.
 
-    `of` is what it may be gone on from: the same runs, the same machine and software.
+    `of` is what it may be gone on from: the same runs, the same class of bits and settings.
     """
 
     path: Path
@@ -66,9 +66,14 @@ class Checkpoint:
         write(self.path, whole.getvalue())
 
 
+# What a training must have in common with the one that it goes on from, of its machine: see run/machine.py.
+DECIDE_BITS = ("bits", "torch", "cuda", "driver", "device", "threads", "matmul_precision", "cudnn_rnn_tf32",
+               "cublas_workspace", "deterministic", "flush_denormal")  # fmt: skip
+
+
 def checkpoint(folder: Path, runs: Sequence[Run], machine: Mapping[str, object]) -> Checkpoint:
-    """Of runs that train side by side, on a machine in this state."""
-    facts = {name: value for name, value in machine.items() if name not in ("commit", "dirty")}
+    """Of runs that train side by side, on a machine in this state: on another of the same bits it is gone on from."""
+    facts = {name: machine.get(name) for name in DECIDE_BITS}
     whole = json.dumps([[run.key for run in runs], facts], sort_keys=True)
     return Checkpoint(_checkpoint_path(folder, runs[-1].key), hashlib.sha256(whole.encode()).hexdigest())
 

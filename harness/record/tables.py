@@ -83,6 +83,7 @@ def gather(folder: Path) -> Results:
             protocols[run.protocol.label] = run.protocol
             machine = whole["environment"]  # none, of one whose worker ended before it had said it
             row["environment"] = _environment(environments, machine) if machine else None
+            row["bits"] = machine.get("bits")
         if same in rows and (rows[same]["run"] in named, rows[same]["started"]) > (key in named, row["started"]):
             continue
         rows[same], held[same] = row, outcome

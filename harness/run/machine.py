@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import functools
+import hashlib
 import os
 import platform
 import subprocess
@@ -47,6 +49,49 @@ def environment(device: str) -> dict[str, Fact]:
         **_commit(),
     }
     return facts
+
+
+def training_facts(device: str) -> dict[str, Fact]:
+    """`environment` of a process that trains, and its class of bits."""
+    return {**environment(device), "bits": bits(device)}
+
+
+PROBED = ("gru", "nn.gru")  # what the class of bits is found with: a cell written here and torch's own
+PROBE_STEPS, PROBE_SIZE = 8, 16  # training steps; hidden units, characters of a window, sequences
+
+
+@functools.cache
+def bits(device: str) -> str:
+    """The machine's class of bits, 8 hexadecimal digits: two machines of one class train to the same bits.
+
+    On a CPU the digest of a short training by each engine that can run here, from a fixed seed. A process asks once,
+    after `settle`. A GPU trains no two times to the same bits, unless asked to: there it is the digest of its name and
+    of the versions of torch, CUDA and driver.
+    """
+    import torch
+
+    import variants
+    from variants.model import Model
+
+    found = hashlib.sha256(torch.__version__.encode())
+    if device == "cuda":
+        facts = (torch.cuda.get_device_name(), torch.version.cuda, _driver())
+        return hashlib.sha256(repr(facts).encode() + found.digest()).hexdigest()[:8]
+    n = PROBE_SIZE
+    X = torch.randint(n, (n + 1, 1, n), generator=torch.Generator().manual_seed(0))
+    for name in PROBED:
+        for engine, refusal in variants.refusals(name, device, n, n, "ieee").items():
+            if refusal or engine == "loop":  # slow, and torch's operations as those of fused are
+                continue
+            model = Model(name, n, n, [0], "torch", device=device, engine=engine)
+            model.gather()
+            state = model.cell.begin(n)
+            for _ in range(PROBE_STEPS):
+                _, _, state = model.learn(X[:-1], X[1:], state, 1.0, 1.0)
+            found.update(engine.encode())
+            for weight in model.parameters():
+                found.update(weight.detach().numpy().tobytes())
+    return found.hexdigest()[:8]
 
 
 def settle(threads: int, precision: str, deterministic: bool = False) -> None:

@@ -256,6 +256,8 @@ def test_variants_named_twice_are_one() -> None:
 def test_rates_of_two_machines_are_not_pooled() -> None:
     moved = run("gru", 3, 8.0, train_s=1.0, environment="e2", started="2025-02-01T00:00:00")
     assert make(runs_frame(*GRU, moved), None, "gru").loc[0, "tokens_per_sec_all_seeds"] == 6000.0
+    cluster = [{**row, "together": None} for row in GRU]
+    assert math.isnan(make(runs_frame(*cluster), None, "gru").loc[0, "tokens_per_sec_all_seeds"])
 
 
 def test_another_engine_can_be_paired() -> None:

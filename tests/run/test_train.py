@@ -21,8 +21,9 @@ from harness.data import load as loading
 from harness.experiments.protocols import PROMPT, PROTOCOLS, Protocol
 from harness.experiments.runs import Run
 from harness.record import store, tables
-from harness.run import diagnostics, evaluate, grouping
+from harness.run import diagnostics, evaluate
 from harness.run import train as training
+from harness.run.executors import group_batchable
 from harness.run.outcome import perplexity
 from harness.run.train import train
 from variants.model import Model
@@ -507,9 +508,9 @@ def test_who_trains_beside_whom() -> None:
     cuda = [dataclasses.replace(r, device="cuda") for r in many([0, 1])]
     captured = [dataclasses.replace(r, capture=True) for r in cuda]
     library = [dataclasses.replace(run("nn.gru", seed=s), device="cuda") for s in (0, 1)]
-    assert list(grouping.group_batchable(many([0, 1]))) == [[r] for r in many([0, 1])]
-    assert list(grouping.group_batchable([*cuda, *captured])) == [cuda, captured]
-    assert list(grouping.group_batchable(library)) == [[r] for r in library]
+    assert list(group_batchable(many([0, 1]))) == [[r] for r in many([0, 1])]
+    assert list(group_batchable([*cuda, *captured])) == [cuda, captured]
+    assert list(group_batchable(library)) == [[r] for r in library]
 
 
 def test_an_unknown_symbol_is_not_scored_as_if_it_were_known() -> None:

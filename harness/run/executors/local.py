@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import mmap
 import os
 import pickle
@@ -17,7 +18,7 @@ import struct
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, Pipe, wait
 from typing import cast
@@ -26,27 +27,16 @@ from harness.data.corpus import Corpus
 from harness.experiments.runs import Run
 from harness.experiments.tasks import TASKS
 from harness.files import now
+from harness.plan import source
 from harness.run.agreement import disagreement, disagrees
-from harness.run.grouping import group_batchable
-from harness.run.machine import Fact, environment, settle
+from harness.run.executors import Finished as Finished
+from harness.run.executors import Keeper, Tell, group_batchable
+from harness.run.executors import Underway as Underway
+from harness.run.machine import Fact, settle, training_facts
 from harness.run.outcome import Outcome
 from harness.run.process import command, describe, ended, follow_parent, keep_streams, memory_kills
-from harness.run.progress import CheckpointStore
 from harness.run.train import train
 from harness.run.train_task import train as train_task
-
-
-@dataclass(frozen=True)
-class Finished:
-    """One training that has ended: what it gave, how long it took, what else the machine was doing."""
-
-    run: Run
-    outcome: Outcome
-    wall_s: float
-    together: int
-    load: float
-    started: str
-    environment: dict[str, Fact]
 
 
 @dataclass(frozen=True)
@@ -54,15 +44,6 @@ class Trained:
     """Runs whose numbers are known while their networks are still looked at: what is kept if that ends the process."""
 
     finished: tuple[Finished, ...]
-
-
-@dataclass(frozen=True)
-class Underway:
-    """A sign of life: the share of a pack of runs that is done, and its first seed's held-out perplexity."""
-
-    runs: tuple[Run, ...]
-    share: float
-    perplexity: float | None
 
 
 SHARING = 8  # processes that train torch's own modules on one GPU
@@ -73,11 +54,6 @@ STOPS = {signal.SIGHUP, signal.SIGINT, signal.SIGTERM}  # what ends the parent, 
 LOOKS = "sample, lesions, gates, reach, network"  # what is not known of a network whose process died while it looked
 HEADER = struct.Struct("!i")
 
-Tell = Callable[[Underway], None]
-Keeper = Callable[
-    [Sequence[Run], Mapping[str, Fact]], CheckpointStore
-]  # where a pack is kept, on a machine in that state
-
 
 def cores() -> int:
     """Processors this process may use."""
@@ -85,22 +61,29 @@ def cores() -> int:
 
 
 def execute(
-    runs: Sequence[Run],
+    runs: Iterable[Run],
     corpus: Corpus,
     workers: int,
     tell: Tell = lambda sign: None,
     keeper: Keeper | None = None,
 ) -> Iterator[Finished]:
-    """Train every run, yielded as it ends; `tell` hears of those underway. Closing the iterator ends the workers."""
-    todo = list(group_batchable(runs))
-    if todo and runs[0].device == "cuda":
+    """Train every run, yielded as it ends; `tell` hears of those underway. Closing the iterator ends the workers.
+
+    On a CPU the runs are taken from their iterator one by one, as workers come free.
+    """
+    groups = group_batchable(runs)
+    if (first := next(groups, None)) is None:
+        return
+    if first[0].device == "cuda":
+        todo = [first, *groups]
         # one process for all that trains its seeds side by side: what a fault leaves behind in it is lost with it
         side_by_side = [pack for pack in todo if pack[0].engine != "library"]
-        todo = [pack for pack in todo if pack[0].engine == "library"]
-        yield from Pool(side_by_side, corpus, min(1, len(side_by_side)), tell, keeper).results()
+        yield from Pool(side_by_side, corpus, 1, tell, keeper).results()
         # torch's own modules take one seed at a time, which leaves most of a GPU idle: several processes share it
-        workers = min(SHARING, cores())
-    yield from Pool(todo, corpus, min(workers, len(todo)), tell, keeper).results()
+        library = [pack for pack in todo if pack[0].engine == "library"]
+        yield from Pool(library, corpus, min(SHARING, cores(), len(library)), tell, keeper).results()
+    else:
+        yield from Pool(itertools.chain([first], groups), corpus, workers, tell, keeper).results()
 
 
 def _one(
@@ -125,11 +108,14 @@ def _one(
     def progress(share: float, perplexity: float | None) -> None:
         tell(Underway(tuple(pack), share, perplexity))
 
-    started, begun, facts = now(), time.perf_counter(), environment(pack[0].device)
+    started, begun, facts = now(), time.perf_counter(), training_facts(pack[0].device)
     keep = keeper(pack, facts) if keeper else None
     try:
         text = pack[0].protocol.task == "text"
         inputs = len(corpus.vocabulary) if text else TASKS[pack[0].protocol.task].inputs
+        if pack[0].source not in ("", here := source(replace(pack[0], seed=0))):
+            raise RuntimeError(f"its code is not what it was asked for with (source {pack[0].source}, here {here}): "
+                               "changed meanwhile? The same command trains the code that is there")  # fmt: skip
         if reason := _disagrees(replace(pack[0], seed=0), inputs):
             outcomes = [Outcome(error=f"{reason}: --engine names another")] * len(pack)
         else:
@@ -159,7 +145,7 @@ def serve(pipe: int, shared: int, parent: int) -> None:
         with mmap.mmap(shared, 0, access=mmap.ACCESS_READ) as text:
             corpus = pickle.loads(text)
         settle(1, like.precision, like.deterministic)
-        ours.send(environment(like.device))
+        ours.send(training_facts(like.device))
         while True:
             for finished in _one(ours.recv(), corpus, workers, ours.send, keeper):
                 ours.send(finished)
@@ -193,6 +179,7 @@ class Worker:
     trained: dict[Run, Finished] = field(default_factory=dict)  # those of them that it only looks at
     started: str = ""  # when it was given them
     since: float = 0.0
+    idle: bool = False  # it waits for a group
     spoilt: bool = False  # it finishes its group, and is given no other
     arrived: bytearray = field(default_factory=bytearray)  # what it has sent and nobody read
 
@@ -232,36 +219,46 @@ class Pool:
     """
 
     def __init__(
-        self, groups: Sequence[list[Run]], corpus: Corpus, size: int, on_progress: Tell, keeper: Keeper | None
+        self, groups: Iterable[list[Run]], corpus: Corpus, size: int, on_progress: Tell, keeper: Keeper | None
     ) -> None:
-        self.groups, self.corpus, self.size = list(reversed(groups)), corpus, size
+        self.groups, self.corpus, self.size = iter(groups), corpus, size
         self.on_progress, self.keeper = on_progress, keeper
         self.workers: list[Worker] = []
+        self.ahead: list[list[Run]] = []  # the next group, where a look has been taken at it
 
     def results(self) -> Iterator[Finished]:
-        """Every run, as it ends."""
-        if not self.groups:
+        """Every run, as it ends. A group that is empty means that none is there now: a worker waits for the next."""
+        if self.next() is None:
             return
         with tempfile.TemporaryFile() as self.shared:
             pickle.dump(self.corpus, self.shared, pickle.HIGHEST_PROTOCOL)
             self.shared.flush()
             try:
                 for _ in range(self.size):
-                    self.assign(self.start())
+                    if self.next() is not None:
+                        self.assign(self.start())
                 looked = time.monotonic()
                 while self.workers:
+                    for idle in [worker for worker in self.workers if not worker.group]:
+                        self.assign(idle)
                     for worker in cast("list[Worker]", wait(self.workers, LOOK_S)):  # type: ignore[arg-type]
                         yield from self.events(worker)
                     passed, looked = time.monotonic() - looked, time.monotonic()
                     for worker in self.workers:  # after Ctrl-Z and fg hours have passed, and nobody was silent
                         worker.silent_s += min(passed, 2 * LOOK_S)
-                    for worker in [w for w in self.workers if w.silent_s > PATIENCE_S]:
+                    for worker in [w for w in self.workers if w.group and w.silent_s > PATIENCE_S]:
                         yield from self.fail(worker, f"timeout: no sign of life for {PATIENCE_S:g} s")
             finally:
                 for worker in self.workers:
                     worker.process.kill()
                 for worker in self.workers:
                     worker.end()
+
+    def next(self) -> list[Run] | None:
+        """The next group, which stays the next until it is taken; None where there is none."""
+        if not self.ahead:
+            self.ahead = list(itertools.islice(self.groups, 1))
+        return self.ahead[0] if self.ahead else None
 
     def start(self) -> Worker:
         """Another process. It is given no more than its pipe holds, so that nobody waits for it to read."""
@@ -280,18 +277,23 @@ class Pool:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             theirs.close()
         with contextlib.suppress(OSError):  # it has died since: the next look at the pipe says so
-            ours.send((self.size, self.groups[-1][0], self.keeper))
+            ours.send((self.size, self.ahead[0][0], self.keeper))
         return worker
 
     def assign(self, worker: Worker) -> None:
-        """The next group, or its end where there is none."""
-        worker.group = self.groups.pop() if self.groups else []
-        worker.trained = {}
+        """The next group, or its end where there is none. One that ended while it waited is replaced first."""
+        group = self.next()
+        if group and worker.idle and worker.process.poll() is not None:
+            self.workers.remove(worker)
+            worker.end()
+            worker = self.start()
+        self.ahead.clear()
+        worker.group, worker.idle, worker.trained = list(group or ()), group == [], {}
         worker.started, worker.since, worker.silent_s = now(), time.monotonic(), 0.0
         if worker.group:
             with contextlib.suppress(OSError):
                 worker.pipe.send(worker.group)
-        else:
+        elif group is None:
             self.workers.remove(worker)
             worker.end()
 
@@ -341,5 +343,5 @@ class Pool:
                 yield replace(done, outcome=replace(done.outcome, unseen=unseen))
                 continue
             yield Finished(run, outcome, wall_s, self.size, load, worker.started, worker.facts)
-        if self.groups:
+        if self.next():
             self.assign(self.start())

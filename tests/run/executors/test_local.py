@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ from harness.data import embedded
 from harness.experiments import grids
 from harness.experiments.protocols import Protocol
 from harness.experiments.runs import Run
+from harness.plan import source
+from harness.run import machine
 from harness.run.executors import local
 from harness.run.machine import Fact
 from harness.run.outcome import Outcome
@@ -111,6 +114,64 @@ def test_a_process_that_ends_while_it_only_looks_loses_no_training(monkeypatch: 
     kept = dataclasses.replace(whole, sample="", lesions={}, gates={}, reach={}, heat=(), network=None, unseen=unseen)
     assert dataclasses.replace(finished.outcome, train_s=whole.train_s) == kept
     assert finished.environment["threads"] == 1
+
+
+def test_runs_come_from_an_iterator_as_workers_come_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan of a million runs is never a list; an empty group means that none is there yet, and nobody waits long."""
+    monkeypatch.setattr(local, "PATIENCE_S", 30.0)
+    asked: list[Run] = []
+
+    def lazily() -> Iterator[Run]:
+        for run in RUNS:
+            asked.append(run)
+            yield run
+
+    results = local.execute(lazily(), embedded.embedded(), 1)
+    assert next(results).run == RUNS[0]
+    assert asked == RUNS[:2]  # one is trained, the next is given out while the first is written
+    assert [finished.run for finished in results] == RUNS[1:]
+
+    feed: list[list[Run]] = [RUNS[:1]]
+    pool = local.Pool(iter(lambda: feed.pop() if feed else [], None), embedded.embedded(), 1, lambda sign: None, None)
+    ended = pool.results()
+    assert next(ended).run == RUNS[0]
+    [worker] = pool.workers
+    assert not worker.group
+    worker.process.kill()  # while it waits: the next run is nobody's victim
+    worker.process.wait()
+    worker.silent_s = 1e9
+    feed.append(RUNS[1:2])
+    second = next(ended)
+    assert (second.run, second.outcome.error) == (RUNS[1], "")
+    ended.close()  # type: ignore[attr-defined]
+    assert pool.workers[0].process.poll() is not None
+
+
+def test_code_that_is_not_what_was_asked_for_is_not_trained() -> None:
+    """The fingerprint is computed again where a run is trained: another checkout, or an edit since the plan."""
+    good = dataclasses.replace(RUNS[0], source=source(RUNS[0]))
+    for run, why in ((good, ""), (dataclasses.replace(good, source="0" * 16), "its code is not what it was asked for")):
+        (finished,) = local._one([run], embedded.embedded(), 1, lambda sign: None)
+        assert bool(why) == bool(finished.outcome.error)
+        assert why in finished.outcome.error
+        assert len(str(finished.environment["bits"])) == 8
+
+
+def test_the_class_of_bits_is_of_what_an_engine_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine.bits.cache_clear()
+    one = machine.bits("cpu")
+    machine.bits.cache_clear()
+    assert machine.bits("cpu") == one
+    real = fused.unroll
+
+    def other(cell: Cell, X: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+        H, last = real(cell, X, state)
+        return H * (1 + 2**-23), last
+
+    monkeypatch.setattr(fused, "unroll", other)
+    machine.bits.cache_clear()
+    assert machine.bits("cpu") != one
+    machine.bits.cache_clear()
 
 
 def serve_as_a_gpu(pipe: int, shared: int, parent: int) -> None:
