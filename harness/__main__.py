@@ -114,6 +114,9 @@ def _list(options: argparse.Namespace, folder: Path) -> int:
         tried = [row for row in rows if row["protocol"] == asked.protocol.label]
         asked = dataclasses.replace(asked, rates={row["variant"]: row["lr"] for row in tried if row["chosen"]})
         print(f"\n{asked.verb}: protocol {asked.protocol.label}, text {asked.corpus.name}, device {asked.device}")
+        asked, wrong = pipeline.remembered(asked, folder)
+        for (name, _), why in wrong.items():
+            print(f"  {name} is trained by {asked.engines(name)[0]}: {why} on this machine; --engine tries it again")
         for cell, name in [(variants.get(name), name) for name in asked.variants if ":" in name]:
             gone = [weight for weight in cell.weights.split() if weight in cell.absent]
             print(f"  {name} is without {' '.join(gone) or 'nothing'}{f': {cell.whole}' * bool(cell.whole)}")

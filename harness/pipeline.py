@@ -49,25 +49,25 @@ def run(options: argparse.Namespace) -> int:
     folder = Path(options.results)
     if options.verb == "reproduce":
         published, parts = reproductions(options)
-        return with_others(lambda plans: reproduce(plans, parts, folder), published)
+        return with_others(lambda plans: reproduce(plans, parts, folder), published, folder)
     if options.verb == "exercises":
         return exercises(options, folder)
     if options.verb == "claims":
         texts, tasks, labels = on_claims(options)
-        return with_others(lambda plans: claims(plans, labels, folder), [*texts, *tasks])
+        return with_others(lambda plans: claims(plans, labels, folder), [*texts, *tasks], folder)
     if options.verb == "probe":
-        return with_others(lambda plans: probe(plans, folder), on_tasks(options))
+        return with_others(lambda plans: probe(plans, folder), on_tasks(options), folder)
     if options.verb == "sweep":
         options.protocol = "classic" if options.protocol is None else options.protocol
         settings = [[*options.settings, f"hidden={h}"] for h in ((256, 128, 192, 512) if options.full else SIZES)]
         plans = [planned("sweep", argparse.Namespace(**{**vars(options), "settings": s})) for s in settings]
         return sweep(plans, options.full, folder)
     if options.verb in GRIDS and grids.axes_of(options.settings):
-        return with_others(lambda plans: axes(plans, options.settings, folder), along(options.verb, options))
+        return with_others(lambda plans: axes(plans, options.settings, folder), along(options.verb, options), folder)
     with_tasks = options.verb == "ablate" and not options.no_tasks and options.variants is None
     tasks = on_tasks(tasks_of(options)) if with_tasks else []
     wanted = [planned(options.verb, options), *tasks]
-    return with_others(lambda plans: go(plans[0], folder, not options.no_timing, plans[1:]), wanted)
+    return with_others(lambda plans: go(plans[0], folder, not options.no_timing, plans[1:]), wanted, folder)
 
 
 def choose(plans: Sequence[Plan], folder: Path) -> tuple[list[Plan], list[dict[str, object]]]:
@@ -143,17 +143,61 @@ class EngineDisagrees(Exception):
     """What trained these variants is wrong here: (variant, engine) -> why. What it trained is on file as failed."""
 
 
-def with_others(verb: Callable[[list[Plan]], int], plans: list[Plan]) -> int:
+def with_others(verb: Callable[[list[Plan]], int], plans: list[Plan], folder: Path) -> int:
     """Run a verb; again with another engine where the one that was chosen for a variant disagrees. The exit status."""
+    known: dict[tuple[str, str], str] = {}
+    for k, plan in enumerate(plans):
+        plans[k], reasons = remembered(plan, folder)
+        known |= reasons
+    _say_other(plans, {pair: f"{why} (found earlier on this machine)" for pair, why in known.items()})
     while True:
         try:
             return verb(plans)
         except EngineDisagrees as error:
-            reasons: dict[tuple[str, str], str] = error.args[0]
+            reasons = error.args[0]
             plans = [dataclasses.replace(plan, barred=plan.barred | set(reasons)) for plan in plans]
-            for (variant, _), why in reasons.items():
-                other = next(plan for plan in plans if variant in plan.variants).engines(variant)[0]
-                print(f"note: {variant}: {why}; {other} trains it instead", file=sys.stderr)
+            _say_other(plans, reasons)
+
+
+def remembered(plan: Plan, folder: Path) -> tuple[Plan, dict[tuple[str, str], str]]:
+    """Bar each engine whose training of a variant is on file as wrong. Return the plan and (variant, engine) -> why.
+
+    A file is of the same code, as its key says; on another machine or other software the engine is tried again, and so
+    it is where `--engine` names it.
+    """
+    from harness.record import store
+    from harness.run.machine import SETTLED, environment
+
+    reasons: dict[tuple[str, str], str] = {}
+    changing = (*SETTLED, "commit", "dirty")
+    while plan.engine == "auto":
+        trial = plan
+        if plan.protocol.rate == "chosen":
+            trial = dataclasses.replace(plan, protocol=choosing(plan.protocol, protocols.rates(plan.protocol)[0]))
+        seed = protocols.RATE_SEEDS[0] if plan.protocol.rate == "chosen" else 0
+        new: dict[tuple[str, str], str] = {}
+        for run in (trial.run(variant, seed) for variant in plan.variants):
+            if not (error := store.failed(folder, run)).startswith("disagrees"):
+                continue
+            machines = (store.machine_of(folder, run), environment(plan.device))
+            then, here = ({fact: m[fact] for fact in m if fact not in changing} for m in machines)
+            if then == here:
+                new[run.variant, run.engine] = _disagreement(error)
+        if not new:
+            break
+        reasons |= new
+        plan = dataclasses.replace(plan, barred=plan.barred | set(new))
+    return plan, reasons
+
+
+def _disagreement(error: str) -> str:
+    return error.removeprefix("disagrees: ").removesuffix(": --engine names another")
+
+
+def _say_other(plans: Sequence[Plan], reasons: Mapping[tuple[str, str], str]) -> None:
+    for (variant, _), why in reasons.items():
+        other = next(plan for plan in plans if variant in plan.variants).engines(variant)[0]
+        print(f"note: {variant}: {why}; {other} trains it instead", file=sys.stderr)
 
 
 def train(todo: Sequence[Run], corpus: Corpus, name: str, folder: Path, word: str = "training", *, engine: str) -> None:
@@ -175,8 +219,7 @@ def train(todo: Sequence[Run], corpus: Corpus, name: str, folder: Path, word: st
                 "together": finished.together, "load": finished.load,
             })  # fmt: skip
             if outcome.error.startswith("disagrees"):
-                why = outcome.error.removeprefix("disagrees: ").removesuffix(": --engine names another")
-                wrong[finished.run.variant, finished.run.engine] = why
+                wrong[finished.run.variant, finished.run.engine] = _disagreement(outcome.error)
             good = outcome.heldout_perplexity
             said = outcome.error or (
                 f"held-out perplexity {good:.2f}"
@@ -317,9 +360,9 @@ def exercises(options: argparse.Namespace, folder: Path) -> int:
         store.write_grid(folder, "exercises", {"runs": [], "session": "", "anchors": {}, "by_hand": rows})
     with_timing, wanted = not options.no_timing, [planned("ablate", ask), *on_tasks(tasks_of(ask))]
     return max(
-        with_others(lambda plans: axes(plans, sizes, folder), along("bench", sized)),
-        with_others(lambda plans: go(plans[0], folder, with_timing), [planned("bench", kinds)]),
-        with_others(lambda plans: go(plans[0], folder, with_timing, plans[1:]), wanted),
+        with_others(lambda plans: axes(plans, sizes, folder), along("bench", sized), folder),
+        with_others(lambda plans: go(plans[0], folder, with_timing), [planned("bench", kinds)], folder),
+        with_others(lambda plans: go(plans[0], folder, with_timing, plans[1:]), wanted, folder),
     )
 
 
@@ -515,20 +558,24 @@ def _time(contenders: Sequence[Candidate], vocabulary: int, folder: Path, sessio
         print(f"timing: {total} samples, for at most {timing.limit_s(total) / 60:.0f} minutes")
     busy: dict[str, set[int]] = {}
     with terminal.Bar(len(rounds) * len(labels), "timing", "sample") as bar:
-        for number, contender, answer in timing.compare(contenders, vocabulary, cores(), rounds):
-            store.write_sample(folder, session, number, contender.label, contender.run, answer, contender.control_of)
-            blocks = answer.get("blocks", [])
+        for number, contender, answers in timing.compare(contenders, vocabulary, cores(), rounds):
+            answer, last = timing.settled(answers), answers[-1]
+            others = [one for one in answers if one is not answer]
+            store.write_sample(
+                folder, session, number, contender.label, contender.run, answer, contender.control_of, others
+            )
+            blocks = last.get("blocks", [])
             clean = [b for b in blocks if not b["disturbed"]]
             rates = sorted(b["tokens_per_sec"] for b in clean or blocks)
-            error = answer.get("error", "")
+            error = last.get("error", "")
             said = error or f"{rates[len(rates) // 2]:,.0f} tokens/sec"
-            if timing.disturbed(answer):
-                busy.setdefault(contender.label, set()).add(number)
-                said += ", disturbed by other processes"
-            elif number in busy.get(contender.label, ()):
-                busy[contender.label].remove(number)
-                said += ", the second time"
+            said += ", disturbed by other processes" * timing.disturbed(last)
+            if len(answers) > 1:
+                said += f", attempt {len(answers)}"
                 bar.more()
+            busy.setdefault(contender.label, set()).discard(number)
+            if timing.disturbed(answer):
+                busy[contender.label].add(number)
             bar.finished(f"round {number + 1} {contender.label}: {said}", error)
     left = [f"{label} ({len(numbers)} of {timing.ROUNDS} rounds)" for label, numbers in busy.items() if numbers]
     if left:

@@ -100,7 +100,10 @@ def latest(speed: pd.DataFrame, labels: Iterable[str]) -> pd.DataFrame:
 
 
 def _samples(speed: pd.DataFrame) -> pd.DataFrame:
-    """A row a fresh process: medians over its undisturbed blocks (all, if none is), and its highest peaks."""
+    """A row a sample: medians over its undisturbed blocks (all, if none is), and its highest peaks.
+
+    A sample is a fresh process; where it was repeated because disturbed in every block, the blocks of all attempts.
+    """
     process = ["session", "environment", "label", "round", "protocol", "device", "precision", "seeds"]
     good = speed[speed["error"] == ""]
     clean = (~good["disturbed"]).groupby([good[c] for c in process], dropna=False).transform("any")

@@ -82,7 +82,7 @@ _COLUMNS = (
     Column("label", str, "", "name of the candidate in its session"),
     Column("control_of", str, "", "candidate that this one repeats under another name (A/A control); empty for others"),
     Column("speed.seeds", int, "", "networks trained side by side in one program"),
-    Column("block", int, "", "number of the block in its sample; a sample is a fresh process"),
+    Column("block", int, "", "number of the block in its sample, a fresh process (of a repeated one, in all attempts)"),
     Column("steps", int, "", "training steps in the block"),
     Column("tokens_per_sec", float, "1/s", "characters trained on a second"),
     Column("step_ms", float, "ms", "time of a training step"),

@@ -106,6 +106,11 @@ def failed(folder: Path, run: Run) -> str:
     return _ended(folder, _run(run)) or ""
 
 
+def machine_of(folder: Path, run: Run) -> Loaded:
+    """Return the machine and software that a run on file was tried on."""
+    return dict(_load(folder, _run(run))["environment"])
+
+
 def outcome(folder: Path, run: Run) -> Loaded | None:
     """What a run gave that ended well; None where there is none."""
     return dict(_load(folder, _run(run))["outcome"]) if done(folder, run) else None
@@ -139,11 +144,23 @@ def _error(folder: Path, name: str, *stamp: int) -> str:
 
 
 def write_sample(
-    folder: Path, session: str, number: int, label: str, run: Run, answer: dict[str, object], control_of: str = ""
+    folder: Path,
+    session: str,
+    number: int,
+    label: str,
+    run: Run,
+    answer: Mapping[str, object],
+    control_of: str = "",
+    disturbed: Sequence[Mapping[str, object]] = (),
 ) -> None:
-    """One fresh process's answer, {blocks, ..., environment} or {error}. `control_of`: the label that it repeats."""
+    """Write the answer of one fresh process, {blocks, ..., environment} or {error}.
+
+    `control_of`: the label that it repeats. `disturbed`: the other answers of a sample that was repeated because other
+    processes disturbed it; their blocks stay on file.
+    """
     whole = {"session": session, "round": number, "label": label, "control_of": control_of, "run": run.fields}
-    _dump(folder / _sample(session, number, label), {**whole, "started": now(), "answer": answer})
+    whole |= {"started": now(), "answer": answer} | ({"disturbed": list(disturbed)} if disturbed else {})
+    _dump(folder / _sample(session, number, label), whole)
 
 
 def round_done(folder: Path, session: str, number: int, labels: Sequence[str]) -> bool:

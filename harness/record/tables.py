@@ -97,9 +97,15 @@ def gather(folder: Path) -> Results:
             # files of before `control_of` say it by the end of the label
             again = whole["label"].removesuffix("#2") if whole["label"].endswith("#2") else ""
             row |= {"verb": sessions[whole["session"]], "control_of": whole.get("control_of", again)}
-            row["environment"] = _environment(environments, answer["environment"]) if "environment" in answer else None
-            row |= {k: v for k, v in answer.items() if k not in ("blocks", "environment")}
-            blocks += [{**row, **block} for block in answer.get("blocks", [{}])]
+            count = 0  # of its blocks; those of a process that was repeated, because disturbed, come last
+            for one in [answer, *(one for one in whole.get("disturbed", ()) if "blocks" in one)]:
+                said = {k: v for k, v in one.items() if k not in ("blocks", "environment")}
+                said["environment"] = _environment(environments, one["environment"]) if "environment" in one else None
+                own = one.get("blocks", [{}])
+                blocks += [
+                    {**row, **said, **block, **({"block": count + k} if block else {})} for k, block in enumerate(own)
+                ]
+                count += len(own)
     anchors = {
         (g["protocol"]["label"], g["corpus"], g["corpus_sha256"], model): perplexity
         for grid in asked.values()

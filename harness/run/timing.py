@@ -46,11 +46,12 @@ Answer = dict[str, Any]  # {blocks: [...], ...} or {error: ...}: what a sample s
 
 def compare(
     contenders: Sequence[Candidate], vocabulary: int, threads: int, rounds: Sequence[int] = range(ROUNDS)
-) -> Iterator[tuple[int, Candidate, Answer]]:
-    """Every contender once a round, in random order, each in a fresh process: (round, contender, answer).
+) -> Iterator[tuple[int, Candidate, list[Answer]]]:
+    """Time every candidate once a round, in random order, each in a fresh process.
 
-    Then, up to REPEATS times, those again all of whose blocks were disturbed: given again where that went better. It
-    ends within `limit_s`: what is not timed by then is an error, and what is disturbed stays so.
+    Yield (round, candidate, its answers so far). Up to REPEATS times, after the others, a sample all of whose blocks
+    were disturbed is repeated and yielded again, with one answer more. It ends within `limit_s`: what is not timed by
+    then is an error, and what is disturbed stays so.
     """
     todo = []
     for number in rounds:
@@ -64,18 +65,22 @@ def compare(
         answer: Answer = {"error": f"timeout: the {limit_s(len(todo)) / 60:.0f} minutes for timing were over"}
         if left_s > 0:
             answer = sample(contender.run, vocabulary, threads, contender.seeds, min(left_s, PATIENCE_S))
-        yield number, contender, answer
+        yield number, contender, [answer]
         if disturbed(answer):
-            busy.append((number, contender))
+            busy.append((number, contender, [answer]))
     for _ in range(REPEATS):
-        for number, contender in list(busy):
+        for number, contender, answers in [one for one in busy if disturbed(settled(one[2]))]:
             left_s = end - time.monotonic()
             if left_s <= 0:
                 return
-            answer = sample(contender.run, vocabulary, threads, contender.seeds, min(left_s, PATIENCE_S))
-            if "error" not in answer and not disturbed(answer):
-                busy.remove((number, contender))
-                yield number, contender, answer
+            answers.append(sample(contender.run, vocabulary, threads, contender.seeds, min(left_s, PATIENCE_S)))
+            yield number, contender, list(answers)
+
+
+def settled(answers: Sequence[Answer]) -> Answer:
+    """Return the answer of a sample that counts: the last where that was left alone, else the first."""
+    last = answers[-1]
+    return answers[0] if "error" in last or disturbed(last) else last
 
 
 def limit_s(samples: int) -> float:

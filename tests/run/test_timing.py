@@ -88,7 +88,7 @@ def test_what_goes_wrong_is_an_answer(run: Run, patience: float, said: str) -> N
 def test_every_contender_once_a_round_in_changing_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "sample", lambda run, vocabulary, threads, seeds, patience_s: {"seed": run.seed})
     contenders = [Candidate(f"c{k}", Run("rnn", k, Protocol(), "sha", "cpu")) for k in range(5)]
-    seen = [(number, c.label, a["seed"]) for number, c, a in timing.compare(contenders, 28, 1, [0, 1, 4])]
+    seen = [(number, c.label, a["seed"]) for number, c, [a] in timing.compare(contenders, 28, 1, [0, 1, 4])]
     assert collections.Counter(number for number, _, _ in seen) == {0: 5, 1: 5, 4: 5}
     orders = [[label for n, label, _ in seen if n == number] for number in (0, 1, 4)]
     assert all(sorted(order) == ["c0", "c1", "c2", "c3", "c4"] for order in orders)
@@ -112,7 +112,7 @@ def timed(monkeypatch: pytest.MonkeyPatch, answers: dict[str, list[timing.Answer
     monkeypatch.setattr(timing, "sample", sample)
     contenders = [Candidate(v, Run(v, 0, Protocol(), "sha", "cpu")) for v in answers]
     given = list(timing.compare(contenders, 28, 1, [0]))
-    return [f"{c.label} {a.get('error', timing.disturbed(a))}" for _, c, a in given]
+    return [f"{c.label} {timing.settled(a).get('error', timing.disturbed(timing.settled(a)))}" for _, c, a in given]
 
 
 def test_a_sample_disturbed_throughout_is_repeated_after_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +124,8 @@ def test_a_sample_disturbed_throughout_is_repeated_after_the_others(monkeypatch:
     }
     given = timed(monkeypatch, answers)
     assert sorted(given[:4]) == ["gru False", "lstm True", "mgu True", "rnn True"]
-    assert given[4:] == ["rnn False", "mgu False"]
+    assert sorted(given[4:7]) == ["lstm True", "mgu True", "rnn False"]  # a repeat that crashed is no answer
+    assert sorted(given[7:]) == ["lstm True", "mgu False"]
     assert [len(left) for left in answers.values()] == [0, 0, 1, 0]
 
 
