@@ -24,7 +24,7 @@ VERBS = {
     "exercises": "answer the four exercises of the book's chapter: gates, sizes, RNN and GRU, parts of a GRU",
     "claims": "train what nineteen claims of the literature are about, and give each a verdict: claims.csv",
     "report": "build the tables and the report again from what is on file, training nothing",
-    "pack": "put the files of single runs and samples into one, raw.zip, which every verb reads; --undo puts them back",
+    "pack": "put the files of runs and samples into one, raw.tar.xz, which every verb reads; --undo puts them back",
     "new": "new cell NAME: write NAME.py, a cell to begin with, and test_NAME.py, its scalar twin, here",
     "list": "what there is, what would run, its keys, and which runs are done",
 }

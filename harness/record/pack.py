@@ -1,8 +1,9 @@
 """Keep the raw files of a results folder in one compressed file, and read them from there.
 
-    results/raw.zip           runs/, networks/, speed/ and grids/ as they were, and their SHA256SUMS
+    results/raw.tar.xz        runs/, networks/, speed/ and grids/ as they were, and their SHA256SUMS
 
-The same files give the same bytes. A file that lies beside the pack stands for the one of its name inside.
+The same files give the same bytes. They are compressed as one: what they have in common is there once. A file that lies
+beside the pack stands for the one of its name inside.
 """
 
 from __future__ import annotations
@@ -12,36 +13,36 @@ import functools
 import hashlib
 import io
 import json
+import lzma
 import os
-import zipfile
-import zlib
+import tarfile
 from pathlib import Path
 
 from harness.files import unsealed, write
 
-PACK, SUMS = "raw.zip", "SHA256SUMS"
+PACK, SUMS = "raw.tar.xz", "SHA256SUMS"
 KINDS = ("runs", "networks", "speed", "grids")  # checkpoints are of trainings that have not ended: they stay
-_FIRST = (1980, 1, 1, 0, 0, 0)  # the least date of a zip: a clock would change the bytes
 
 
 class Pack:
-    """A pack that is open: the names in it and the text of each. ValueError names one that is damaged."""
+    """A pack that was read: the names in it and the text of each. ValueError names one that is damaged."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self.zip = zipfile.ZipFile(path)
-            lines = (line.partition("  ") for line in self.zip.read(SUMS).decode().splitlines())
-        except (zipfile.BadZipFile, zlib.error, KeyError, ValueError, NotImplementedError) as error:
+            with tarfile.open(fileobj=io.BytesIO(lzma.decompress(path.read_bytes()))) as archive:
+                parts = ((entry.name, archive.extractfile(entry)) for entry in archive)
+                self.files = {name: part.read() for name, part in parts if part}
+            lines = (line.partition("  ") for line in self.files[SUMS].decode().splitlines())
+        except (tarfile.TarError, lzma.LZMAError, EOFError, KeyError, ValueError) as error:
             raise ValueError(f"{path} is damaged ({error}): put back a whole one, or delete it and run again") from None
         self.sums = {name: digest for digest, _, name in lines}
 
     def bytes(self, name: str) -> bytes:
         """A file as it was packed; ValueError where its digest is another."""
-        try:
-            raw = self.zip.read(name)
-        except (zipfile.BadZipFile, zlib.error, KeyError, EOFError) as error:
-            raise ValueError(f"{self.path}: {name} is damaged ({error}): put back a whole one") from None
+        raw = self.files.get(name)
+        if raw is None:
+            raise ValueError(f"{self.path}: {name} is missing: put back a whole one")
         if hashlib.sha256(raw).hexdigest() != self.sums[name]:
             raise ValueError(f"{self.path}: {name} was changed after it was packed: put back a whole one")
         return raw
@@ -84,13 +85,12 @@ def pack(folder: Path) -> int:
         files |= {name: (folder / name).read_bytes() for name in beside}
         sums = {name: hashlib.sha256(raw).hexdigest() for name, raw in sorted(files.items())}
         whole = io.BytesIO()
-        with zipfile.ZipFile(whole, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        with tarfile.open(fileobj=whole, mode="w:xz") as archive:
             members = {SUMS: "".join(f"{digest}  {name}\n" for name, digest in sums.items()).encode()}
             for name, raw in (members | {name: files[name] for name in sums}).items():
-                entry = zipfile.ZipInfo(name, _FIRST)
-                entry.create_system, entry.external_attr = 3, 0o644 << 16  # the same on every system
-                entry.compress_type = zipfile.ZIP_DEFLATED
-                archive.writestr(entry, raw)
+                entry = tarfile.TarInfo(name)  # of no date, owner or system
+                entry.size = len(raw)
+                archive.addfile(entry, io.BytesIO(raw))
         write(folder / PACK, whole.getvalue())
         packed = Pack(folder / PACK)
         for name in files:
