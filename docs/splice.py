@@ -189,9 +189,9 @@ def main_table() -> str:
 def folders() -> str:
     """What each folder holds, and of which machine and state of the code."""
     rows = []
-    for path in sorted(p for p in REFERENCE.iterdir() if (p / "runs.csv").exists()):
+    for path in sorted(p for p in REFERENCE.iterdir() if (p / "environments.csv").exists()):
         data = results(path.name)
-        done = data.runs[data.runs.error == ""]
+        done = pd.concat([d[d.error == ""][["environment"]] for d in (data.runs, data.probes)])
         holds = [
             f"{verb} of {' and '.join(f'`{p}`' for p in unique(own.protocol))} (n = {span(own.seeds[own.seeds > 0])})"
             for verb, own in (("bench", data.bench), ("ablation", data.ablate)) if len(own)
