@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -33,15 +33,19 @@ def to_text(table: pd.DataFrame) -> str:
     return text
 
 
-def load(path: Path, name: str, written: str | None) -> pd.DataFrame:
-    """One table, `written` its digest. Edited by hand, half a line, another version: each a ValueError."""
+def load(path: Path, name: str, written: str | None, packed: Callable[[], bytes | None]) -> pd.DataFrame:
+    """One table, from its file or else as `packed`, `written` its digest.
+
+    Edited by hand, half a line, another version: each a ValueError.
+    """
     again = "`report` makes it again from the files of single runs"
     try:
-        text = path.read_bytes().decode().removeprefix("\ufeff").replace("\r\n", "\n")  # as a spreadsheet may save it
-    except FileNotFoundError:
-        if written is not None:
-            raise ValueError(f"{path} is gone, and {SUMS} has it: {again}") from None
-        return pd.DataFrame(columns=list(COLUMNS[name]), dtype=object)
+        raw = path.read_bytes() if path.exists() else packed() if written is not None else None
+        if raw is None:
+            if written is not None:
+                raise ValueError(f"{path} is gone, and {SUMS} has it: {again}")
+            return pd.DataFrame(columns=list(COLUMNS[name]), dtype=object)
+        text = raw.decode().removeprefix("\ufeff").replace("\r\n", "\n")  # as a spreadsheet may save it
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not a table (no UTF-8, byte {error.start:,}): {again}") from None
     lines = csv.reader(io.StringIO(text, newline=""), strict=True)

@@ -1,6 +1,6 @@
 """Keep the raw files of a results folder in one compressed file, and read them from there.
 
-    results/raw.tar.xz        runs/, networks/, speed/ and grids/ as they were, and their SHA256SUMS
+    results/raw.tar.xz        runs/, networks/, speed/ and grids/ as they were, the long tables, and their SHA256SUMS
 
 The same files give the same bytes. They are compressed as one: what they have in common is there once. A file that lies
 beside the pack stands for the one of its name inside.
@@ -22,6 +22,7 @@ from harness.files import unsealed, write
 
 PACK, SUMS = "raw.tar.xz", "SHA256SUMS"
 KINDS = ("runs", "networks", "speed", "grids")  # checkpoints are of trainings that have not ended: they stay
+LONG = tuple(f"{name}.csv" for name in ("curves", "gates", "heat", "lesions", "positions", "probes", "reach"))
 
 
 class Pack:
@@ -62,6 +63,12 @@ def _opened(path: Path, *stamp: int) -> Pack:
     return Pack(path)
 
 
+def table(folder: Path, name: str) -> bytes | None:
+    """A long table as it was packed; None where it was not."""
+    held = opened(folder)
+    return held.bytes(name) if held and name in held.sums else None
+
+
 def loose(folder: Path) -> list[str]:
     """The raw files that lie beside the pack, by name below the folder."""
     found = (path for kind in KINDS for path in (folder / kind).rglob("[!.]*.json"))
@@ -69,13 +76,14 @@ def loose(folder: Path) -> list[str]:
 
 
 def pack(folder: Path) -> int:
-    """Put the raw files of a folder into its pack, with those that it holds already. Returns how many it holds.
+    """Put the raw files and the long tables of a folder into its pack, beside what it holds. Returns how many it holds.
 
     Each is checked first. The files are deleted once the pack has been read back: a kill at any instant loses nothing.
     ValueError names a file that is torn.
     """
-    beside, before = loose(folder), opened(folder)
-    for name in beside:
+    raw_files, before = loose(folder), opened(folder)
+    beside = [*raw_files, *(name for name in LONG if (folder / name).exists())]
+    for name in raw_files:
         try:
             json.loads(unsealed(folder / name)[0])
         except (json.JSONDecodeError, UnicodeDecodeError):

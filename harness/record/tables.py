@@ -21,7 +21,7 @@ from harness.experiments.protocols import Protocol
 from harness.experiments.runs import Run
 from harness.experiments.tasks import TASKS
 from harness.files import digest
-from harness.record import csv_files, schema
+from harness.record import csv_files, pack, schema
 from harness.record.csv_files import SUMS
 from harness.record.schema import COLUMNS
 from harness.record.store import Loaded, as_run, as_written, grids, runs, samples
@@ -203,9 +203,12 @@ def read(folder: Path) -> Results:
     """The tables of a folder. ValueError names the file and, where it can be told, the line that is not as written."""
     lines = (line.partition("  ") for line in sums(folder).splitlines())
     written = {name: hexadecimal for hexadecimal, _, name in lines}
-    return Results(
-        **{name: csv_files.load(folder / f"{name}.csv", name, written.get(f"{name}.csv")) for name in COLUMNS}
-    )
+
+    def table(name: str) -> pd.DataFrame:
+        file = f"{name}.csv"
+        return csv_files.load(folder / file, name, written.get(file), lambda: pack.table(folder, file))
+
+    return Results(**{name: table(name) for name in COLUMNS})
 
 
 def sums(folder: Path) -> str:

@@ -62,8 +62,28 @@ def test_packed_is_read_as_before_and_unpacked_is_byte_for_byte_as_it_was(folder
     shutil.copytree(folder, later)
     for path in later.rglob("*"):
         os.utime(path, (1e9, 1e9))
-    assert pack.pack(later) == len(files)
+    assert pack.pack(later) == len(files) + 1  # curves.csv
     assert (later / pack.PACK).read_bytes() == packed  # of the same files the same bytes
+
+
+def test_the_long_tables_are_packed_too_and_read_from_there(folder: Path) -> None:
+    whole = tables.gather(folder)
+    tables.write(whole, folder)
+    before = tables.read(folder)
+    assert len(before.curves) > 0
+    pack.pack(folder)
+    assert not (folder / "curves.csv").exists()
+    assert (folder / "runs.csv").exists()
+    after = tables.read(folder)
+    for field in dataclasses.fields(before):
+        assert getattr(before, field.name).equals(getattr(after, field.name)), field.name
+    tables.write(dataclasses.replace(whole, curves=whole.curves.iloc[:0]), folder)
+    assert tables.read(folder).curves.empty  # the packed one is of before
+    tables.write(whole, folder)
+    (folder / "curves.csv").unlink()
+    (folder / pack.PACK).unlink()
+    with pytest.raises(ValueError, match=r"curves.csv is gone"):
+        tables.read(folder)
 
 
 def test_a_run_goes_on_beside_the_pack_and_is_packed_next_time(folder: Path) -> None:
@@ -71,7 +91,7 @@ def test_a_run_goes_on_beside_the_pack_and_is_packed_next_time(folder: Path) -> 
     store.write_run(folder, OTHER, fact(heldout_perplexity=9.5))
     assert store.done(folder, OTHER)
     assert sorted(tables.gather(folder).runs["heldout_perplexity"]) == [7.25, 9.5]
-    assert pack.pack(folder) == 5
+    assert pack.pack(folder) == 6  # with curves.csv
     assert not pack.loose(folder)
     assert sorted(tables.gather(folder).runs["heldout_perplexity"]) == [7.25, 9.5]
 
