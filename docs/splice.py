@@ -10,6 +10,7 @@ import ast
 import dataclasses
 import functools
 import html
+import io
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +26,7 @@ from harness.experiments import grids, protocols
 from harness.experiments.protocols import Protocol
 from harness.experiments.tasks import TASKS
 from harness.formatting import bracket, count, pct, percent, plain, ppl, sd, span, times, unique
-from harness.record import schema
+from harness.record import pack, schema
 from harness.record import tables as record_tables
 from harness.record.schema import COLUMNS
 from harness.report import sections, select, sentences
@@ -84,12 +85,13 @@ def results(folder: str) -> record_tables.Results:
 
     Read as anyone would: a folder may be of an earlier version, whose tables lack a column.
     """
-    files = {name: REFERENCE / folder / f"{name}.csv" for name in COLUMNS}
-    return select.typed(
-        record_tables.Results(
-            **{name: pd.read_csv(f) if f.exists() else record_tables.frame(name, []) for name, f in files.items()}
-        )
-    )
+
+    def table(name: str) -> pd.DataFrame:
+        path = REFERENCE / folder / f"{name}.csv"
+        raw = path.read_bytes() if path.exists() else pack.table(path.parent, path.name)
+        return record_tables.frame(name, []) if raw is None else pd.read_csv(io.BytesIO(raw))
+
+    return select.typed(record_tables.Results(**{name: table(name) for name in COLUMNS}))
 
 
 def absent(folder: str, command: str) -> str:
