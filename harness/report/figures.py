@@ -17,8 +17,10 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from html import escape
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pandas as pd
@@ -50,12 +52,16 @@ LIGHT = {"ink": "#1c2126", "muted": "#59636e", "grid": "#dde2e7", "point": "#8a9
 DARK = {"ink": "#e6e9ec", "muted": "#a3adb8", "grid": "#343c45", "point": "#77828d", "band": "#262d35",
         "blue": "#7fb0ff", "vermilion": "#ff9a5c", "green": "#3fd0a2", "violet": "#c79bf0",
         "paper": "#15191e"}  # fmt: skip
+NAMES = {light: name for name, light in LIGHT.items()}
 FAMILY = {"gru": "ink", "lstm": "green", "rnn": "muted"}  # with every gate it has; all other cells are violet
 HELD = {"R": ("vermilion", (0, (4, 2)), "^"), "Z": ("blue", (0, (5, 1.5, 1, 1.5)), "v")}  # that gate fixed, no other
-VERDICT = {"worse": ("vermilion", ">"), "better": ("green", "<"), "equivalent": ("blue", "s")}
+VERDICT = {"worse": ">", "better": "<", "equivalent": "s"}  # a shape: colours are the gates'
+FAR = 0.55  # of the height of a chart: a point alone beyond so much of it is put at its edge, and its value said
 Dash = str | tuple[float, tuple[float, ...]]
 Draw = Callable[..., Figure | None]
 Describe = Callable[..., str]
+Hint = tuple[Axes, float, float, str]
+_hints: WeakKeyDictionary[object, list[Hint]] = WeakKeyDictionary()  # figure -> what is said of its points
 FONT = "system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,sans-serif"
 
 
@@ -84,6 +90,12 @@ def learning_curves(curves: pd.DataFrame, anchors: pd.DataFrame, width: float = 
             panel.plot(held.index, held["mean"], color=colour, lw=1.8)
             if len(train):
                 panel.plot(train.index, train["mean"], color=colour, lw=1.2, dashes=(3, 2))
+            _hint(panel, held.index, held["mean"], [
+                f"{label}, {count(tokens)} characters: held out {ppl(r['mean'])}{_space(bracket(r.low, r.high, ppl))}"
+                for tokens, r in held.iterrows()
+            ])  # fmt: skip
+            _hint(panel, train.index, train["mean"],
+                  [f"{label}, {count(x)} characters: training {ppl(y)}" for x, y in train["mean"].items()])  # fmt: skip
             title = f"{_short(label)}  (n = {own.seed.nunique()})"
             panel.set_title(title, loc="left", color=ink["ink"], fontsize=9 * min(1, 22 / len(title)))
             panel.set(xlabel="", ylabel="")
@@ -141,7 +153,8 @@ def gate_effects(effects: pd.DataFrame, pairs: pd.DataFrame, width: float = WIDE
     """What a change to the baseline costs, in nats a character of held-out text; right of zero is worse. Small
     points: every seed's difference to the baseline with the same seed. Large marker: their mean, with its
     interval; its shape is the verdict (right-pointing worse, left-pointing better, square equivalent, open circle
-    undecided or none). Shaded: the margin, stated beforehand, inside which a difference counts as none."""
+    undecided or none), its colour the gate that is fixed. Shaded: the margin, stated beforehand, inside which a
+    difference counts as none."""
     data = effects.dropna(subset=["delta_nats"]).head(MOST)
     if data.empty:
         return None
@@ -156,7 +169,13 @@ def gate_effects(effects: pd.DataFrame, pairs: pd.DataFrame, width: float = WIDE
             own = pairs[pairs.label == row.label]
             ax.scatter(own.delta_nats, y + _spread(len(own)), s=9, color=ink["point"], lw=0, zorder=2,
                        rasterized=len(own) > MOST_POINTS)  # fmt: skip
-            colour, marker = VERDICT.get(str(row.verdict), ("ink", "o"))
+            colour, marker = _family(row.label), VERDICT.get(str(row.verdict), "o")
+            _hint(ax, own.delta_nats, y + _spread(len(own)),
+                  [f"{row.label}, seed {count(s)}: {nats(d, sign=True)}"
+                   for s, d in zip(own.seed, own.delta_nats, strict=True)])  # fmt: skip
+            bounds = _space(bracket(row.delta_low, row.delta_high, nats))
+            said = f"{row.label}: {nats(row.delta_nats, sign=True)}{bounds}, n = {count(row.pairs)} {row.verdict}"
+            _hint(ax, [row.delta_nats], [y], [said])
             if math.isfinite(row.delta_low) and math.isfinite(row.delta_high):
                 ax.plot([row.delta_low, row.delta_high], [y, y], color=ink[colour], lw=2.2, zorder=3)
             ax.plot(row.delta_nats, y, marker=marker, ms=8, color=ink[colour], zorder=4, ls="",
@@ -166,7 +185,7 @@ def gate_effects(effects: pd.DataFrame, pairs: pd.DataFrame, width: float = WIDE
                 word = str(row.verdict) if row.verdict in (*VERDICT, "undecided") else ""
                 for away, text, weight in ((8, said, "normal"), (124, word, "bold")):
                     ax.annotate(text, (1, y), xycoords=("axes fraction", "data"), xytext=(away, 0), va="center",
-                                textcoords="offset points", fontsize=8, color=ink[colour], weight=weight)  # fmt: skip
+                                textcoords="offset points", fontsize=8, color=ink["ink"], weight=weight)  # fmt: skip
         ax.set_yticks(range(len(data)), [_short(label) for label in data.label])
         ax.set_ylim(len(data) - 0.5, -0.5)
         note = ""
@@ -293,15 +312,19 @@ def perplexity_speed(table: pd.DataFrame, anchors: pd.DataFrame, width: float = 
         ax.autoscale_view()
         ax.set_xlim(_at_least(1.2, *ax.get_xlim()))
         ax.set_ylim(_at_least(1.2, *ax.get_ylim()))
+        edge = _far(data.heldout_perplexity)
+        if math.isfinite(edge):
+            ax.set_ylim(top=edge)
         bottom, top = ax.get_ylim()
-        shown = [(n, v) for n, v in _references(anchors) if v > bottom / 1.5]
-        if shown:
-            values = [v for _, v in shown]
-            ax.set_ylim(min(bottom, min(values) / 1.06), max(top, max(values) * 1.06))
-        for name, value in shown:
-            ax.axhline(value, color=ink["ink"], lw=0.9, ls=":")
-            ax.annotate(f"{name} {ppl(value)}", (0.99, value), xycoords=("axes fraction", "data"), ha="right",
-                        xytext=(0, 3), textcoords="offset points", fontsize=8, color=ink["muted"])  # fmt: skip
+        for k, (name, value) in enumerate(_references(anchors)):
+            inside = bottom < value < top
+            if inside:
+                ax.axhline(value, color=ink["ink"], lw=0.9, ls=":")
+            where = "" if inside else " (below)" if value <= bottom else " (above)"
+            ax.annotate(f"{name} {ppl(value)}{where}", (0.99, value if inside else 0.0), ha="right",
+                        xycoords=("axes fraction", "data" if inside else "axes fraction"),
+                        xytext=(0, 3 + 10 * k * (not inside)), textcoords="offset points", fontsize=8,
+                        color=ink["muted"])  # fmt: skip
         _plain(ax, "x")
         _plain(ax, "y")
         ax.set_xlabel("tokens a second (log scale), faster \u2192")
@@ -309,8 +332,20 @@ def perplexity_speed(table: pd.DataFrame, anchors: pd.DataFrame, width: float = 
         across = zip(data.tokens_per_sec_q1, data.heldout_perplexity, data.tokens_per_sec_q3, strict=True)
         upright = zip(data.heldout_low, data.tokens_per_sec, data.heldout_high, strict=True)
         bars = [(x0, y, x1, y) for x0, y, x1 in across] + [(x, y0, x, y1) for y0, x, y1 in upright]
-        xs, ys = data.tokens_per_sec.tolist(), data.heldout_perplexity.tolist()
-        _name_points(figure, ax, xs, ys, data.label.tolist(), bars, ink["muted"])
+        xs, ys = data.tokens_per_sec.tolist(), [min(y, edge / 1.01) for y in data.heldout_perplexity]
+        names = [
+            f"{_short(r.label)} \u2191 {ppl(r.heldout_perplexity)}" if r.heldout_perplexity > edge else _short(r.label)
+            for r in data.itertuples()
+        ]
+        for x, name in zip(xs, names, strict=True):
+            if "\u2191" in name:
+                ax.plot(x, edge / 1.005, marker="^", ms=6.5, color=ink[_family(name)], ls="", clip_on=False)
+        colours = [ink[_family(label)] for label in data.label]
+        _hint(ax, xs, ys, [
+            f"{r.label}: perplexity {ppl(r.heldout_perplexity)}{_space(bracket(r.heldout_low, r.heldout_high, ppl))}, "
+            f"{rate(r.tokens_per_sec)} tokens/s" for r in data.itertuples()
+        ])  # fmt: skip
+        _name_points(figure, ax, xs, ys, names, bars, colours)
         return figure
 
 
@@ -350,7 +385,12 @@ def updates(tasks: pd.DataFrame, trained: pd.DataFrame, width: float = WIDE) -> 
                 seeds = trained[(trained.task == task) & (trained.length == length) & (trained.variant == r.variant)
                                 & (trained.protocol == r.protocol)].solved_after.dropna()  # fmt: skip
                 panel.scatter(seeds, [y] * len(seeds), s=9, alpha=0.5, color=ink[colour], marker=marker, lw=0)
+                _hint(panel, seeds, [y] * len(seeds),
+                      [f"{r.variant}: one seed solves {task} after {count(x)} updates" for x in seeds])  # fmt: skip
                 if r.solved:
+                    _hint(panel, [r.updates_median], [y],
+                          [f"{r.variant}: {count(r.solved)} of {count(r.seeds + r.failed)} seeds, median "
+                           f"{count(r.updates_median)} updates"])  # fmt: skip
                     panel.vlines(r.updates_median, y - 0.3, y + 0.3, color=ink[colour], lw=2)
                 missing = int(r.seeds + r.failed - r.solved)
                 if missing:
@@ -411,6 +451,9 @@ def positions(gates: pd.DataFrame, width: float = WIDE) -> Figure | None:
                 panel.fill_between(steps, [max(b.low, 0.0) for b in bounds], [min(b.high, 1.0) for b in bounds],
                                    color=ink[colour], alpha=0.2, lw=0)  # fmt: skip
                 panel.plot(steps, line.mean(), color=ink[colour], lw=width_of, ls=dash)
+                over_units = "units that carry" if column == "carrying" else "all units"
+                _hint(panel, steps, line.mean(), [f"{gate}, {over_units}, step {k:+g}: {v:.2f}"
+                                                  for k, v in line.mean().items()])  # fmt: skip
             panel.plot(hand.position, hand["mean"], color=ink["muted"], lw=1, ls=":", marker=".", ms=4)
             panel.set_ylim(-0.05, 1.05)
             panel.set_title(f"{gate}: {'update' if gate == 'Z' else 'reset'} gate", loc="left", color=ink["ink"])
@@ -455,6 +498,11 @@ def along(axes: pd.DataFrame, width: float = WIDE) -> Figure | None:
                 colour, dash, marker = _look(name)
                 ax.plot(x, line.delta_nats, color=ink[colour], lw=1.3, marker=marker, ms=5, ls=dash)
                 ax.vlines(x, line.delta_low, line.delta_high, color=ink[colour], lw=1.6)
+                _hint(ax, x, line.delta_nats, [
+                    f"{name} at {r.point}: {nats(r.delta_nats, sign=True)}"
+                    f"{_space(bracket(r.delta_low, r.delta_high, nats))}, n = {count(r.pairs)}"
+                    for r in line.itertuples()
+                ])  # fmt: skip
                 ends.append((float(line.delta_nats.iloc[-1]), _short(name), ink[colour]))
             ax.set_xticks(range(len(points)), [_short(point) for point in points])
             ax.set_xlabel(_short(str(own.axis.iloc[0]).replace("_", " ")))
@@ -479,30 +527,46 @@ def along_alt(axes: pd.DataFrame) -> str:
 
 def reach(shares: pd.DataFrame, width: float = WIDE) -> Figure | None:
     """How large the gradient at a character is once it reaches the state some characters before it, relative to what it
-    is at the character itself, logarithmic: geometric mean over seeds, band: its 95 % interval. Higher is a longer
-    memory in training, above 1 the gradient grows; a straight line down forgets at one rate. Dashed: without the
-    reset gate; dash-dotted: without the update gate; finely dotted: without both."""
+    is at the character itself, logarithmic, one panel a variant, the same axes in all: geometric mean over seeds,
+    band: its 95 % interval. Higher is a longer memory in training, above 1 the gradient grows; a straight line down
+    forgets at one rate. Thin grey: the baseline, to compare with."""
     data = shares[(shares.gradient_share > 0) & (shares.characters_back > 0)]
     if data.empty:
         return None
     with _style() as ink:
-        names, ends = list(dict.fromkeys(data.label))[:MOST], []
-        tall = max(3.6, 0.8 + 0.14 * len(names))
-        figure = Figure(figsize=(width, tall), layout="constrained")
-        ax = figure.subplots()
-        for name in names:
-            line = over(data[data.label == name], "characters_back", "gradient_share")
-            colour, dash, marker = _look(name)
-            ax.fill_between(line.index, line.low, line.high, color=ink[colour], alpha=0.15, lw=0)
-            ax.plot(line.index, line["mean"], color=ink[colour], lw=1.3, marker=marker, ms=4, ls=dash)
-            ends.append((float(line["mean"].iloc[-1]), _short(name), ink[colour]))
-        ax.set_yscale("log")
-        ax.set_ylim(bottom=max(ax.get_ylim()[0], 1e-12))
-        ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}" if y >= 0.01 else f"{y:.0e}"))
-        ax.yaxis.set_minor_locator(NullLocator())  # of no size: each would be made, placed and drawn all the same
-        ax.set_xlabel("characters back")
-        ax.set_ylabel("gradient, relative to that at the character")
-        _name_lines(ax, ends, 72 * (tall - 0.6))
+        names = list(dict.fromkeys(data.label))[:MOST]
+        columns = min(len(names), 4 if width > 5 else 2)
+        rows = math.ceil(len(names) / columns)
+        figure = Figure(figsize=(width, 0.45 + 1.35 * rows), layout="constrained")
+        grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+        lines = {name: over(data[data.label == name], "characters_back", "gradient_share") for name in names}
+        for panel, (name, line) in zip(grid.flat, lines.items(), strict=False):
+            colour = ink[_family(name)]
+            if name != BASELINE and BASELINE in lines:
+                panel.plot(lines[BASELINE].index, lines[BASELINE]["mean"], color=ink["muted"], lw=0.8)
+            panel.fill_between(line.index, line.low, line.high, color=colour, alpha=0.25, lw=0)
+            panel.plot(line.index, line["mean"], color=colour, lw=1.8)
+            panel.set_title(_short(name), loc="left", color=colour)
+            _hint(panel, line.index, line["mean"], [
+                f"{name}, {k:g} back: {r['mean']:.2g}{_space(bracket(r.low, r.high, lambda x: f'{x:.2g}'))}"
+                for k, r in line.iterrows()
+            ])  # fmt: skip
+        for panel in grid.flat[len(names) :]:
+            panel.set_visible(False)
+        for index in range(len(names)):
+            if index + columns >= len(names):
+                grid.flat[index].tick_params(labelbottom=True)
+        first: Axes = grid.flat[0]
+        first.set_yscale("log")
+        first.set_ylim(bottom=max(first.get_ylim()[0], 1e-6))
+        first.yaxis.set_major_locator(LogLocator(10, numticks=4))
+        first.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}" if y >= 0.01 else f"{y:.0e}"))
+        first.yaxis.set_minor_locator(NullLocator())  # of no size: each would be made, placed and drawn all the same
+        first.set_xlim(left=0)
+        first.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        grey = f"   (grey: {BASELINE})" if BASELINE in lines and len(lines) > 1 else ""
+        figure.supxlabel(f"characters back{grey}", fontsize=9)
+        figure.supylabel("relative gradient, log scale (longer memory \u2192)", fontsize=9)
         return figure
 
 
@@ -539,6 +603,8 @@ def time_constants(gates: pd.DataFrame, width: float = WIDE) -> Figure | None:
             ax.plot([tau.tau_10, tau.tau_90], [y, y], color=colour, lw=1)
             ax.plot([tau.tau_25, tau.tau_75], [y, y], color=colour, lw=4, alpha=0.6)
             ax.plot(tau.tau_50, y, marker=_marker(name), ms=7, color=colour)
+            _hint(ax, [tau.tau_50], [y], [f"{name}: median unit {tau.tau_50:.3g} characters; 10 to 90 % of units "
+                                          f"{tau.tau_10:.3g} to {tau.tau_90:.3g}"])  # fmt: skip
         ax.set_xscale("log")
         ax.set_xlim(_at_least(3, *ax.get_xlim()))
         _plain(ax, "x")
@@ -560,9 +626,9 @@ def time_constants_alt(gates: pd.DataFrame) -> str:
 
 
 def gate_map(heat: pd.DataFrame, width: float = WIDE) -> Figure | None:
-    """Gate values of one trained network over a sentence of held-out text, a column a character, a row a unit; dark is
-    open, 1, and light is shut, 0. The units are spread evenly from the one whose first gate is lowest on average to
-    the one whose is highest, the same in every panel."""
+    """Gate values of one trained network over a sentence of held-out text, a column a character, a row a unit: 0,
+    the colour of the page, is shut and 1 is open. The units are spread evenly from the one whose first gate is lowest
+    on average to the one whose is highest, the same in every panel."""
     if heat.empty:
         return None
     run = heat.run.iloc[0]
@@ -626,9 +692,54 @@ def svg(figure: Figure) -> str:
         )
         figure.set_layout_engine("none")  # its parts stay where they are now: to lay it out again as PNG takes long
     head, tags = f'<style type="text/css">text{{font-family:{FONT}}}', out.getvalue()
+    tags = tags.replace("</svg>", _hits(figure) + "</svg>")
     text = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\.\d\d)\d+", r"\1", tag[0]), tags)  # a hundredth of a point will do
     text = re.sub(r" ?font-family: [^;\"]+;?", "", text)
     return text.replace('<style type="text/css">', head, 1)
+
+
+def _hint(ax: Axes, xs: Iterable[float], ys: Iterable[float], texts: Sequence[str]) -> None:
+    """What is said of some points of a chart where they are pointed at."""
+    own = _hints.setdefault(ax.figure, [])
+    own += [(ax, float(x), float(y), text) for x, y, text in zip(xs, ys, texts, strict=True)]
+
+
+def _hits(figure: Figure) -> str:
+    """The hints of a drawn figure as SVG: over each point inside its axes a circle of no colour, with a title."""
+    out, (wide, tall) = [], figure.get_size_inches() * 72
+    for ax, x, y, text in _hints.get(figure, []):
+        across, up = ax.transData.transform((x, y)) / figure.dpi * 72
+        box = ax.get_window_extent()
+        left, low, right, high = (v / figure.dpi * 72 for v in (box.x0, box.y0, box.x1, box.y1))
+        if left - 1 <= across <= right + 1 and low - 1 <= up <= high + 1 and across <= wide:
+            said = escape("".join(map(_glyph, text)))
+            out.append(f'<circle cx="{across:.1f}" cy="{tall - up:.1f}" r="4"><title>{said}</title></circle>')
+    return f'<g class="hits" fill-opacity="0">{"".join(out)}</g>' if out else ""
+
+
+def inline(drawn: str, key: str, alt: str) -> str:
+    """An SVG as it can stand in a page: colours by the page's scheme, no style of its own, its names no other's.
+
+    The page's policy forbids style attributes; those of matplotlib become attributes of SVG.
+    """
+    text = re.sub(
+        r"<style.*?</style>|<!--.*?-->|<metadata>.*?</metadata>", "", drawn[drawn.index("<svg") :], flags=re.S
+    )
+    used = set(re.findall(r'(?:href="#|url\(#)([\w.]+)', text))
+
+    def tag(hit: re.Match[str]) -> str:
+        one = re.sub(r' style="([^"]*)"', lambda m: "".join(f' {k.strip()}="{v.strip()}"' for k, _, v in (
+            part.partition(":") for part in m[1].split(";") if part.strip())), hit[0])  # fmt: skip
+        one = re.sub(r' id="([^"]*)"', lambda m: f' id="{key}-{m[1]}"' if m[1] in used else "", one)
+        one = re.sub(r'(?:xlink:)?href="#', f'href="#{key}-', one).replace("url(#", f"url(#{key}-")
+        one = re.sub("|".join(LIGHT.values()), lambda m: f"var(--f-{NAMES[m[0]]})", one)
+        return re.sub(r"\s+", " ", one.replace("xlink:href", "href"))
+
+    body = re.sub(r">\s+<", "><", re.sub(r"<[^>]*>", tag, text))
+    body = re.sub(r"(?:<g>)?<defs></defs>", "", body)
+    size = re.search(r'viewBox="[^"]*"', body)
+    head = f'<svg class="chart" role="img" tabindex="0" aria-label="{escape(alt)}" {size[0] if size else ""}>'
+    return re.sub(r"<svg[^>]*>", lambda _: head, body, count=1).strip()
 
 
 def png(figure: Figure) -> bytes:
@@ -637,15 +748,6 @@ def png(figure: Figure) -> bytes:
     with _style():
         figure.savefig(out, format="png", dpi=150, facecolor="white", metadata={"Software": None})
     return out.getvalue()
-
-
-def themed(drawn: str) -> str:
-    """Return the same SVG with its colours by name, light or dark as its reader's page is: one image for both."""
-    colours = [";".join(f"--{name}:{value}" for name, value in theme.items()) for theme in (LIGHT, DARK)]
-    style = f":root{{{colours[0]}}}@media(prefers-color-scheme:dark){{:root{{{colours[1]}}}}}"
-    names = {value: name for name, value in LIGHT.items()}
-    text = re.sub("|".join(names), lambda hit: f"var(--{names[hit[0]]})", drawn)
-    return text.replace("</style>", style + "</style>", 1)
 
 
 def _ranked(
@@ -672,6 +774,9 @@ def _ranked(
                        rasterized=len(own) > MOST_POINTS)  # fmt: skip
             if low and math.isfinite(row[low]) and math.isfinite(row[high]):
                 ax.plot([row[low], row[high]], [y, y], color=colour, lw=2.2, zorder=3)
+            _hint(ax, own, y + _spread(len(own)), [f"{row.label}, one sample: {spell(v)}" for v in own])
+            span = _space(bracket(row[low], row[high], spell)) if low else ""
+            _hint(ax, [row[mid]], [y], [f"{row.label}: {spell(row[mid])}{span}, n = {len(own)}"])
             ax.plot(row[mid], y, marker="s" if str(row.label).startswith("nn.") else "o", ms=7, color=colour, zorder=4)
             if width > 5:
                 interval = bracket(row[low], row[high], spell) if low else ""
@@ -711,7 +816,7 @@ def _name_points(
     ys: Sequence[float],
     labels: Sequence[str],
     bars: Sequence[tuple[float, float, float, float]],
-    colour: str,
+    colours: Sequence[str],
 ) -> None:
     """Each point's name beside it, at the first of some places that covers no point, bar (x0, y0, x1, y1) or name."""
     figure.draw_without_rendering()
@@ -723,8 +828,8 @@ def _name_points(
         if np.isfinite(bar).all():
             (left, low), (right, high) = ax.transData.transform(np.reshape(bar, (2, 2))) / per_point
             taken.append((left - 2, low - 2, right + 2, high + 2))
-    for (x, y), point_x, point_y, label in zip(at, xs, ys, labels, strict=True):
-        text, best = _short(label), None
+    for (x, y), point_x, point_y, text, colour in zip(at, xs, ys, labels, colours, strict=True):
+        best = None
         wide, tall = 5.4 * len(text), 9.0
         for away in (8, 15, 24, 34, 46):
             for dx, dy in ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)):
@@ -745,7 +850,7 @@ def _name_points(
         far = abs(best[2]) > 12 or best[1] > 12 or best[1] < -wide - 12
         leader = {"arrowstyle": "-", "lw": 0.6, "color": colour, "shrinkA": 0, "shrinkB": 4}
         ax.annotate(text, (point_x, point_y), xytext=(best[1], best[2]), textcoords="offset points", va="center",
-                    fontsize=8, arrowprops=leader if far else None)  # fmt: skip
+                    fontsize=8, color=colour, arrowprops=leader if far else None)  # fmt: skip
 
 
 def _name_lines(ax: Axes, ends: Sequence[tuple[float, str, str]], height: float) -> None:
@@ -772,6 +877,14 @@ def _name_lines(ax: Axes, ends: Sequence[tuple[float, str, str]], height: float)
                     textcoords="axes fraction", fontsize=8, color=colour,
                     arrowprops={"arrowstyle": "-", "lw": 0.5, "color": colour, "shrinkA": 0, "shrinkB": 0})  # fmt: skip
     ax.set_ylim(low, high)
+
+
+def _far(values: pd.Series) -> float:
+    """Where a logarithmic axis ends so that one point far above all others does not press those together; else inf."""
+    logs = np.sort(np.log(values.dropna().to_numpy(dtype=float)))
+    if len(logs) < 4 or logs[-1] - logs[-2] < FAR * (logs[-1] - logs[0]):
+        return math.inf
+    return float(np.exp(logs[-2] + 0.35 * (logs[-2] - logs[0])))
 
 
 def _at_least(ratio: float, low: float, high: float) -> tuple[float, float]:

@@ -69,6 +69,7 @@ class Panel:
     scale: tuple[float, float]
     zero: float = math.nan
     kind: str = ""
+    spell: Callable[[float], str] = str  # a value of its axis
 
 
 @dataclass(frozen=True)
@@ -201,8 +202,8 @@ def speed_card(data: tables.Results) -> list[Card]:
         fold = f"{_fold(slowest.speed_ratio)} times" if _told(slowest) else "no difference can be told"
         proof = f"{how[0].lower()}{how[1:]}, {fold}."
     fact = data.bench[data.bench.variant == grids.BASELINE].iloc[0]
-    note = f"Tokens a second in training, {several(fact.hidden, 'hidden unit')}, {fact.device}; median of rounds, " \
-           "line: its interval."  # fmt: skip
+    note = f"Tokens a second in training, {several(fact.hidden, 'hidden unit')}, {fact.device}; longer is " \
+           "faster; median of rounds, white line: its interval."  # fmt: skip
     answers = sentences.loop_answer(data)
     claim += ";" if proof else "."
     answer = answers[0] if answers else None
@@ -257,7 +258,8 @@ def text_panel(data: tables.Results, names: Mapping[str, tuple[str, ...]]) -> li
     span = (most - least) or 0.1
     scale = (least - 0.07 * span, least + span / 0.6)  # what is right of the points is for their labels
     n = count(data.ablate.pairs.max())
-    return [Panel("Predicting the text", "perplexity added by removing it", n, marks, scale, 0.0, "text")]
+    return [Panel("Predicting the text", "perplexity added by removing it", n, marks, scale, 0.0, "text",
+                  lambda v: f"perplexity {pct(percent(v), True)}")]  # fmt: skip
 
 
 def task_panels(data: tables.Results, names: Mapping[str, tuple[str, ...]]) -> list[Panel]:
@@ -280,7 +282,8 @@ def task_panels(data: tables.Results, names: Mapping[str, tuple[str, ...]]) -> l
             marks[name] = _task_mark(data, own.loc[found[0]], found[0]) if found else None
         about = TASKS[task].asks if task in TASKS else str(task)
         head, n = about[0].upper() + about[1:], count(base.seeds + base.failed)
-        panels.append(Panel(head, str(task).replace("_", " "), n, marks, scale, kind="task"))
+        panels.append(Panel(head, str(task).replace("_", " "), n, marks, scale, kind="task",
+                            spell=lambda v: f"{count(round(math.exp(v)))} updates"))  # fmt: skip
     return panels
 
 
@@ -322,7 +325,8 @@ def bench_panel(data: tables.Results) -> tuple[dict[str, tuple[str, ...]], list[
     span = (max(every) - min(every)) or 0.1
     scale = (min(every) - 0.07 * span, min(every) + span / 0.72)
     n = count(table.seeds.max())
-    head = Panel("Predicting text never trained on", "perplexity, lower is better", n, marks, scale, kind="text")
+    head = Panel("Predicting text never trained on", "perplexity, lower is better", n, marks, scale, kind="text",
+                 spell=lambda v: f"perplexity {ppl(math.exp(v))}")  # fmt: skip
     return {name: (name,) for name in marks}, [head]
 
 
@@ -380,9 +384,15 @@ def track(m: Mark | None, p: Panel, name: str) -> Markup:
         if m.low < m.high:
             parts.append(Markup('<line class="interval" x1="{}" x2="{}" y1="{y}" y2="{y}"/>').format(
                 x(m.low), x(m.high), y=y))  # fmt: skip
-        parts += [Markup('<circle class="seed" cx="{}" cy="{}" r="2.5"/>').format(x(v), y) for v in m.seeds.values()]
-        parts.append(Markup('<circle class="point" cx="{}" cy="{}" r="6"/>').format(x(m.value), y))
-        reached = _reached(m)
+        parts += [
+            Markup('<circle class="seed" cx="{}" cy="{}" r="2.5"><title>{}</title></circle>').format(
+                x(v), y, f"{name}, seed {seed}: {p.spell(v)}"
+            )
+            for seed, v in m.seeds.items()
+        ]
+        parts.append(Markup('<circle class="point" cx="{}" cy="{}" r="6"><title>{}</title></circle>').format(
+            x(m.value), y, f"{name}: {m.said}"))  # fmt: skip
+        reached = [*_reached(m), *([p.zero] if math.isfinite(p.zero) else [])]  # the stem, too, has room from the label
         left, beyond = min(reached) - low, high - max(reached)
         right = beyond > 0.3 * (high - low) if p.kind == "text" else beyond >= left
         side = Markup('x="{}" dx="11"').format(x(max(reached))) if right else Markup(
@@ -430,11 +440,11 @@ def legend(data: tables.Results, panels: Sequence[Panel]) -> str:
     """What the marks mean, said beside them."""
     if not panels:
         return ""
-    said = "Left is better. "
-    if any(p.kind == "text" for p in panels):
-        said += "Dot and band: mean and 95 % interval; small dots: its n seeds. "
+    said = "Left is better in every panel. Large dot: mean, band: its 95 % interval, small dots: each of the n seeds. "
     if any(p.kind == "task" for p in panels):
-        budgets = sentences.answering(data.tasks).budget.dropna()
-        said += "Of tasks: updates until solved, median and range (logarithmic axis); " \
-                f"\u00d7: not solved within {count(budgets.max())}. "  # fmt: skip
+        budget = count(sentences.answering(data.tasks).budget.max())
+        said += "Tasks: updates until solved, median and range of the seeds that solve it (logarithmic); " \
+                f"\u201c9 of 10\u201d: seeds that solve it; \u00d7: none does within {budget}. "  # fmt: skip
+    if any("neither" in p.rows for p in panels):
+        said += "Without R: R = 1. Without Z: Z = 0. Neither: both at once, which is a plain RNN. "
     return said.strip()

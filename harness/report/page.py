@@ -43,11 +43,11 @@ Frames = tuple[pd.DataFrame, pd.DataFrame]
 
 @dataclass(frozen=True)
 class Chart:
-    """`images` are SVG data URIs: wide, wide dark, narrow, narrow dark. `missing`: why there are none."""
+    """`images` are SVG, wide and narrow. `missing`: why there are none."""
 
     id: str
     heading: str
-    images: Sequence[str] = ()
+    images: Sequence[Markup] = ()
     alt: str = ""
     caption: str = ""
     table: Table | None = None
@@ -137,6 +137,7 @@ def html(
         findings={verb: sentences.findings(data, table) for verb, table in verbs},
         margin=stats.MARGIN_NATS,
         alpha=stats.ALPHA,
+        inks=[(name, plots.LIGHT[name], plots.DARK[name]) for name in plots.LIGHT],
         symbols=select.symbols(data),
         baseline=grids.BASELINE,
         absent=sentences.absent(data, [chart.heading for chart in every if chart.missing]),
@@ -224,7 +225,7 @@ def charts(data: record_tables.Results, verb: str, drawn: Figures) -> list[Chart
         if not text:
             out.append(Chart(f"{verb}-{name}", heading, missing=lack))
             continue
-        images = _images(f"{verb}-{name}", figure, frames, drawn)
+        images = _images(f"{verb}-{name}", figure, frames, drawn, text)
         caption = " ".join((figure.__doc__ or "").split())
         cut = f" The first {plots.MOST} of {len(table)} are drawn." if len(table) > plots.MOST else ""
         out.append(
@@ -240,17 +241,17 @@ def further(section: sections.Section, drawn: Figures) -> list[Chart]:
         if text := alt(*frames):
             caption, key = " ".join((figure.__doc__ or "").split()), f"{section.id}-{name}"
             table = Table(f"{key}-data", *numbers) if numbers else None
-            found.append(Chart(key, heading, _images(key, figure, frames, drawn), text, caption, table))
+            found.append(Chart(key, heading, _images(key, figure, frames, drawn, text), text, caption, table))
     return found
 
 
-def _images(name: str, figure: plots.Draw, frames: Sequence[pd.DataFrame], drawn: Figures) -> list[str]:
-    """SVG data URIs, each of a light and of a dark page: wide, narrow. The wide one is added to what is `drawn`."""
+def _images(name: str, figure: plots.Draw, frames: Sequence[pd.DataFrame], drawn: Figures, alt: str) -> list[Markup]:
+    """SVG: wide, and narrow. The wide one is added to what is `drawn`."""
     images = []
-    for width in (plots.WIDE, plots.NARROW):
+    for width, short in ((plots.WIDE, "w"), (plots.NARROW, "n")):
         picture = figure(*frames, width=width)
         text = plots.svg(picture) if picture else ""
-        images.append(_svg_uri(plots.themed(text)))
+        images.append(Markup(plots.inline(text, f"{name}-{short}", alt) if text else ""))
         if picture and width == plots.WIDE:
             drawn[name] = picture, text
     return images
@@ -332,10 +333,6 @@ def _cut(error: object) -> str:
     text = str(error)
     more = len(text) - LONGEST_ERROR
     return text if more <= 0 else f"{text[:LONGEST_ERROR]} ... ({more:,} more characters in the CSV)"
-
-
-def _svg_uri(svg: str) -> str:
-    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode("utf-8", "replace")).decode()
 
 
 def _csp(text: str) -> str:
