@@ -818,7 +818,7 @@ def test_an_inline_chart_has_the_page_s_colours_and_names_of_its_own(results: ta
     used = re.findall(r'(?:href="#|url\(#)([\w.-]+)', "".join(tags))
     assert set(used) == set(names)
     titles = re.findall("<title>(.*?)</title>", text)
-    assert len(titles) == len(table)
+    assert len(titles) == table[["heldout_perplexity", "tokens_per_sec"]].dropna().shape[0]
     assert re.search(r"perplexity \d", titles[0])
 
 
