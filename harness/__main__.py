@@ -15,12 +15,13 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from harness import pipeline
 from harness.experiments.runs import Run
 from harness.options import parser, strange
 from harness.plan import GRIDS, planned
-from harness.run.process import keep_streams
+from harness.run.process import keep_streams, leave
 
 __all__ = ["command", "main", "parser", "strange"]
 
@@ -177,8 +178,8 @@ def _stop(number: int, frame: object) -> None:
 _asked = 0  # the signal that was asked for last
 
 
-def command(arguments: Sequence[str] | None = None) -> int:
-    """`main` as a program of its own: with its signals and its streams."""
+def command(arguments: Sequence[str] | None = None) -> NoReturn:
+    """`main` as a program of its own: with its signals and its streams, and its end."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
         if signal.getsignal(number) != signal.SIG_IGN:  # a shell's background job does not hear Ctrl-C
             signal.signal(number, _stop)
@@ -192,8 +193,8 @@ def command(arguments: Sequence[str] | None = None) -> int:
         signal.SIGHUP,
     ):  # all is on file: one that comes now would stop nothing
         signal.signal(number, signal.SIG_IGN)
-    return ended
+    leave(ended)
 
 
 if __name__ == "__main__":
-    sys.exit(command())
+    command()

@@ -15,7 +15,7 @@ import select
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from variants import registry
 
@@ -118,6 +118,18 @@ def memory_kills() -> int | None:
     except OSError:
         return None
     return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), None)
+
+
+def leave(status: int) -> NoReturn:
+    """End this process now, its streams flushed.
+
+    Python's own way out first takes every module apart: with torch 0.7 s of processor time, 5 s on a busy machine, for
+    one who pressed Ctrl-C and for every sample that is timed.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    os._exit(status)
 
 
 def follow_parent(parent: int | None = None) -> None:

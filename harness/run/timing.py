@@ -19,13 +19,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from harness.experiments.protocols import Protocol
 from harness.experiments.runs import Candidate, Run
 from harness.run.agreement import disagreement, disagrees
 from harness.run.machine import Fact, environment, settle
-from harness.run.process import command, describe, ended, follow_parent, memory_kills
+from harness.run.process import command, describe, ended, follow_parent, leave, memory_kills
 from harness.run.roofline import FED, ceiling, floor_ms, gflop, node_gap_us
 
 if TYPE_CHECKING:
@@ -319,7 +319,7 @@ def _reset_high_water() -> bool:
     return True
 
 
-def main() -> None:
+def main() -> NoReturn:
     follow_parent()
     request = json.loads(sys.stdin.read())
     fields = request["run"]
@@ -330,3 +330,4 @@ def main() -> None:
     except Exception as error:  # the parent records it as a row
         answer = {"error": describe(error)}
     print(json.dumps(answer))
+    leave(0)
