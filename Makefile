@@ -5,6 +5,8 @@
 # make claims     claims of the literature, each a test fixed beforehand: reproduced, contradicted or undecided
 # make exercises  the four exercises of the book's chapter, each answered in two sentences and a picture
 # make report     the tables and results/report.html again, from what is on file
+# make compare    two results folders, A= and B=: what differs, and whether B is worse than A by more than LIMIT=5%
+# make gate       bench, then compare with the folder BASE=: for a CI, by its exit status
 # make list       what there is, what would run, and what is done
 # make test       every check, on a machine with no GPU
 # make lint       ruff and mypy
@@ -24,10 +26,11 @@
 #   TASKS      of probe, like "adding copy"           LENGTHS of probe, like "10 50"
 #   INIT       own, book or torch       RESULTS   folder to write to, results if not given
 #   ENGINE     auto, library, resident, native, scan, fused, loop or book: what trains
+#   LIMIT      what counts as worse, of compare and gate        TO    a page to write, like compare.html
 #   PYTHON     use this interpreter as it is and install nothing; else make fills .venv, once
 
-NAMES := PROTOCOL CORPUS DEVICE ENGINE SEEDS VARIANTS RESULTS INIT SET FULL TASKS LENGTHS MAX MATCH PYTHON
-TARGETS := help bench ablate reproduce probe claims exercises sweep report list test lint speed speed-compare peers faults docs licenses clean
+NAMES := PROTOCOL CORPUS DEVICE ENGINE SEEDS VARIANTS RESULTS INIT SET FULL TASKS LENGTHS MAX MATCH A B BASE LIMIT TO PYTHON
+TARGETS := help bench ablate reproduce probe claims exercises sweep report compare gate list test lint speed speed-compare peers faults docs licenses clean
 # Of the tests and of make itself; no verb takes them.
 OTHERS := CC CELLS CHECKPOINT_S DELAYS_MS KILLS PEERS STARTS STOPS SHELL
 
@@ -69,11 +72,15 @@ python := python=$$PYTHON; command -v "$$python" >/dev/null || \
 endif
 
 # `set -f`: lists are split at spaces, and no * in them is a file. `exec`: a signal to make's child is Python's.
-bench ablate reproduce probe claims exercises sweep report list: $(ready)
+bench ablate reproduce probe claims exercises sweep report gate list: $(ready)
 	@$(python); set -f; set -- $@; for field in $$SET; do set -- "$$@" --set="$$field"; done; \
 	exec "$$python" -m harness "$$@" $${INIT:+--set=init="$$INIT"} $${MATCH:+--set=match="$$MATCH"} $${PROTOCOL:+--protocol="$$PROTOCOL"} \
 	  $${CORPUS:+--corpus="$$CORPUS"} $${DEVICE:+--device="$$DEVICE"} $${SEEDS:+--seeds="$$SEEDS"} $${MAX:+--max="$$MAX"} \
-	  $${ENGINE:+--engine="$$ENGINE"} $${FULL:+--full} $${TASKS:+--tasks $$TASKS} $${LENGTHS:+--lengths $$LENGTHS} $${RESULTS:+--results="$$RESULTS"} $${VARIANTS:+--variants $$VARIANTS}
+	  $${ENGINE:+--engine="$$ENGINE"} $${FULL:+--full} $${TASKS:+--tasks $$TASKS} $${LENGTHS:+--lengths $$LENGTHS} $${RESULTS:+--results="$$RESULTS"} $${VARIANTS:+--variants $$VARIANTS} \
+	  $${BASE:+--base="$$BASE"} $${LIMIT:+--limit="$$LIMIT"} $${TO:+--to="$$TO"}
+
+compare: $(ready)
+	@$(python); exec "$$python" -m harness compare "$$A" "$$B" $${LIMIT:+--limit="$$LIMIT"} $${TO:+--to="$$TO"}
 
 test: $(ready)
 	@$(python); exec "$$python" -m pytest

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from harness.analysis.history import Comparison
     from harness.notebook import Results
 
     Cells = str | Path | type  # a variant's name, a file with a cell, a class that inherits from Cell
@@ -102,3 +103,13 @@ def probe(*variants: Cells, **options: Unpack[Options]) -> Results:
     from harness import notebook
 
     return notebook.ask("probe", variants, options)
+
+
+def compare(a: str | os.PathLike[str], b: str | os.PathLike[str], limit: float | str = "5%") -> Comparison:
+    """Compare two results folders: `.rows`, `.differences`, `.notes`, `.status` (0 not worse, 1 worse, 3 cannot tell).
+
+    `limit` is the share by which B may be worse than A. A notebook shows its table. ValueError for what is no folder.
+    """
+    from harness import notebook
+
+    return notebook.compare(a, b, limit)

@@ -8,20 +8,25 @@ is needed.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import io
 import os
 import shlex
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from harness import pipeline
 from harness.experiments.runs import Run
 from harness.options import parser, strange
 from harness.plan import GRIDS, planned
 from harness.run.process import keep_streams, leave
+
+if TYPE_CHECKING:
+    from harness.analysis.history import Comparison
 
 __all__ = ["command", "main", "parser", "strange"]
 
@@ -74,6 +79,36 @@ def _pack(folder: Path, undo: bool) -> int:
     return 0
 
 
+def _compare(a: str, b: str, options: argparse.Namespace) -> Comparison:
+    """Compare two folders, said on the screen and, with --to, on a page."""
+    from harness import answers, files, terminal
+
+    limit = answers.share(options.limit)
+    found = answers.compare(a, b, limit)
+    terminal.print_comparison(answers.comparison_rows(found), found)
+    if options.to:
+        files.write(Path(options.to).expanduser(), answers.page(found).encode())
+        print(f"page: {options.to}")
+    return found
+
+
+def _gate(options: argparse.Namespace) -> tuple[int, Comparison]:
+    """Bench as asked, then compare with the base."""
+    from harness import answers
+
+    if not options.base:
+        raise ValueError("gate needs --base FOLDER, the results that nothing may be worse than: bench fills one")
+    answers.share(options.limit)
+    with answers.opened(options.base) as base:
+        answers.load(base, options.base)  # a slip is said before anything slow
+    if Path(options.base).resolve() == Path(options.results).resolve():
+        raise ValueError(f"--base and --results are one folder, {options.base!r}: give --results another")
+    bench = argparse.Namespace(**{**vars(options), "verb": "bench"})
+    failed = pipeline.run(bench)
+    found = _compare(options.base, options.results, options)
+    return failed or found.status, found
+
+
 def _new(words: Sequence[str]) -> int:
     """Write what `words`, like `cell my_cell`, ask for, where the user stands."""
     from harness import new_cell
@@ -87,12 +122,14 @@ def _new(words: Sequence[str]) -> int:
     return 0
 
 
-def _list(options: argparse.Namespace, folder: Path) -> int:
+def _list(options: argparse.Namespace, folder: Path) -> dict[str, object]:
+    """Print what there is, what would run and what is done; and return it."""
     import variants
     from harness.record import store
     from variants import outside
 
     plans = [planned(verb, options) for verb in GRIDS][: 1 if options.variants else None]  # the same for both then
+    listed: dict[str, list[dict[str, object]]] = {"variants": [], "runs": []}
     print("variants, with the gates that can be fixed (like gru:R=1 or gru:Z=0,R=1):")
     for name, entry in variants.found().items():
         try:
@@ -100,6 +137,7 @@ def _list(options: argparse.Namespace, folder: Path) -> int:
         except ValueError as error:
             print(f"  {name:<10} {error}")
             continue
+        listed["variants"].append({"name": name, "gates": entry.gates, "about": entry.about})
         print(f"  {name:<10} {' '.join(entry.gates):<6} {entry.about}")
         if why.startswith("step of"):
             print(f"{'':<20}in the loop: {why}")
@@ -124,37 +162,91 @@ def _list(options: argparse.Namespace, folder: Path) -> int:
         for run in asked.runs:
             state = "done" if store.done(folder, run) else "failed" if store.failed(folder, run) else "to do"
             print(f"  {state:<7} {run.key}")
-    return 0
+            listed["runs"].append({"verb": asked.verb, "run": run.key, "state": state})
+    return dict(listed)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """One verb. Its exit status."""
+    """One verb. Its exit status. With --json stdout is one document, and what is said otherwise goes to stderr."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if "--json" not in words:
+        return _main(words)[0]
+    said = io.StringIO()
+    with contextlib.redirect_stdout(Both(sys.stderr, said)):
+        status, found, error = _main(words)
+        from harness import answers
+
+        folder = next((words[k + 1] for k, word in enumerate(words[:-1]) if word == "--results"), "results")
+        folder = next((word.partition("=")[2] for word in words if word.startswith("--results=")), folder)
+        verb = words[0]
+        if found is None and not error and verb not in answers.ANSWERS:
+            answer: object = said.getvalue().splitlines()
+        else:
+            answer = found
+        try:
+            whole = answers.document(verb, Path(folder).expanduser(), status, answer, error)
+        except (ValueError, OSError) as why:
+            whole = answers.document(verb, Path(folder), status or 1, error=str(why))
+    print(answers.said(whole))
+    return int(whole["status"])
+
+
+class Both(io.TextIOBase):
+    """Two texts that are written at once."""
+
+    def __init__(self, *to: TextIO) -> None:
+        self.to = to
+
+    def write(self, text: str) -> int:
+        for stream in self.to:
+            stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        for stream in self.to:
+            stream.flush()
+
+
+def _main(words: Sequence[str]) -> tuple[int, Comparison | dict[str, object] | None, str]:
+    """One verb: its exit status, what it found where that is no table of the folder, and what was wrong."""
     try:
-        options = parser().read(arguments)
+        options = parser().read(words)
         folder = Path(options.results)
         if options.verb == "new":
-            return _new(options.new)
+            return _new(options.words), None, ""
+        if options.verb == "compare":
+            if len(options.words) != 2:
+                raise ValueError(
+                    f"compare takes two results folders, like: compare before after; not {len(options.words)}"
+                )
+            first, second = options.words
+            found = _compare(first, second, options)
+            return found.status, found, ""
+        if options.verb == "gate":
+            return *_gate(options), ""
         if options.verb == "list":
-            return _list(options, folder)
+            return 0, _list(options, folder), ""
         if options.verb == "pack":
-            return _pack(folder, options.undo)
+            return _pack(folder, options.undo), None, ""
         if options.verb == "report":
-            return _report(folder)
-        return pipeline.run(options)
+            return _report(folder), None, ""
+        return pipeline.run(options), None, ""
     except ValueError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        said = " ".join(str(error).split())
+        print(f"error: {said}", file=sys.stderr)
+        return 2, None, said
     except OSError as error:
-        print(f"error: {error.filename or 'system'}: {error.strerror or error}", file=sys.stderr)
-        return 1
+        said = f"{error.filename or 'system'}: {error.strerror or error}"
+        print(f"error: {said}", file=sys.stderr)
+        return 1, None, said
     except pipeline.Interrupted as stop:
         try:
-            return _stopped(stop.runs, folder)
+            return _stopped(stop.runs, folder), None, "stopped"
         except KeyboardInterrupt:
-            return _status()
+            return _status(), None, "stopped"
     except KeyboardInterrupt:  # early, or the second one: every file is whole, but the tables may be old
         print("stopped; what is finished is kept, and the same command goes on", file=sys.stderr)
-        return _status()
+        return _status(), None, "stopped"
 
 
 class Stopped(KeyboardInterrupt):

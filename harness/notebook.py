@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import linecache
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -19,6 +20,7 @@ from typing import Any
 import pandas as pd
 
 from harness import files, pipeline
+from harness.analysis.history import Comparison
 from harness.experiments import grids
 from harness.options import FLAGS, TAKES, parser
 from harness.record import store, tables
@@ -100,6 +102,13 @@ def ask(verb: str, variants: Iterable[object], options: Mapping[str, Any]) -> Re
               file=sys.stderr)  # fmt: skip
         raise KeyboardInterrupt from None
     return read(results, verb)
+
+
+def compare(a: str | os.PathLike[str], b: str | os.PathLike[str], limit: float | str) -> Comparison:
+    """Two results folders compared. ValueError for what is none."""
+    from harness import answers
+
+    return answers.compare(str(a), str(b), answers.share(str(limit)))
 
 
 def arguments(verb: str, variants: Iterable[str], options: Mapping[str, Any]) -> list[str]:

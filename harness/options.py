@@ -25,6 +25,8 @@ VERBS = {
     "claims": "train what nineteen claims of the literature are about, and give each a verdict: claims.csv",
     "report": "build the tables and the report again from what is on file, training nothing",
     "pack": "put the files of runs and samples into one, raw.tar.xz, which every verb reads; --undo puts them back",
+    "compare": "compare A B, two results folders or REVISION:FOLDER: what differs, and whether B is worse by --limit",
+    "gate": "bench, then compare with the folder --base, for a CI: status 0 not worse, 1 worse, 3 too noisy to tell",
     "new": "new cell NAME: write NAME.py, a cell to begin with, and test_NAME.py, its scalar twin, here",
     "list": "what there is, what would run, its keys, and which runs are done",
 }
@@ -50,13 +52,16 @@ TAKES = {  # the options of each verb: any other is refused, not ignored
     "exercises": {"device", "engine", "seeds", "results", "no_timing"},
     "claims": {"device", "engine", "seeds", "results"},
     "report": {"results"},
+    "compare": {"limit", "to"},
+    "gate": _TRAINS | {"protocol", "corpus", "variants", "seeds", "no_timing", "base", "limit", "to"},
     "pack": {"results", "undo"},
     "new": set(),
     "list": _TRAINS | {"protocol", "corpus", "variants", "seeds", "max"},
 }
 
 
-FLAGS = ("deterministic", "no_timing", "no_tasks", "full", "undo")
+FLAGS = ("deterministic", "no_timing", "no_tasks", "full", "undo", "json")
+WORDS = ("new", "compare")  # verbs that take words of their own, before any option
 
 
 def strange(kind: str, word: str, names: Sequence[str]) -> str:
@@ -99,16 +104,17 @@ class Parser(argparse.ArgumentParser):
     def read(self, arguments: Sequence[str] | None) -> argparse.Namespace:
         """The options of one verb. ValueError, in one line, for what it does not take."""
         words = sys.argv[1:] if arguments is None else list(arguments)
-        new = words[1:] if words[:1] == ["new"] else []  # no other verb takes words of its own
-        options = self.parse_args(words[:1] if new and not new[0].startswith("-") else words)
-        options.new = new
+        end = next((k for k, word in enumerate(words) if word.startswith("-")), len(words)) if words[:1] else 0
+        own = words[1:end] if words and words[0] in WORDS else []
+        options = self.parse_args([*words[:1], *words[1 + len(own) :]])
+        options.words = own
         if options.verb not in VERBS:
             raise ValueError(registry.unknown("verb", options.verb, VERBS))
         given = {dest: flag for dest, flag in vars(options).get("given", {}).items() if flag}
         given |= {"settings": "--set"} if options.settings else {}
         given |= {dest: f"--{dest.replace('_', '-')}" for dest in FLAGS if getattr(options, dest)}
         for dest, flag in given.items():
-            if dest not in TAKES[options.verb]:
+            if dest not in TAKES[options.verb] | {"json"}:
                 takes = ", ".join(verb for verb, own in TAKES.items() if dest in own)
                 raise ValueError(f"{options.verb} takes no {flag}: it is an option of {takes}")
         options.results = os.path.expanduser(options.results)
@@ -161,5 +167,11 @@ def parser() -> Parser:
     top.add_argument("--no-tasks", action="store_true", help="ablate: text alone, as where variants are given")
     top.add_argument("--undo", action="store_true", help="pack: put the files back where they were")
     top.add_argument("--full", action="store_true", help="sweep: every size, engine and number of seeds, for hours")
+    top.add_argument("--base", metavar="DIR", help="gate: the results folder that nothing may be worse than")
+    top.add_argument(
+        "--limit", metavar="SHARE", default="5%", help="compare and gate: what counts as worse, 5%% if not given"
+    )
+    top.add_argument("--to", metavar="FILE", help="compare and gate: write the comparison as a page, like compare.html")
+    top.add_argument("--json", action="store_true", help="every verb: its answer as one JSON document on stdout")
     top.add_argument("--results", metavar="DIR", default="results", help="where everything is written")
     return top

@@ -18,6 +18,7 @@ from harness.experiments.grids import no_verdict
 if TYPE_CHECKING:
     import pandas as pd
 
+    from harness.analysis.history import Comparison
     from harness.experiments.runs import Run
     from harness.run.executors.local import Underway
 
@@ -204,6 +205,18 @@ def print_tasks(table: pd.DataFrame) -> None:
     for budget in sorted(set(table["budget"])):
         print(f"\nsolved: the threshold reached at two checks in a row, within {budget:,.0f} updates (median). "
               "longer: the score on longer sequences")  # fmt: skip
+
+
+def print_comparison(rows: Sequence[Sequence[str]], found: Comparison) -> None:
+    """What two folders differ by, what of their settings and machines does, and the answer."""
+    _print(rows, {"measure", "variant", "verdict"})
+    if len(found.differences):
+        print("\nwhat differs, A -> B:")
+        for r in found.differences.to_dict("records"):
+            print(f"  {r['kind']} {r['what']}: {r['a'] or '(none)'} -> {r['b'] or '(none)'}")
+    for note in [*found.notes, *dict.fromkeys(note for note in found.rows["note"].fillna("") if note)]:
+        print(f"note: {note}")
+    print(f"\nA {found.a}, B {found.b}: {found.answer}")
 
 
 def _print(rows: Sequence[Sequence[str]], texts: set[str]) -> None:

@@ -616,7 +616,16 @@ def dest(flag: str) -> str:
     return "settings" if flag == "--set" else flag.lstrip("-").replace("-", "_")
 
 
-APART = {"exercises", "claims", "pack", "new"}  # they make no plan of the options alone: tested in files of their own
+APART = {
+    "exercises",
+    "claims",
+    "pack",
+    "new",
+    "compare",
+    "gate",
+    "latency",
+    "export",
+}  # they make no plan of the options alone: tested in files of their own
 
 
 @st.composite

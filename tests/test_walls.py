@@ -22,7 +22,7 @@ STAGES = (
     ("harness.run",),
     ("harness.record", "harness.analysis"),
     ("harness.report",),
-    ("harness.pipeline", "harness.terminal"),
+    ("harness.pipeline", "harness.terminal", "harness.answers"),
     ("harness.__main__", "harness.options", "harness.notebook", "harness.new_cell"),
 )
 ANYWHERE = {"harness"}  # __init__: the version, and the function that reads a results folder

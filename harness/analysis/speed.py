@@ -99,7 +99,7 @@ def latest(speed: pd.DataFrame, labels: Iterable[str]) -> pd.DataFrame:
     return max(held, key=lambda group: str(group["started"].max()), default=speed.iloc[:0])
 
 
-def _samples(speed: pd.DataFrame) -> pd.DataFrame:
+def samples(speed: pd.DataFrame) -> pd.DataFrame:
     """A row a sample: medians over its undisturbed blocks (all, if none is), and its highest peaks.
 
     A sample is a fresh process; where it was repeated because disturbed in every block, the blocks of all attempts.
@@ -117,7 +117,7 @@ def _samples(speed: pd.DataFrame) -> pd.DataFrame:
 
 
 def summary(speed: pd.DataFrame) -> SpeedSummary:
-    each = _samples(speed)
+    each = samples(speed)
     rates = each["tokens_per_sec"].to_numpy(dtype=np.float64)
     others = ("step_ms", "percent_of_peak", "peak_memory_mib", "peak_reserved_mib")
     middle = {c: float(each[c].median()) for c in others}
@@ -133,8 +133,8 @@ def ratio(mine: pd.DataFrame, other: pd.DataFrame, noise: float = math.nan) -> S
     a contender differs by from itself (`noise`), and the medians of both, which stand beside it, do not contradict it.
     """
     same = ["round", "protocol", "device", "precision", "seeds"]
-    samples = [_samples(f).groupby(same, dropna=False)[["tokens_per_sec", "disturbed"]].median() for f in (mine, other)]
-    one, two = (each["tokens_per_sec"] for each in samples)
+    both = [samples(f).groupby(same, dropna=False)[["tokens_per_sec", "disturbed"]].median() for f in (mine, other)]
+    one, two = (each["tokens_per_sec"] for each in both)
     logs = np.log((one / two).dropna().to_numpy(dtype=np.float64))  # aligned on `same`: an unpaired round is NaN
     if not len(logs):
         return SpeedRatio(math.nan, math.nan, math.nan, 0)
@@ -142,5 +142,5 @@ def ratio(mine: pd.DataFrame, other: pd.DataFrame, noise: float = math.nan) -> S
     shown = math.log(one.median() / two.median())
     told = low * high > 0 and not abs(middle) <= noise and low - 1e-9 <= shown <= high + 1e-9
     verdict = UNTOLD if not told else "faster" if middle > 0 else "slower"
-    disturbed = int(((samples[0]["disturbed"] + samples[1]["disturbed"]).dropna() > 0).sum())
+    disturbed = int(((both[0]["disturbed"] + both[1]["disturbed"]).dropna() > 0).sum())
     return SpeedRatio(math.exp(middle), math.exp(low), math.exp(high), len(logs), verdict, disturbed)

@@ -68,6 +68,24 @@ def interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
     return Interval(float(x.mean()) - half, float(x.mean()) + half, len(x), "t")
 
 
+def welch(one: ArrayLike, other: ArrayLike, confidence: float = 0.95) -> tuple[float, float, float]:
+    """Mean of `one` minus mean of `other`, independent, and its interval (Welch 1947); NaN bounds below 2 of each."""
+    x, y = _finite(one, "values"), _finite(other, "values")
+    if not len(x) or not len(y):
+        return math.nan, math.nan, math.nan
+    change = float(x.mean() - y.mean())
+    if min(len(x), len(y)) < 2:
+        return change, math.nan, math.nan
+    u, v = x.var(ddof=1) / len(x), y.var(ddof=1) / len(y)
+    if u + v == 0:
+        return change, change, change
+    from scipy.special import stdtrit
+
+    freedom = (u + v) ** 2 / (u**2 / (len(x) - 1) + v**2 / (len(y) - 1))
+    half = float(stdtrit(freedom, (1 + confidence) / 2) * math.sqrt(u + v))
+    return change, change - half, change + half
+
+
 def median_interval(values: ArrayLike) -> tuple[float, float]:
     """Interval of the median with no assumption of shape: the narrowest pair of order statistics, one as far from its
 
