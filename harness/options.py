@@ -139,7 +139,7 @@ def parser() -> Parser:
     top.add_argument("--device", metavar="NAME", default="auto", help="auto: cuda where there is one")
     top.add_argument(
         "--engine", metavar="NAME", default="auto",
-        help="what trains: auto (the fastest that can), library, resident, native, scan, fused, loop or book; "
+        help="what trains: auto (the fastest that can), library, resident, native, fused, loop or book; "
         "bench times all",
     )  # fmt: skip
     top.add_argument(
