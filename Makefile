@@ -27,9 +27,12 @@
 #   INIT       own, book or torch       RESULTS   folder to write to, results if not given
 #   ENGINE     auto, library, resident, native, scan, fused, loop or book: what trains
 #   LIMIT      what counts as worse, of compare and gate        TO    a page to write, like compare.html
+#   ON         a cluster that trains: ray, ray:HOST:PORT, slurm, slurm:PARTITION (docs/cluster.md)
+#   SHARD      like 1/4: every fourth seed, into a folder of its own; then python -m harness merge
+#   MIXED=1    with ON=ray: nodes of several classes of bits may train
 #   PYTHON     use this interpreter as it is and install nothing; else make fills .venv, once
 
-NAMES := PROTOCOL CORPUS DEVICE ENGINE SEEDS VARIANTS RESULTS INIT SET FULL TASKS LENGTHS MAX MATCH A B BASE LIMIT TO PYTHON
+NAMES := PROTOCOL CORPUS DEVICE ENGINE SEEDS VARIANTS RESULTS INIT SET FULL TASKS LENGTHS MAX MATCH A B BASE LIMIT TO ON SHARD MIXED PYTHON
 TARGETS := help bench ablate reproduce probe claims exercises sweep report compare gate list test lint speed speed-compare peers faults docs licenses clean
 # Of the tests and of make itself; no verb takes them.
 OTHERS := CC CELLS CHECKPOINT_S DELAYS_MS KILLS PEERS STARTS STOPS SHELL
@@ -77,7 +80,8 @@ bench ablate reproduce probe claims exercises sweep report gate list: $(ready)
 	exec "$$python" -m harness "$$@" $${INIT:+--set=init="$$INIT"} $${MATCH:+--set=match="$$MATCH"} $${PROTOCOL:+--protocol="$$PROTOCOL"} \
 	  $${CORPUS:+--corpus="$$CORPUS"} $${DEVICE:+--device="$$DEVICE"} $${SEEDS:+--seeds="$$SEEDS"} $${MAX:+--max="$$MAX"} \
 	  $${ENGINE:+--engine="$$ENGINE"} $${FULL:+--full} $${TASKS:+--tasks $$TASKS} $${LENGTHS:+--lengths $$LENGTHS} $${RESULTS:+--results="$$RESULTS"} $${VARIANTS:+--variants $$VARIANTS} \
-	  $${BASE:+--base="$$BASE"} $${LIMIT:+--limit="$$LIMIT"} $${TO:+--to="$$TO"}
+	  $${BASE:+--base="$$BASE"} $${LIMIT:+--limit="$$LIMIT"} $${TO:+--to="$$TO"} \
+	  $${ON:+--on="$$ON"} $${SHARD:+--shard="$$SHARD"} $${MIXED:+--mixed}
 
 compare: $(ready)
 	@$(python); exec "$$python" -m harness compare "$$A" "$$B" $${LIMIT:+--limit="$$LIMIT"} $${TO:+--to="$$TO"}

@@ -109,6 +109,20 @@ def _gate(options: argparse.Namespace) -> tuple[int, Comparison]:
     return failed or found.status, found
 
 
+def _merge(folders: Sequence[str], folder: Path) -> int:
+    """Take other results folders over into one, and make its tables and report. The exit status."""
+    from harness.record import merge, store
+
+    if not folders:
+        raise ValueError("merge takes results folders, like: merge results/shard-1-of-2 results/shard-2-of-2")
+    with store.writing(folder):
+        done = merge.merge([Path(name).expanduser() for name in folders], folder)
+        print(f"merged: {done.runs} trainings in {folder}, {done.new} of them new"
+              f"{f'; {done.twice} lay in two folders, with one outcome' * bool(done.twice)}")  # fmt: skip
+        pipeline.tabulate(folder)
+        return pipeline.draw(folder, anew=True)
+
+
 def _new(words: Sequence[str]) -> int:
     """Write what `words`, like `cell my_cell`, ask for, where the user stands."""
     from harness import new_cell
@@ -228,6 +242,8 @@ def _main(words: Sequence[str]) -> tuple[int, Comparison | dict[str, object] | N
             return 0, _list(options, folder), ""
         if options.verb == "pack":
             return _pack(folder, options.undo), None, ""
+        if options.verb == "merge":
+            return _merge(options.words, folder), None, ""
         if options.verb == "report":
             return _report(folder), None, ""
         return pipeline.run(options), None, ""

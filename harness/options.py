@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from harness.experiments import grids, protocols
-from harness.plan import PRECISIONS, task_names
+from harness.plan import ON, PRECISIONS, task_names
 from variants import registry
 
 VERBS = {
@@ -27,6 +27,7 @@ VERBS = {
     "pack": "put the files of runs and samples into one, raw.tar.xz, which every verb reads; --undo puts them back",
     "compare": "compare A B, two results folders or REVISION:FOLDER: what differs, and whether B is worse by --limit",
     "gate": "bench, then compare with the folder --base, for a CI: status 0 not worse, 1 worse, 3 too noisy to tell",
+    "merge": "merge A B ...: take the trainings of results folders A, B, ... over into --results, and make its report",
     "new": "new cell NAME: write NAME.py, a cell to begin with, and test_NAME.py, its scalar twin, here",
     "list": "what there is, what would run, its keys, and which runs are done",
 }
@@ -41,27 +42,29 @@ TEXT_HELP = (
 
 
 _TRAINS = {"device", "engine", "precision", "deterministic", "settings", "results"}
+_AWAY = {"on", "mixed", "shard"}  # what trains elsewhere; nothing is timed there
 
 
 TAKES = {  # the options of each verb: any other is refused, not ignored
-    "bench": _TRAINS | {"protocol", "corpus", "variants", "seeds", "max", "no_timing"},
-    "ablate": _TRAINS | {"protocol", "corpus", "variants", "seeds", "max", "no_timing", "no_tasks"},
+    "bench": _TRAINS | _AWAY | {"protocol", "corpus", "variants", "seeds", "max", "no_timing"},
+    "ablate": _TRAINS | _AWAY | {"protocol", "corpus", "variants", "seeds", "max", "no_timing", "no_tasks"},
     "sweep": _TRAINS | {"protocol", "corpus", "variants", "full"},
-    "reproduce": _TRAINS | {"protocol", "corpus", "seeds"},
-    "probe": _TRAINS | {"variants", "seeds", "tasks", "lengths"},
-    "exercises": {"device", "engine", "seeds", "results", "no_timing"},
-    "claims": {"device", "engine", "seeds", "results"},
+    "reproduce": _TRAINS | _AWAY | {"protocol", "corpus", "seeds"},
+    "probe": _TRAINS | _AWAY | {"variants", "seeds", "tasks", "lengths"},
+    "exercises": _AWAY | {"device", "engine", "seeds", "results", "no_timing"},
+    "claims": _AWAY | {"device", "engine", "seeds", "results"},
     "report": {"results"},
     "compare": {"limit", "to"},
     "gate": _TRAINS | {"protocol", "corpus", "variants", "seeds", "no_timing", "base", "limit", "to"},
     "pack": {"results", "undo"},
+    "merge": {"results"},
     "new": set(),
     "list": _TRAINS | {"protocol", "corpus", "variants", "seeds", "max"},
 }
 
 
-FLAGS = ("deterministic", "no_timing", "no_tasks", "full", "undo", "json")
-WORDS = ("new", "compare")  # verbs that take words of their own, before any option
+FLAGS = ("deterministic", "no_timing", "no_tasks", "full", "undo", "json", "mixed")
+WORDS = ("new", "compare", "merge")  # verbs that take words of their own, before any option
 
 
 def strange(kind: str, word: str, names: Sequence[str]) -> str:
@@ -117,6 +120,8 @@ class Parser(argparse.ArgumentParser):
             if dest not in TAKES[options.verb] | {"json"}:
                 takes = ", ".join(verb for verb, own in TAKES.items() if dest in own)
                 raise ValueError(f"{options.verb} takes no {flag}: it is an option of {takes}")
+        if options.shard and "results" not in given:
+            options.results = f"results/shard-{options.shard.replace('/', '-of-')}"
         options.results = os.path.expanduser(options.results)
         if not options.results or options.results.startswith("~"):
             raise ValueError(f"--results names a folder, not {options.results!r}")
@@ -139,7 +144,7 @@ def parser() -> Parser:
     top.add_argument("--device", metavar="NAME", default="auto", help="auto: cuda where there is one")
     top.add_argument(
         "--engine", metavar="NAME", default="auto",
-        help="what trains: auto (the fastest that can), library, resident, native, fused, loop or book; "
+        help="what trains: auto (the fastest that can), library, resident, native, scan, fused, loop or book; "
         "bench times all",
     )  # fmt: skip
     top.add_argument(
@@ -173,5 +178,13 @@ def parser() -> Parser:
     )
     top.add_argument("--to", metavar="FILE", help="compare and gate: write the comparison as a page, like compare.html")
     top.add_argument("--json", action="store_true", help="every verb: its answer as one JSON document on stdout")
+    top.add_argument(
+        "--on", metavar="CLUSTER",
+        help=f"where to train: {', '.join(ON)}; this machine if not given. Timing stays on this machine",
+    )  # fmt: skip
+    top.add_argument("--mixed", action="store_true", help="--on ray: nodes of several classes of bits may train")
+    top.add_argument(
+        "--shard", metavar="I/N", help="train every N-th seed, this the I-th part, into results/shard-I-of-N; see merge"
+    )
     top.add_argument("--results", metavar="DIR", default="results", help="where everything is written")
     return top

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from harness.plan import (
     GRIDS,
     SIZES,
     Plan,
+    Where,
     along,
     described,
     on_claims,
@@ -47,6 +49,15 @@ class Interrupted(KeyboardInterrupt):
 def run(options: argparse.Namespace) -> int:
     """A verb that trains or times. Its exit status. ValueError, in one line, for what cannot be asked."""
     folder = Path(options.results)
+    try:
+        return _verb(options, folder)
+    except ToMerge as part:
+        print(f"shard {options.shard}: {part}")
+        return 0
+
+
+def _verb(options: argparse.Namespace, folder: Path) -> int:
+    """What each verb plans and runs. Its exit status."""
     if options.verb == "reproduce":
         published, parts = reproductions(options)
         return with_others(lambda plans: reproduce(plans, parts, folder), published, folder)
@@ -94,7 +105,10 @@ def choose(plans: Sequence[Plan], folder: Path) -> tuple[list[Plan], list[dict[s
     todo = [run for runs in at.values() for run in runs if not store.done(folder, run)]
     print(f"{plans[0].verb}: {sum(map(len, at.values()))} trainings of seeds that are not scored "
           f"choose a learning rate for each variant, {len(todo)} to do")  # fmt: skip
-    train(todo, plans[0].corpus, plans[0].corpus.name, folder, "choosing", engine=plans[0].engine)
+    train(todo, plans[0].corpus, plans[0].corpus.name, folder, "choosing", plan=plans[0])
+    if any(not store.done(folder, run) for runs in at.values() for run in runs if not plans[0].where.owns(run)):
+        raise ToMerge("its part of what chooses the learning rates is trained. Merge the shards, and give the same "
+                      "command the merged folder (--results), or each shard a copy of it")  # fmt: skip
     rows: list[dict[str, object]] = []
     chosen = []
     for k, plan in enumerate(plans):
@@ -137,6 +151,10 @@ def choosing(protocol: Protocol, lr: float) -> Protocol:
         protocol, heldout_characters=protocol.validation_characters, validation_characters=0, rate="given", lr=lr,
         evaluations=min(protocol.evaluations, 4),
     )  # fmt: skip
+
+
+class ToMerge(Exception):
+    """A shard has trained its part of what chooses the learning rates: the other parts are in other folders."""
 
 
 class EngineDisagrees(Exception):
@@ -200,12 +218,18 @@ def _say_other(plans: Sequence[Plan], reasons: Mapping[tuple[str, str], str]) ->
         print(f"note: {variant}: {why}; {other} trains it instead", file=sys.stderr)
 
 
-def train(todo: Sequence[Run], corpus: Corpus, name: str, folder: Path, word: str = "training", *, engine: str) -> None:
-    """Train runs on one text, each on file as it ends. EngineDisagrees, at the end, where no engine was asked for."""
+def train(todo: Sequence[Run], corpus: Corpus, name: str, folder: Path, word: str = "training", *, plan: Plan) -> None:
+    """Train runs on one text where the plan says, each on file as it ends. In a shard only those that are its own.
+
+    EngineDisagrees, at the end, where no engine was asked for.
+    """
     from harness import terminal
     from harness.record import store
     from harness.run.executors.local import cores, execute
 
+    if plan.where.on:
+        raise ValueError(f"--on {plan.where.on} is not there yet")
+    todo = plan.where.own(todo)
     workers = min(cores(), len(todo)) if todo and todo[0].device == "cpu" else 1
     wrong: dict[tuple[str, str], str] = {}
     with terminal.Bar(len(todo), word, "run") as bar:
@@ -233,7 +257,7 @@ def train(todo: Sequence[Run], corpus: Corpus, name: str, folder: Path, word: st
             line = f"{finished.run.variant}{what} seed {finished.run.seed}: {said} ({finished.wall_s:.1f} s)"
             line += f"; step by step, no CUDA graph: {outcome.uncaptured}" if outcome.uncaptured else ""
             bar.finished(line, outcome.error, finished.run)
-    if wrong and engine == "auto":
+    if wrong and plan.engine == "auto":
         raise EngineDisagrees(wrong)
 
 
@@ -246,14 +270,16 @@ def go(plan: Plan, folder: Path, with_timing: bool = True, tasks: Sequence[Plan]
     from harness.record import store
     from harness.run.executors.local import cores
 
+    where, with_timing = plan.where, with_timing and not plan.where.sharded
     with store.writing(folder):
         choices: list[dict[str, object]] = []
         if plan.protocol.rate == "chosen":
             [plan], choices = choose([plan], folder)
         runs = list(plan.runs)
         todo = [run for run in runs if not store.done(folder, run)]
-        announce(plan, len(todo), min(cores(), len(todo)) if plan.device == "cpu" else 1)
-        session = _session(plan.verb, plan.contenders, plan.device)
+        announce(plan, len(where.own(todo)), min(cores(), len(todo)) if plan.device == "cpu" else 1)
+        # of a shard nothing is timed, and its grid is that of every other shard
+        session = "" if where.sharded else _session(plan.verb, plan.contenders, plan.device)
         whole = plan
         try:
             for seeds in plan.looks or (plan.seeds,):
@@ -265,22 +291,24 @@ def go(plan: Plan, folder: Path, with_timing: bool = True, tasks: Sequence[Plan]
                 if plan.looks:
                     runs = list(plan.runs)
                     todo = [run for run in runs if not store.done(folder, run)]
-                train(todo, plan.corpus, plan.corpus.name, folder, engine=plan.engine)
+                train(todo, plan.corpus, plan.corpus.name, folder, plan=plan)
                 if plan.looks and _decided(plan, folder):
                     break
             if tasks:
                 runs += train_tasks(tasks, folder, "tasks")
             if with_timing:
+                if where.on:
+                    print(f"trained on {where.on}; what follows is timed on this machine")
                 _time(plan.contenders, len(plan.corpus.vocabulary), folder, session)
         except KeyboardInterrupt:
-            raise Interrupted(runs) from None
+            raise Interrupted(where.own(runs)) from None
         results = tabulate(folder)
         terminal.print_table(getattr(results, plan.verb))
         if tasks:
             terminal.print_tasks(results.tasks)
         mine = results.speed[(results.speed["session"] == session) & results.speed["error"].fillna("").astype(bool)]
         timings = [f"timing {r['label']}, round {r['round'] + 1}: {r['error']}" for r in mine.to_dict("records")]
-        return _ended(runs, folder, timings)
+        return _ended(runs, folder, timings, where)
 
 
 def _decided(plan: Plan, folder: Path) -> bool:
@@ -292,14 +320,18 @@ def _decided(plan: Plan, folder: Path) -> bool:
     return len(open_) == 0
 
 
-def _ended(runs: Sequence[Run], folder: Path, failed: list[str]) -> int:
+def _ended(runs: Sequence[Run], folder: Path, failed: list[str], where: Where) -> int:
     """The last lines of a verb that trains, and its exit status."""
     from harness.record import store
 
+    runs = where.own(runs)
     bad = {run: store.failed(folder, run) or "its file was taken away" for run in runs if not store.done(folder, run)}
     failed = [f"{run.variant} seed {run.seed}: {why}" for run, why in bad.items()] + failed
     for line in failed[:5]:
         print(f"failed: {line}", file=sys.stderr)
+    if where.sharded:
+        print(f"shard {where.shard[0]}/{where.shard[1]}: nothing is timed. When every shard is trained: "
+              f"{os.path.basename(sys.executable)} -m harness merge FOLDER ... --results DIR")  # fmt: skip
     if failed:
         print(f"{len(failed)} failed, each a row of the tables; the same command tries them again", file=sys.stderr)
     return draw(folder) or int(bool(failed))
@@ -310,6 +342,7 @@ def reproduce(plans: Sequence[Plan], settings: Sequence[tuple[str, Sequence[str]
     from harness import terminal
     from harness.record import store
 
+    where = plans[0].where
     with store.writing(folder):
         todo = {k: [run for run in plan.runs if not store.done(folder, run)] for k, plan in enumerate(plans)}
         total, left = sum(plan.size for plan in plans), sum(map(len, todo.values()))
@@ -324,12 +357,12 @@ def reproduce(plans: Sequence[Plan], settings: Sequence[tuple[str, Sequence[str]
         runs = [run for plan in plans for run in plan.runs]
         try:
             for k, plan in enumerate(plans):
-                train(todo[k], plan.corpus, plan.corpus.name, folder, plan.protocol.label, engine=plan.engine)
+                train(todo[k], plan.corpus, plan.corpus.name, folder, plan.protocol.label, plan=plan)
         except KeyboardInterrupt:
-            raise Interrupted(runs) from None
+            raise Interrupted(where.own(runs)) from None
         results = tabulate(folder)
         terminal.print_reproduce(results.reproduce)
-        return _ended(runs, folder, [])
+        return _ended(runs, folder, [], where)
 
 
 EXERCISE_SIZES = (16, 32, 64, 128)  # hidden units of exercise 2
@@ -371,7 +404,7 @@ def axes(plans: Sequence[Plan], settings: Sequence[str], folder: Path) -> int:
     from harness import terminal
     from harness.record import store
 
-    fields = grids.axes_of(settings)
+    fields, where = grids.axes_of(settings), plans[0].where
     with store.writing(folder):
         size = sum(plan.size for plan in plans)
         print(f"axes: {' x '.join(fields)}, {len(plans)} points x {len(plans[0].variants)} variants x "
@@ -395,12 +428,12 @@ def axes(plans: Sequence[Plan], settings: Sequence[str], folder: Path) -> int:
             })  # fmt: skip
             for plan in chosen:
                 todo = [run for run in plan.runs if not store.done(folder, run)]
-                train(todo, plan.corpus, plan.corpus.name, folder, plan.protocol.label, engine=plan.engine)
+                train(todo, plan.corpus, plan.corpus.name, folder, plan.protocol.label, plan=plan)
         except KeyboardInterrupt:
-            raise Interrupted(runs) from None
+            raise Interrupted(where.own(runs)) from None
         results = tabulate(folder)
         terminal.print_axes(results.axes)
-        return _ended(runs, folder, [])
+        return _ended(runs, folder, [], where)
 
 
 def claims(plans: Sequence[Plan], labels: Mapping[str, str], folder: Path) -> int:
@@ -413,6 +446,7 @@ def claims(plans: Sequence[Plan], labels: Mapping[str, str], folder: Path) -> in
 
     texts = [plan for plan in plans if plan.protocol.task == "text"]
     tasks = [plan for plan in plans if plan.protocol.task != "text"]
+    where = plans[0].where
     with store.writing(folder):
         runs: list[Run] = []
         choices: list[dict[str, object]] = []
@@ -428,12 +462,12 @@ def claims(plans: Sequence[Plan], labels: Mapping[str, str], folder: Path) -> in
                     "tasks": True, "labels": labels,
                 })  # fmt: skip
                 todo = [run for plan in chosen for run in plan.runs if not store.done(folder, run)]
-                train(todo, some[0].corpus, name, folder, engine=some[0].engine)
+                train(todo, some[0].corpus, name, folder, plan=some[0])
         except KeyboardInterrupt:
-            raise Interrupted(runs) from None
+            raise Interrupted(where.own(runs)) from None
         results = tabulate(folder)
         terminal.print_claims(results.claims)
-        return _ended(runs, folder, [])
+        return _ended(runs, folder, [], where)
 
 
 def probe(plans: Sequence[Plan], folder: Path) -> int:
@@ -441,15 +475,16 @@ def probe(plans: Sequence[Plan], folder: Path) -> int:
     from harness import terminal
     from harness.record import store
 
+    where = plans[0].where
     with store.writing(folder):
         runs: list[Run] = []
         try:
             runs = train_tasks(plans, folder, "probe")
         except KeyboardInterrupt:
-            raise Interrupted(runs) from None
+            raise Interrupted(where.own(runs)) from None
         results = tabulate(folder)
         terminal.print_tasks(results.tasks)
-        return _ended(runs, folder, [])
+        return _ended(runs, folder, [], where)
 
 
 def train_tasks(plans: Sequence[Plan], folder: Path, name: str) -> list[Run]:
@@ -469,7 +504,7 @@ def train_tasks(plans: Sequence[Plan], folder: Path, name: str) -> list[Run]:
     store.write_grid(folder, name, {
         "runs": [run.key for run in runs], "session": "", "anchors": {}, "learning_rates": choices, "tasks": True,
     })  # fmt: skip
-    train(todo, plans[0].corpus, "", folder, engine=plans[0].engine)
+    train(todo, plans[0].corpus, "", folder, plan=plans[0])
     return runs
 
 
@@ -478,9 +513,13 @@ def announce(plan: Plan, todo: int, workers: int) -> None:
     if plan.corpus.note:
         print(f"note: {plan.corpus.note}", file=sys.stderr)
     where = "the GPU" if plan.device == "cuda" else f"{workers} worker process{'es' * (workers != 1)}"
+    where = plan.where.on or where
+    part, parts = plan.where.shard
+    own = len(plan.where.own(plan.runs)) if plan.where.sharded else plan.size
     print(
         f"{plan.verb}: {len(plan.variants)} variants x {plan.seeds} seeds = {plan.size} trainings"
-        f"{f', {plan.size - todo} done already' * (todo < plan.size)}; "
+        f"{f', of them {own} in shard {part}/{parts}' * plan.where.sharded}"
+        f"{f', {own - todo} done already' * (todo < own)}; "
         f"protocol {plan.protocol.label}, text {plan.corpus.name}, {where}"
     )
     if plan.protocol.overlap:

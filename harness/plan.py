@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,6 +50,55 @@ NO_NUMBERS = ("harness", "variants.registry", CAPTURE, "harness.run.progress.CHE
 GRIDS = {"bench": grids.BENCH, "ablate": grids.ABLATE}
 
 
+ON = ("ray", "ray:HOST:PORT", "slurm", "slurm:PARTITION")
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where runs are trained: `on` a cluster, '' for this machine; of shard i of n the seeds that are its own alone.
+
+    A seed is in one shard with every variant, so that no pair of trainings crosses machines. `mixed`: nodes of several
+    classes of bits may train.
+    """
+
+    on: str = ""
+    mixed: bool = False
+    shard: tuple[int, int] = (1, 1)
+
+    def owns(self, run: Run) -> bool:
+        """Whether this shard trains that run."""
+        part, parts = self.shard
+        return run.seed % parts == part - 1
+
+    def own(self, runs: Iterable[Run]) -> list[Run]:
+        """Those of some runs that this shard trains: all, where there are no shards."""
+        return [run for run in runs if self.owns(run)]
+
+    @property
+    def sharded(self) -> bool:
+        return self.shard[1] > 1
+
+
+def where(options: argparse.Namespace) -> Where:
+    """What `--on`, `--shard` and `--mixed` say. ValueError, in one line, for what they cannot."""
+    on, mixed, shard = (getattr(options, name, None) for name in ("on", "mixed", "shard"))
+    kind, _, place = (on or "").partition(":")
+    wrong = kind not in ("", "ray", "slurm") or (place and kind == "ray" and not re.fullmatch(r".+:\d+", place))
+    if wrong or (on and on.endswith(":")) or on == "":
+        raise ValueError(registry.unknown("cluster", str(on), ON))
+    if mixed and kind != "ray":
+        raise ValueError("--mixed lets nodes of several classes of bits train: give it with --on ray")
+    return Where(on or "", bool(mixed), _shard(shard) if shard else (1, 1))
+
+
+def _shard(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d{1,5})/(\d{1,5})", text)
+    part, parts = map(int, found.groups()) if found else (0, 0)
+    if not 1 <= part <= parts:
+        raise ValueError(f"--shard is a part of so many, like 1/4 to 4/4, not {text!r}")
+    return part, parts
+
+
 @dataclass(frozen=True)
 class Plan:
     """All that a verb needs to know of what to run. `seeds` trainings of every variant, on one text, on one device."""
@@ -66,6 +115,7 @@ class Plan:
     rates: Mapping[str, float] = field(default_factory=dict)  # variant -> learning rate, where they are chosen
     barred: frozenset[tuple[str, str]] = frozenset()  # (variant, engine) found to disagree here: another is used
     looks: tuple[int, ...] = ()  # numbers of seeds at which to stop if all is decided; none: train them all
+    where: Where = field(default_factory=Where)
 
     @property
     def size(self) -> int:
@@ -80,8 +130,8 @@ class Plan:
 
     @property
     def captures(self) -> bool:
-        """Whether an epoch is trained as one CUDA graph: of text, on CUDA, where nothing random is drawn."""
-        return self.device == "cuda" and self.protocol.task == "text" and not self.protocol.dropout
+        """Whether an epoch is trained as one CUDA graph: of text, on CUDA."""
+        return self.device == "cuda" and self.protocol.task == "text"
 
     def run(self, variant: str, seed: int, engine: str = "", capture: bool | None = None) -> Run:
         engine = engine or self.engines(variant)[0]
@@ -109,10 +159,7 @@ class Plan:
         import variants
 
         hidden = self.units.get(variant, self.protocol.hidden)
-        size = self.protocol
-        found = variants.refusals(
-            variant, self.device, hidden, size.batch_size, self.precision, size.layers, size.dropout > 0
-        )
+        found = variants.refusals(variant, self.device, hidden, self.protocol.batch_size, self.precision)
         wrong = "it disagrees with the plainest engine here"
         return {e: why or wrong * ((variant, e) in self.barred) for e, why in found.items()}
 
@@ -124,8 +171,7 @@ class Plan:
         if self.protocol.match != "parameters":
             return {}
         inputs, outputs = self.ends
-        size = self.protocol
-        return {v: matched(v, grids.BASELINE, inputs, size.hidden, outputs, size.layers) for v in self.variants}
+        return {v: matched(v, grids.BASELINE, inputs, self.protocol.hidden, outputs) for v in self.variants}
 
     @property
     def ends(self) -> tuple[int, int]:
@@ -205,7 +251,7 @@ def planned(verb: str, options: argparse.Namespace) -> Plan:
         )
     check(text, protocol)
     how = (options.engine, options.precision, options.deterministic)
-    plan = Plan(verb, names, protocol, seeds, text, device, *how, looks=looks)
+    plan = Plan(verb, names, protocol, seeds, text, device, *how, looks=looks, where=where(options))
     _scored_apart(plan)
     return plan
 
@@ -322,7 +368,7 @@ def _on_tasks(options: argparse.Namespace) -> list[Plan]:
             protocol = protocols.task_protocol(task.name).override(options.settings)
             protocol = dataclasses.replace(protocol, num_steps=length)
             how = (options.engine, options.precision, options.deterministic)
-            plans.append(Plan("probe", names, protocol, seeds, NOTHING, device, *how))
+            plans.append(Plan("probe", names, protocol, seeds, NOTHING, device, *how, where=where(options)))
             _scored_apart(plans[-1])
     return plans
 
@@ -343,11 +389,15 @@ def task_names() -> list[str]:
 
 
 def _scored_apart(plan: Plan) -> None:
-    """ValueError where the seeds that choose a learning rate would be scored as well."""
+    """ValueError where the seeds that choose a learning rate would be scored as well, or are fewer than the shards."""
     if plan.protocol.rate == "chosen" and plan.seeds > min(protocols.RATE_SEEDS):
         raise ValueError(
             f"seeds from {min(protocols.RATE_SEEDS):,} on choose the learning rate: at most as many can be scored"
         )
+    if plan.where.shard[1] > plan.seeds:
+        raise ValueError(f"--shard divides seeds, of which there are {plan.seeds}: at most {plan.seeds} shards")
+    if plan.where.sharded and plan.looks:
+        raise ValueError(f"--seeds {UNTIL} looks at all seeds: give --seeds N with --shard")
 
 
 def sizes(plans: Sequence[Plan], full: bool) -> list[Candidate]:

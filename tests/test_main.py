@@ -1062,3 +1062,52 @@ def test_the_installed_command_is_the_one_that_is_run_here() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     module, _, name = project["scripts"]["gru-bench"].partition(":")
     assert getattr(importlib.import_module(module), name) is command.command
+
+
+def test_shards_merged_are_the_grid_that_was_never_divided(
+    tmp_path: Path, fake: list[Run], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each seed is in one shard, with every variant; each shard has a folder of its own; the packed merge too."""
+    monkeypatch.chdir(tmp_path)
+    words = ["bench", "--corpus", "embedded", "--seeds", "3", "--variants", "rnn", "gru"]
+    assert command.main([*words, "--no-timing", "--results", "whole"]) == 0
+    for part in ("1/2", "2/2"):
+        fake.clear()
+        assert command.main([*words, "--shard", part]) == 0
+        assert {(r.variant, r.seed) for r in fake} == {(v, s) for v in ("rnn", "gru") for s in range(3)
+                                                       if s % 2 == int(part[0]) - 1}  # fmt: skip
+        assert ", nothing is timed" not in (said := capsys.readouterr().out)
+        assert f"of them {len(fake)} in shard {part}" in said
+    assert command.main(["pack", "--results", "results/shard-2-of-2"]) == 0
+    folders = ["results/shard-1-of-2", "results/shard-2-of-2"]
+    assert command.main(["merge", *folders, "--results", "merged"]) == 0
+    assert "merged: 6 trainings in merged, 6 of them new" in capsys.readouterr().out
+    for name in ("runs", "bench", "curves"):
+        one, other = (pd.read_csv(tmp_path / folder / f"{name}.csv") for folder in ("whole", "merged"))
+        moving = [c for c in one if c in ("started", "speed_session", "environment")]
+        pd.testing.assert_frame_equal(one.drop(columns=moving), other.drop(columns=moving))
+    fake.clear()
+    assert command.main([*words, "--no-timing", "--results", "merged"]) == 0
+    assert not fake  # all is done
+    for wrong, why in ((["--shard", "0/2"], "1/4 to 4/4"), (["--shard", "1/4"], "of which there are 3"),
+                       (["--on", "dask"], "no cluster 'dask'"), (["--on", "ray:host"], "no cluster 'ray:host'"),
+                       (["--mixed"], "--on ray")):  # fmt: skip
+        assert command.main([*words, *wrong]) == 2
+        assert why in capsys.readouterr().err
+
+
+def test_a_shard_of_what_chooses_learning_rates_is_merged_first(
+    tmp_path: Path, fake: list[Run], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["bench", "--corpus", "embedded", "--seeds", "2", "--variants", "gru", "--no-timing",
+             "--set", "rate=chosen", "validation_characters=500"]  # fmt: skip
+    for part in ("1/2", "2/2"):
+        assert command.main([*words, "--shard", part]) == 0
+        assert f"shard {part}: its part of what chooses" in capsys.readouterr().out
+    assert not (tmp_path / "results/shard-1-of-2/bench.csv").exists()
+    folders = ["results/shard-1-of-2", "results/shard-2-of-2"]
+    assert command.main(["merge", *folders, "--results", "both"]) == 0
+    fake.clear()
+    assert command.main([*words, "--shard", "1/2", "--results", "both"]) == 0
+    assert [run.seed for run in fake] == [0]

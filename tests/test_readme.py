@@ -47,7 +47,7 @@ def test_the_cell_it_adds_is_a_cell() -> None:
 
 @pytest.mark.parametrize("line", re.findall(r"^    python -m harness (.*)", "\n".join(WRITTEN.values()), re.MULTILINE))
 def test_command_lines_are_understood(line: str) -> None:
-    options = command.parser().parse_args(line.split("#")[0].split())
+    options = command.parser().read(line.split("#")[0].split())
     assert options.verb in VERBS
 
 

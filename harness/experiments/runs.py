@@ -70,7 +70,7 @@ PROTOCOL_UNSAID: dict[str, object] = {
     "name": "classic", "train_characters": 10_000, "heldout_characters": 10_000, "batch_size": 32, "num_steps": 35,
     "hidden": 256, "lr": 1.0, "clip": 1.0, "epochs": 500, "init": "own", "evaluations": 20, "text": "lines",
     "sampling": "sequential", "validation_characters": 0, "rate": "given", "match": "hidden", "update_bias": "own",
-    "task": "text", "max_vocabulary": 0, "stop": "end", "layers": 1, "dropout": 0.0,
+    "task": "text", "max_vocabulary": 0, "stop": "end",
 }  # fmt: skip
 
 

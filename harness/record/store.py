@@ -93,7 +93,7 @@ def write_run(folder: Path, run: Run, fact: dict[str, object]) -> None:
 
 def networks(folder: Path) -> list[Loaded]:
     """The trained networks that were kept, one seed of a variant, as run/network.py makes them."""
-    return [_load(folder, name) for name in names(folder, "networks")]
+    return [load(folder, name) for name in names(folder, "networks")]
 
 
 def done(folder: Path, run: Run) -> bool:
@@ -108,12 +108,12 @@ def failed(folder: Path, run: Run) -> str:
 
 def machine_of(folder: Path, run: Run) -> Loaded:
     """Return the machine and software that a run on file was tried on."""
-    return dict(_load(folder, _run(run))["environment"])
+    return dict(load(folder, _run(run))["environment"])
 
 
 def outcome(folder: Path, run: Run) -> Loaded | None:
     """What a run gave that ended well; None where there is none."""
-    return dict(_load(folder, _run(run))["outcome"]) if done(folder, run) else None
+    return dict(load(folder, _run(run))["outcome"]) if done(folder, run) else None
 
 
 def _ended(folder: Path, name: str) -> str | None:
@@ -137,7 +137,7 @@ def _error(folder: Path, name: str, *stamp: int) -> str:
     text, checked = _text(folder, name)
     if checked and text.startswith(HEAD) and WELL in text:
         return ""  # nearly all of a long night's: to read each as JSON takes three times as long
-    return str(_load(folder, name)["outcome"]["error"])
+    return str(load(folder, name)["outcome"]["error"])
 
 
 # ---- one timed sample -------------------------------------------------------------------------
@@ -166,7 +166,7 @@ def write_sample(
 def round_done(folder: Path, session: str, number: int, labels: Sequence[str]) -> bool:
     """Whether every label of a round has answered. Ratios are paired by round: a part of one is worth nothing."""
     try:
-        answers = [_load(folder, _sample(session, number, label))["answer"] for label in labels]
+        answers = [load(folder, _sample(session, number, label))["answer"] for label in labels]
     except (ValueError, KeyError, TypeError, FileNotFoundError):
         return False
     return not any(a.get("error") for a in answers)
@@ -174,12 +174,12 @@ def round_done(folder: Path, session: str, number: int, labels: Sequence[str]) -
 
 def runs(folder: Path) -> Iterator[tuple[Path, str, Loaded]]:
     """Every training on file by key: its path, its key and what it holds. ValueError names a file that is torn."""
-    return ((folder / name, Path(name).stem, _load(folder, name)) for name in names(folder, "runs"))
+    return ((folder / name, Path(name).stem, load(folder, name)) for name in names(folder, "runs"))
 
 
 def samples(folder: Path, session: str) -> Iterator[tuple[Path, Loaded]]:
     """Every sample of a speed session: its path and what it holds. ValueError names a file that is torn."""
-    return ((folder / name, _load(folder, name)) for name in names(folder, f"speed/{session}"))
+    return ((folder / name, load(folder, name)) for name in names(folder, f"speed/{session}"))
 
 
 # ---- what was asked for -----------------------------------------------------------------------
@@ -192,7 +192,7 @@ def write_grid(folder: Path, verb: str, fact: dict[str, object]) -> None:
 
 def grids(folder: Path) -> dict[str, Loaded]:
     """verb -> what it was last asked for. Empty where nothing was."""
-    return {Path(name).stem: _load(folder, name) for name in names(folder, "grids")}
+    return {Path(name).stem: load(folder, name) for name in names(folder, "grids")}
 
 
 def _run(run: Run) -> str:
@@ -227,7 +227,8 @@ def _text(folder: Path, name: str) -> tuple[str, bool]:
     return unsealed(folder / name)
 
 
-def _load(folder: Path, name: str) -> Loaded:
+def load(folder: Path, name: str) -> Loaded:
+    """What a raw file holds, by its name below the folder. ValueError for one that is torn or of another version."""
     path = folder / name
     try:
         whole = json.loads(_text(folder, name)[0])

@@ -158,3 +158,37 @@ def test_what_was_changed_or_is_torn_is_named(folder: Path, capsys: pytest.Captu
     assert command.main(["pack", "--results", str(folder / "none")]) == 2
     assert command.main(["bench", "--undo"]) == 2
     assert "bench takes no --undo" in capsys.readouterr().err
+
+
+def test_merge_takes_one_of_two_and_refuses_two_versions(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two outcomes of one training name both places, one of them in a pack; a good one stands for a failed one."""
+    other, target = tmp_path / "other", tmp_path / "merged"
+    store.write_run(other, RUN, {**fact(), "started": "2030", "wall_s": 9.0})  # trained twice, to the same outcome
+    store.write_run(other, OTHER, fact())  # failed in the first folder
+    store.write_grid(other, "bench", grid_of(RUN))
+    pack.pack(other)
+    assert command.main(["merge", str(folder), str(other), "--results", str(target)]) == 0
+    assert "merged: 2 trainings in" in (said := capsys.readouterr().out)
+    assert "2 lay in two folders" in said
+    assert store.done(target, OTHER)
+    assert raw(target)[f"runs/{RUN.key}.json"] == raw(folder)[f"runs/{RUN.key}.json"]
+    assert store.grids(target)["bench"]["runs"] == store.grids(folder)["bench"]["runs"]  # the larger one
+    before = raw(target)
+    assert command.main(["merge", str(folder), str(other), "--results", str(target)]) == 0  # once more: nothing
+    assert raw(target) == before
+    capsys.readouterr()
+    pack.unpack(other)
+    store.write_run(other, RUN, fact(heldout_perplexity=8.5))
+    pack.pack(other)
+    assert command.main(["merge", str(folder), str(other), "--results", str(tmp_path / "new")]) == 2
+    said = capsys.readouterr().err
+    assert (
+        f"{folder}/runs/{RUN.key}.json and {other}/{pack.PACK}/runs/{RUN.key}.json differ in heldout_perplexity" in said
+    )
+    assert said.count("\n") == 1
+    assert not list((tmp_path / "new").rglob("*.json"))
+    for words, why in (([], "merge takes results folders"), ([str(tmp_path / "none")], "no results in")):
+        assert command.main(["merge", *words, "--results", str(tmp_path / "new")]) == 2
+        assert why in capsys.readouterr().err
