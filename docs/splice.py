@@ -25,7 +25,7 @@ from harness.analysis import stats
 from harness.experiments import grids, protocols
 from harness.experiments.protocols import Protocol
 from harness.experiments.tasks import TASKS
-from harness.formatting import bracket, count, pct, percent, plain, ppl, sd, span, times, unique
+from harness.formatting import count, format_interval, format_range, pct, percent, plain, ppl, sd, times, unique
 from harness.record import pack, schema
 from harness.record import tables as record_tables
 from harness.record.schema import COLUMNS
@@ -114,7 +114,7 @@ def bullets(lines: Sequence[object]) -> str:
 
 
 def ranged(value: float, low: float, high: float, spell: Callable[[float], str]) -> str:
-    return f"{spell(value)} {bracket(low, high, spell)}".strip()
+    return f"{spell(value)} {format_interval(low, high, spell)}".strip()
 
 
 def signed(delta: float, low: float, high: float) -> str:
@@ -154,7 +154,7 @@ def comparison(data: record_tables.Results, own: pd.DataFrame, ascending: bool =
         for k, name in enumerate(heads)
         if name not in ("hidden", "rate") or own[{"rate": "lr"}.get(name, name)].nunique() > 1
     ]
-    n = span(own.seeds[own.seeds > 0])
+    n = format_range(own.seeds[own.seeds > 0])
     note = f"n = {n} seeds a variant; intervals 95 %, of differences {level} %, paired by seed."
     return (
         table([heads[k] for k in kept], [[row[k] for k in kept] for row in rows]) + "\n\n" + note.replace("\u00a0", " ")
@@ -195,12 +195,13 @@ def folders() -> str:
         data = results(path.name)
         done = pd.concat([d[d.error == ""][["environment"]] for d in (data.runs, data.probes)])
         holds = [
-            f"{verb} of {' and '.join(f'`{p}`' for p in unique(own.protocol))} (n = {span(own.seeds[own.seeds > 0])})"
+            f"{verb} of {' and '.join(f'`{p}`' for p in unique(own.protocol))} "
+            f"(n = {format_range(own.seeds[own.seeds > 0])})"
             for verb, own in (("bench", data.bench), ("ablation", data.ablate)) if len(own)
         ]  # fmt: skip
-        holds += [f"reproduction (n = {span(data.reproduce.seeds)})"] if len(data.reproduce) else []
+        holds += [f"reproduction (n = {format_range(data.reproduce.seeds)})"] if len(data.reproduce) else []
         scored = data.tasks
-        holds += [f"{scored.task.nunique()} tasks (n = {span(scored.seeds)})"] if len(scored) else []
+        holds += [f"{scored.task.nunique()} tasks (n = {format_range(scored.seeds)})"] if len(scored) else []
         holds += ["speed by size"] if (data.speed.verb == "sweep").any() else []
         machines = data.environments
         dirty = set(machines.environment[machines.dirty.str.lower() == "true"])
@@ -269,11 +270,11 @@ def tasks() -> str:
         cells = [_solved(by[name]) if name in by else "" for name in names]
         rows.append([f"`{task}`, length {count(length)}: {asks}", *cells])
     note = (
-        f"Seeds that solve it (of n = {span(own.seeds + own.failed)}), and their median updates; F: fails, its exact "
-        f"95 % interval of the share apart from that of `{grids.BASELINE}`; S: slower, updates paired by seed, Holm "
-        "over the contrasts of the task. "
-        f"{span(own.hidden)} hidden units, at most {span(own.budget)} updates, the learning rate chosen from "
-        f"{span(own.rates_tried)} by {len(protocols.RATE_SEEDS)} seeds that are not scored."
+        f"Seeds that solve it (of n = {format_range(own.seeds + own.failed)}), and their median updates; F: fails, its "
+        f"exact 95 % interval of the share apart from that of `{grids.BASELINE}`; S: slower, updates paired by seed, "
+        "Holm over the contrasts of the task. "
+        f"{format_range(own.hidden)} hidden units, at most {format_range(own.budget)} updates, the learning rate "
+        f"chosen from {format_range(own.rates_tried)} by {len(protocols.RATE_SEEDS)} seeds that are not scored."
     )
     return table(["task", *(f"`{name}`" for name in names)], rows) + "\n\n" + note
 
@@ -399,9 +400,9 @@ def engines() -> str:
         )])  # fmt: skip
     base = own[own.variant == grids.SPEED_BASELINE].iloc[0]
     note = (
-        f"Speed as a ratio to `{base.variant}` ({base.percent_of_peak:.0f} %), of {span(own.speed_samples)} fresh "
-        "processes paired by round, with its 95 % interval; then the share of the machine's rate for large products. "
-        f"Protocol `{base.protocol}`, one seed."
+        f"Speed as a ratio to `{base.variant}` ({base.percent_of_peak:.0f} %), of {format_range(own.speed_samples)} "
+        "fresh processes paired by round, with its 95 % interval; then the share of the machine's rate for large "
+        f"products. Protocol `{base.protocol}`, one seed."
     )
     return table(["variant", *(f"engine `{e}`" for e in names)], rows) + "\n\n" + note
 

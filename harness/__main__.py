@@ -145,7 +145,7 @@ def _list(options: argparse.Namespace, folder: Path) -> dict[str, object]:
     plans = [planned(verb, options) for verb in GRIDS][: 1 if options.variants else None]  # the same for both then
     listed: dict[str, list[dict[str, object]]] = {"variants": [], "runs": []}
     print("variants, with the gates that can be fixed (like gru:R=1 or gru:Z=0,R=1):")
-    for name, entry in variants.found().items():
+    for name, entry in variants.catalog().items():
         try:
             why = variants.refusals(name)["native"]
         except ValueError as error:
@@ -158,9 +158,9 @@ def _list(options: argparse.Namespace, folder: Path) -> dict[str, object]:
     for name, why in variants.unusable().items():
         print(f"  {name:<10} variants/{why}")
     for name, point in outside.installed().items():
-        if name not in variants.found() or variants.found()[name].path == "":
+        if name not in variants.catalog() or variants.catalog()[name].path == "":
             print(f"  {name:<10} {point.value}, of {point.dist.name if point.dist else 'a package'}"
-                  f"{': its name is taken' * (name in variants.found())}")  # fmt: skip
+                  f"{': its name is taken' * (name in variants.catalog())}")  # fmt: skip
     known = store.grids(folder)
     for asked in plans:
         rows = [row for one in known.values() for row in one.get("learning_rates", ())]

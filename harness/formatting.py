@@ -54,11 +54,11 @@ def count(x: float) -> str:
     return f"{x:,.0f}" if math.isfinite(x) else ""
 
 
-def bracket(low: float, high: float, spell: Callable[[float], str]) -> str:
+def format_interval(low: float, high: float, fmt: Callable[[float], str]) -> str:
     """`[low, high]`, or nothing where either end is missing."""
     if not (math.isfinite(low) and math.isfinite(high)):
         return ""
-    return f"[{spell(low)}, {spell(high)}]"
+    return f"[{fmt(low)}, {fmt(high)}]"
 
 
 def pct(x: float, sign: bool = False) -> str:
@@ -93,12 +93,12 @@ def sd(x: float) -> str:
     return f"{x:.2f}" if x >= 0.1 or x == 0 else f"{x:.1g}"
 
 
-def several(n: float, noun: str) -> str:
+def pluralize(n: float, noun: str) -> str:
     """`1 seed`, `3 seeds`."""
     return f"{count(n)} {noun}{'' if n == 1 else 's'}"
 
 
-def span(values: pd.Series) -> str:
+def format_range(values: pd.Series) -> str:
     """`10`, or `9 to 10` where they differ."""
     if values.empty:
         return "0"
@@ -106,14 +106,14 @@ def span(values: pd.Series) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def either(values: Sequence[str], word: str = "or") -> str:
+def join_or(values: Sequence[str], word: str = "or") -> str:
     """`a`, `a or b`, `a, b or c`."""
     return values[0] if len(values) == 1 else f"{', '.join(values[:-1])} {word} {values[-1]}"
 
 
-def both(values: Sequence[str]) -> str:
+def join_and(values: Sequence[str]) -> str:
     """`a`, `a and b`, `a, b and c`."""
-    return either(values, "and")
+    return join_or(values, "and")
 
 
 def unique(values: Iterable[object]) -> list[str]:

@@ -138,7 +138,7 @@ def gates_fixed(variant: str, gates: Iterable[str] | None, values: Iterable[floa
     """The variants of an ablation: the baseline, the cell, each gate (None: every one) at each value."""
     if gates is None:
         [name, *_] = outside.resolve([variant])
-        gates = registry.found()[registry.parse(name)[0]].gates
+        gates = registry.catalog()[registry.parse(name)[0]].gates
     own = [f"{variant}:{gate}={value:g}" for gate in gates for value in values]
     return list(dict.fromkeys([grids.BASELINE, variant, *own]))
 

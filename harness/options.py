@@ -75,7 +75,7 @@ def strange(kind: str, word: str, names: Sequence[str]) -> str:
     if field in protocols.FIELDS and not {f"--{field}", field.upper()} & set(names):
         meant = shape.format("set" if kind == "option" else "SET", f"{field}={value or 'VALUE'}")
         return f"no {kind} {name!r}: {field} is a field of the protocol, {meant}"
-    if name.partition(":")[0] in registry.found():
+    if name.partition(":")[0] in registry.catalog():
         meant = shape.format("variants" if kind == "option" else "VARIANTS", f"{grids.BASELINE} {word}")
         return f"no {kind} {word!r}: variants are one list, like {meant}"
     return registry.unknown(kind, name, names)

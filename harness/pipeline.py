@@ -233,8 +233,8 @@ def train(todo: Sequence[Run], corpus: Corpus, name: str, folder: Path, word: st
     workers = min(cores(), len(todo)) if todo and todo[0].device == "cpu" else 1
     wrong: dict[tuple[str, str], str] = {}
     with terminal.Bar(len(todo), word, "run") as bar:
-        keeper = functools.partial(store.checkpoint, folder)
-        for finished in execute(todo, corpus, workers, bar.underway, keeper):
+        open_checkpoint = functools.partial(store.checkpoint, folder)
+        for finished in execute(todo, corpus, workers, bar.underway, open_checkpoint):
             outcome = finished.outcome
             store.write_run(folder, finished.run, {
                 "corpus": name, "unknown_share": None if corpus.tokens is None else corpus.unknown_share,

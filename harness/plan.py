@@ -34,7 +34,7 @@ MOST_POINTS = 100  # of a grid of lists in --set
 
 # The code that the numbers of a training follow from, where it begins; all that it refers to is found from there
 # (variants/fingerprint.py). Its equations, its engine and the model are among it anyway. By whether it is of text:
-_BOTH = ("harness.experiments.runs.Run.setting", "harness.run.machine.settle")
+_BOTH = ("harness.experiments.runs.Run.setting", "harness.run.machine.configure_process")
 NUMBERS = {
     True: ("harness.run.train.train", "harness.data.corpus.Corpus.unknown_nats", *_BOTH),
     False: ("harness.run.train_task.train", *_BOTH),
@@ -160,7 +160,7 @@ class Plan:
 
         hidden = self.units.get(variant, self.protocol.hidden)
         found = variants.refusals(variant, self.device, hidden, self.protocol.batch_size, self.precision)
-        wrong = "it disagrees with the plainest engine here"
+        wrong = "it disagrees with the reference engine here"
         return {e: why or wrong * ((variant, e) in self.barred) for e, why in found.items()}
 
     @functools.cached_property
@@ -189,7 +189,7 @@ class Plan:
 
         Of a protocol made for minutes only what trains: the rest doubles its time (`sweep` has it).
         """
-        from harness.experiments.runs import AGAIN, Candidate
+        from harness.experiments.runs import CONTROL_SUFFIX, Candidate
 
         every = self.verb == "bench" and self.protocol.name not in protocols.SHORT
         timed = [
@@ -204,7 +204,7 @@ class Plan:
             first = {variant: rounded.engines(variant)[0] for variant in self.variants}
             timed += [Candidate(f"{v} (tf32)", rounded.run(v, 0)) for v in first if first[v] in ("resident", "library")]
         base = next(c for c in timed if c.label == self.speed_baseline)
-        return [*timed, Candidate(base.label + AGAIN, base.run, control_of=base.label)]
+        return [*timed, Candidate(base.label + CONTROL_SUFFIX, base.run, control_of=base.label)]
 
     @property
     def speed_baseline(self) -> str:
@@ -402,7 +402,7 @@ def _scored_apart(plan: Plan) -> None:
 
 def sizes(plans: Sequence[Plan], full: bool) -> list[Candidate]:
     """What a sweep times: each variant by hidden size; engines and seeds side by side of all (full), or of the GRU."""
-    from harness.experiments.runs import AGAIN, Candidate
+    from harness.experiments.runs import CONTROL_SUFFIX, Candidate
 
     timed = []
     for plan in plans:
@@ -414,7 +414,7 @@ def sizes(plans: Sequence[Plan], full: bool) -> list[Candidate]:
                         label = f"{variant} {engine}{' captured' * capture}, {plan.protocol.hidden} x {seeds}"
                         timed.append(Candidate(label, plan.run(variant, 0, engine, capture), seeds))
     twin = next((c for c in timed if c.run.variant == grids.SPEED_BASELINE), timed[0])
-    return [*timed, Candidate(twin.label + AGAIN, twin.run, twin.seeds, twin.label)]
+    return [*timed, Candidate(twin.label + CONTROL_SUFFIX, twin.run, twin.seeds, twin.label)]
 
 
 def described(plan: Plan) -> dict[str, object]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from harness.analysis.history import Comparison
     from harness.experiments.runs import Run
-    from harness.run.executors.local import Underway
+    from harness.run.executors.local import InProgress
 
 
 class Bar:
@@ -51,7 +51,7 @@ class Bar:
         self.total += 1
         self.whole.total = self.total
 
-    def underway(self, sign: Underway) -> None:
+    def underway(self, sign: InProgress) -> None:
         """A sign of life of runs that have not ended: their share of the whole, and their perplexity."""
         self.shares |= dict.fromkeys(sign.runs, sign.share)
         self._show()
@@ -92,7 +92,7 @@ def answer_rows(table: pd.DataFrame) -> list[tuple[str, ...]]:
     import pandas as pd
 
     from harness.analysis.speed import UNTOLD
-    from harness.formatting import bracket, count, mib, nats, ppl, rate
+    from harness.formatting import count, format_interval, mib, nats, ppl, rate
     from harness.report import select
 
     heads = ("variant", "engine", "parameters", "seeds", "held-out perplexity [95%]", "nats/char vs gru [95%]",
@@ -102,8 +102,8 @@ def answer_rows(table: pd.DataFrame) -> list[tuple[str, ...]]:
         rows.append((
             str(r["variant"]), select.how(pd.Series(r)), _some(r["parameters"], count),
             f"{r['seeds']} of {r['seeds'] + r['failed']}" if r["failed"] else str(r["seeds"]),
-            f"{ppl(r['heldout_perplexity'])} {bracket(r['heldout_low'], r['heldout_high'], ppl)}".strip(),
-            f"{nats(r['delta_nats'], sign=True)} {bracket(r['delta_low'], r['delta_high'], nats)}".strip(),
+            f"{ppl(r['heldout_perplexity'])} {format_interval(r['heldout_low'], r['heldout_high'], ppl)}".strip(),
+            f"{nats(r['delta_nats'], sign=True)} {format_interval(r['delta_low'], r['delta_high'], nats)}".strip(),
             _some(r["p_holm"], lambda p: f"{p:.3f}"), str(r["verdict"]), rate(r["tokens_per_sec"]),
             UNTOLD if r["speed_verdict"] == UNTOLD else _some(r["speed_ratio"], lambda x: f"{x:.2f}x"),
             mib(r["peak_memory_mib"]),

@@ -28,7 +28,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def results(pool: local.Pool) -> Iterator[local.Finished]:
         for group in pool.groups:
-            yield from local._one(group, pool.corpus, 1, lambda sign: None, pool.keeper)
+            yield from local._one(group, pool.corpus, 1, lambda sign: None, pool.open_checkpoint)
 
     monkeypatch.setattr(local.Pool, "results", results)
     monkeypatch.setattr(report, "write", lambda results, folder: folder)

@@ -100,12 +100,12 @@ def by_jax(variant: str, size: str) -> Step:
 def main() -> int:
     sizes, named = sys.argv[1:] or ["quick", "classic"], os.environ.get("PEERS", "").split()
     threads = int(os.environ.get("THREADS", "1"))
-    machine.settle(threads, "ieee")
+    machine.configure_process(threads, "ieee")
     clock = time.process_time if threads == 1 else time.perf_counter
     out = csv.DictWriter(sys.stdout, COLUMNS)
     out.writeheader()
     for size in sizes:
-        for cell in [name for name in named if name in variants.found()] or CELLS:
+        for cell in [name for name in named if name in variants.catalog()] or CELLS:
             base = "nn.lstm" if variants.get(cell).states == 2 else "nn.gru"
             can = [engine for engine, refusal in variants.refusals(cell).items() if not refusal]
             makes: dict[str, Callable[[], Step]] = {base: functools.partial(trained, base, "library", size)}

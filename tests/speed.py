@@ -20,7 +20,7 @@ import variants
 from harness.experiments import grids, protocols
 from harness.experiments.protocols import Protocol
 from harness.run.executors.local import cores
-from harness.run.machine import settle
+from harness.run.machine import configure_process
 from harness.run.progress import clock
 from variants import registry
 from variants.model import Model
@@ -67,7 +67,7 @@ CASES = [
 
 @pytest.fixture(scope="module", autouse=True)
 def _settled() -> None:
-    settle(cores(), "ieee")
+    configure_process(cores(), "ieee")
 
 
 def work(variant: str, engine: str, part: str) -> Callable[[], None]:

@@ -233,9 +233,9 @@ def test_every_end_of_a_worker_is_a_typed_row_and_the_others_go_on(
     monkeypatch.setattr(local, "SERVE", f"from {__name__} import serve")
     monkeypatch.setattr(local, "LOOK_S", 0.1)
     runs = [dataclasses.replace(RUN, seed=seed) for seed in range(6)]
-    keeper = functools.partial(store.checkpoint, tmp_path)
+    open_checkpoint = functools.partial(store.checkpoint, tmp_path)
     ended: dict[int, Outcome] = {}
-    for finished in local.execute(runs, embedded.embedded(), 2, keeper=keeper):
+    for finished in local.execute(runs, embedded.embedded(), 2, open_checkpoint=open_checkpoint):
         ended[finished.run.seed] = finished.outcome
         if len(ended) == 5:  # however slow the machine, only the one that hangs is left
             monkeypatch.setattr(local, "PATIENCE_S", 0.5)

@@ -117,7 +117,7 @@ def test_where_the_fastest_engine_disagrees_the_next_one_trains_and_says_so(
     tmp_path: Path, fake: list[Run], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fastest, second = [engine for engine, refusal in variants.refusals("gru").items() if not refusal][:2]
-    sound, why = local.execute, f"{fastest} differs from the plainest engine by 36, over 1e-10"
+    sound, why = local.execute, f"{fastest} differs from the reference engine by 36, over 1e-10"
     here = machine.environment("cpu")
 
     def train(runs: Sequence[Run], *rest: object) -> Iterator[local.Finished]:

@@ -11,13 +11,30 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .registry import ENGINES, Entry, canonical, found, get, parse, plainest, refusals, unusable
+from .registry import ENGINES, VariantInfo, canonical, catalog, get, parse, reference_engine, refusals, unusable
 
 if TYPE_CHECKING:
     from .cell import Absent, Cell, State, Tensor, gate, relu, sigmoid, tanh
 
-__all__ = ["ENGINES", "Absent", "Cell", "Entry", "State", "Tensor", "canonical", "found", "gate", "get",
-           "parse", "plainest", "refusals", "relu", "sigmoid", "tanh", "unusable"]  # fmt: skip
+__all__ = [
+    "ENGINES",
+    "Absent",
+    "Cell",
+    "State",
+    "Tensor",
+    "VariantInfo",
+    "canonical",
+    "catalog",
+    "gate",
+    "get",
+    "parse",
+    "reference_engine",
+    "refusals",
+    "relu",
+    "sigmoid",
+    "tanh",
+    "unusable",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -23,7 +23,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .registry import found, parse, plainest, written
+from .registry import catalog, parse, reference_engine, written
 
 HOME = Path(__file__).parent.parent  # where the packages lie that qualified names begin with
 DEEPEST = 20  # imports that hand one name on: they may go in a circle
@@ -37,17 +37,17 @@ SKIPPED = {"ctx", "kind", "type_comment", "type_ignores", "type_params", "annota
 def fingerprint(
     variant: str, engine: str = "", roots: tuple[str, ...] = (), stops: tuple[str, ...] = (), home: Path = HOME
 ) -> str:
-    """A hash of a variant's equations, of the engine that executes them, '' for the plainest, and of `roots`.
+    """A hash of a variant's equations, of the engine that executes them, '' for the reference engine, and of `roots`.
 
     `stops` are qualified names, of modules too, that decide no number: not followed. ValueError for a name not there.
     """
-    entries = found()
+    entries = catalog()
     entry = entries[parse(variant)[0]]
     root = (Path(entry.path), entry.cls) if entry.path else f"variants.{entry.file}.{entry.cls}"
     cell = code([root], home=home, package=entry.file if entry.path else "")
     # An engine names the cells it is written for; what they compute is theirs.
     cells = [f"variants.{other.file}.{other.cls}" for other in written().values()]
-    own = [f"variants.engines.{engine or plainest(variant)}.unroll", "variants.model.Model"]
+    own = [f"variants.engines.{engine or reference_engine(variant)}.unroll", "variants.model.Model"]
     rest = code([*own, *COMPUTED, *roots], [*cells, *stops], home)
     return hashlib.sha256((cell + rest).encode()).hexdigest()[:16]
 

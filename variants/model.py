@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from . import get, plainest
+from . import get, reference_engine
 from .cell import Cell, State
 from .library import Library
 
@@ -48,7 +48,7 @@ class Model(nn.Module):
         self.cell: Cell = get(variant)(vocabulary, hidden, len(seeds))
         self.W_hq = nn.Parameter(torch.zeros(len(seeds), hidden, outputs or vocabulary))
         self.b_q = nn.Parameter(torch.zeros(len(seeds), 1, outputs or vocabulary))
-        self.engine = importlib.import_module(f"variants.engines.{engine or plainest(variant)}")
+        self.engine = importlib.import_module(f"variants.engines.{engine or reference_engine(variant)}")
         self.unroll = self.engine.unroll
         self.trainer: Any = None  # the engine's own training step, once there is a first
         library = isinstance(self.cell, Library)

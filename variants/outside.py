@@ -24,7 +24,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from . import fingerprint, registry
-from .registry import Entry
+from .registry import VariantInfo
 
 if TYPE_CHECKING:
     from .cell import Cell
@@ -33,7 +33,7 @@ GROUP = "gru_bench.variants"  # of entry points: name = "package.module:Cell"
 HELP = "name it ./FILE.py, or package.module:Cell"
 _FILE = re.compile(r"(?P<place>.*\.py)(:(?P<cls>[^\W\d]\w*))?(?P<fixed>:[^:]*=.*)?", re.DOTALL)
 _CLASS = re.compile(r"(?P<place>[^\W\d]\w*(\.[^\W\d]\w*)*):(?P<cls>[^\W\d]\w*)(?P<fixed>:[^:]*=.*)?")
-_classes: dict[Entry, type[Cell]] = {}
+_classes: dict[VariantInfo, type[Cell]] = {}
 _files: dict[str, ModuleType] = {}
 _imported: set[str] = set()  # modules that lie beside a file, imported for it
 
@@ -45,7 +45,7 @@ def resolve(words: Iterable[str]) -> tuple[str, ...]:
     """
     words = list(words)
     _forget()
-    added: dict[str, Entry] = {}
+    added: dict[str, VariantInfo] = {}
     named: list[str] = []
     for word in words:
         place, cls, fixed = _split(word)
@@ -88,7 +88,7 @@ def _entry_points(path: tuple[str, ...]) -> dict[str, importlib.metadata.EntryPo
     return {point.name: point for point in importlib.metadata.entry_points(group=GROUP)}
 
 
-def load(entry: Entry) -> type[Cell]:
+def load(entry: VariantInfo) -> type[Cell]:
     """The class of a cell that lies elsewhere. Whatever importing it raises."""
     if entry not in _classes:
         module = _module(entry.path) if entry.file.endswith(".py") else importlib.import_module(entry.file)
@@ -113,14 +113,14 @@ def _split(word: str) -> tuple[str, str, str]:
         kind = "a folder" if path.is_dir() else "no Python file"
         raise ValueError(f"{word!r} is {kind}: a cell is a file like ./my_cell.py, which may be followed by :Class")
     match = _CLASS.fullmatch(word)
-    if match and match["place"] not in registry.found() and match["place"] not in installed():
+    if match and match["place"] not in registry.catalog() and match["place"] not in installed():
         first = match["place"].partition(".")[0]
         if first != match["place"] or importable(first):
             return match["place"], match["cls"], match["fixed"] or ""
     return "", "", ""
 
 
-def _cells(place: str, cls: str) -> dict[str, Entry]:
+def _cells(place: str, cls: str) -> dict[str, VariantInfo]:
     """name -> cell of what a file or a module defines, or of the one class that is asked for."""
     from .cell import Cell
     from .library import Library
@@ -157,12 +157,12 @@ def _cells(place: str, cls: str) -> dict[str, Entry]:
         raise ValueError(
             f"{place} has no cell: write a class that inherits from Cell (from variants import Cell, gate)"
         )
-    cells: dict[str, Entry] = {}
+    cells: dict[str, VariantInfo] = {}
     for attribute, value in own.items():
         name = vars(value).get("name", stem)
         about = (module.__doc__ or value.__doc__ or "").strip().partition("\n")[0]
         file = f"{path.name}" if is_file else place
-        entry = Entry(file, attribute, tuple(value.gates()), about, issubclass(value, Library), str(path))
+        entry = VariantInfo(file, attribute, tuple(value.gates()), about, issubclass(value, Library), str(path))
         if not isinstance(name, str):
             raise ValueError(f"{place}: the name of its class {attribute} is text, not {name!r}")
         if name in cells:

@@ -26,7 +26,7 @@ ENGINES = ("library", "resident", "native", "scan", "fused", "loop", "book")
 
 
 @dataclass(frozen=True)
-class Entry:
+class VariantInfo:
     """Where a variant stands: its file (stem), its class, its gates in order of definition, its first line.
 
     `library`: it is one of torch's own modules, or inherits from one.
@@ -45,10 +45,10 @@ class Entry:
         return self.path or f"variants/{self.file}.py"
 
 
-OUTSIDE: dict[str, Entry] = {}  # cells that lie elsewhere, by name: see outside.py
+OUTSIDE: dict[str, VariantInfo] = {}  # cells that lie elsewhere, by name: see outside.py
 
 
-def use(cells: Mapping[str, Entry]) -> None:
+def use(cells: Mapping[str, VariantInfo]) -> None:
     """Have these cells, which lie elsewhere, found by their names, and no others that do."""
     from . import fingerprint
 
@@ -60,15 +60,15 @@ def use(cells: Mapping[str, Entry]) -> None:
 
 def tell(cells: Mapping[str, tuple[Any, ...]]) -> None:
     """Know the cells that another process of ours knows, each given as the fields of its entry."""
-    use({name: Entry(*fields) for name, fields in cells.items()})
+    use({name: VariantInfo(*fields) for name, fields in cells.items()})
 
 
-def written() -> dict[str, Entry]:
+def written() -> dict[str, VariantInfo]:
     """Every variant of this folder, by name: the cells written here first, then torch's."""
     return _read()[0]
 
 
-def found() -> dict[str, Entry]:
+def catalog() -> dict[str, VariantInfo]:
     """Every variant, by name: those of this folder, then those that lie elsewhere."""
     return {**written(), **OUTSIDE} if OUTSIDE else written()
 
@@ -79,7 +79,7 @@ def unusable() -> dict[str, str]:
 
 
 @functools.cache
-def _read() -> tuple[dict[str, Entry], dict[str, str]]:
+def _read() -> tuple[dict[str, VariantInfo], dict[str, str]]:
     """The files of this folder, as text. One that cannot be read takes nothing down but what needs it."""
     modules, faults = {}, {}
     for path in sorted(HERE.glob("[!_.]*.py"), key=lambda p: (p.stem == "library", p.stem)):
@@ -92,7 +92,7 @@ def _read() -> tuple[dict[str, Entry], dict[str, str]]:
         except (OSError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
             faults[path.stem] = f"{path.name} cannot be used: {one_line(error)}"
             modules.pop(path.stem, None)
-    entries: dict[str, Entry] = {}
+    entries: dict[str, VariantInfo] = {}
     for stem, module in modules.items():
         unnamed = [node for cls, node in module.classes.items() if not (cls.startswith("_") or _name_of(node))]
         bases = {_full(modules, stem, ast.unparse(base)) for node in unnamed for base in node.bases}
@@ -123,7 +123,7 @@ def _read() -> tuple[dict[str, Entry], dict[str, str]]:
                     f'{other.file}.py is: give it a line name = "..." of its own'
                 )
             else:
-                entries[name] = Entry(stem, cls, gates, about or module.about, root in _LIBRARY)
+                entries[name] = VariantInfo(stem, cls, gates, about or module.about, root in _LIBRARY)
     return entries, faults
 
 
@@ -260,11 +260,11 @@ def _slip(name: str) -> str:
 
 def _parse(name: str) -> tuple[str, dict[str, float]]:
     base, colon, fixed = name.partition(":")
-    if base not in found() and base in unusable():
+    if base not in catalog() and base in unusable():
         raise ValueError(f"variants/{unusable()[base]}")
-    if base not in found():
-        raise ValueError(unknown("variant", base, found()) + "; of your own: ./FILE.py, or package.module:Cell")
-    gates = found()[base].gates
+    if base not in catalog():
+        raise ValueError(unknown("variant", base, catalog()) + "; of your own: ./FILE.py, or package.module:Cell")
+    gates = catalog()[base].gates
     values: dict[str, float] = {}
     for part in fixed.split(",") if colon else ():
         symbol, _, text = part.partition("=")
@@ -304,7 +304,7 @@ def _class(base: str) -> type[Cell]:
     """A cell as it is written, checked once: in words what it breaks, not as a traceback later."""
     from .contract import fault
 
-    entry = found()[base]
+    entry = catalog()[base]
     where = f"{entry.where} cannot be used: "
     try:
         if entry.path:
@@ -320,9 +320,9 @@ def _class(base: str) -> type[Cell]:
     return cell
 
 
-def plainest(name: str) -> str:
+def reference_engine(name: str) -> str:
     """The engine that every other must agree with: the loop, or torch's own for torch's own."""
-    return "library" if found()[parse(name)[0]].library else "loop"
+    return "library" if catalog()[parse(name)[0]].library else "loop"
 
 
 def refusals(
@@ -336,9 +336,9 @@ def refusals(
         except Exception as error:  # a cell that it builds on is half-written
             said[name_of] = f"it cannot be imported: {one_line(error)}"
             continue
-        said[name_of] = engine.refuses(get(name), device)
-        if not said[name_of] and hasattr(engine, "fits"):
-            said[name_of] = engine.fits(hidden, batch, precision)
+        said[name_of] = engine.unsupported_reason(get(name), device)
+        if not said[name_of] and hasattr(engine, "unsupported_size"):
+            said[name_of] = engine.unsupported_size(hidden, batch, precision)
         elif not said[name_of] and precision == "bf16":
             said[name_of] = "it takes torch's products of float32, of which none is bf16"
     return said
@@ -352,7 +352,7 @@ def one_line(error: BaseException) -> str:
 
 
 def _gated() -> str:
-    return ", ".join(name for name, entry in found().items() if entry.gates)
+    return ", ".join(name for name, entry in catalog().items() if entry.gates)
 
 
 def _number(value: float) -> str:

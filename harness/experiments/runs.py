@@ -81,7 +81,7 @@ def _said(part: Run | Protocol, unsaid: Mapping[str, object]) -> dict[str, objec
     return {f.name: values[f.name] for f in own if values[f.name] != unsaid.get(f.name, f.default)}
 
 
-AGAIN = "#2"  # the label of the baseline's second self (A/A)
+CONTROL_SUFFIX = "#2"  # the label of the baseline's second self (A/A)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,21 @@ import pandas as pd
 from harness.analysis import speed as speeds
 from harness.analysis import stats
 from harness.experiments import grids
-from harness.formatting import bracket, count, mib, nats, p_value, pct, percent, plain, ppl, rate, sd, times, unique
+from harness.formatting import (
+    count,
+    format_interval,
+    mib,
+    nats,
+    p_value,
+    pct,
+    percent,
+    plain,
+    ppl,
+    rate,
+    sd,
+    times,
+    unique,
+)
 from harness.record import tables
 from harness.report import select
 from harness.report.sentences import seeds
@@ -91,7 +105,7 @@ def _name(r: pd.Series) -> Cell:
 def _heldout(r: pd.Series) -> Cell:
     if not math.isfinite(r.heldout_perplexity):
         return Cell("failed" if r.failed > 0 else "", f"{count(r.failed)} of {count(r.failed)}" if r.failed > 0 else "")
-    bounds = bracket(r.heldout_low, r.heldout_high, ppl) or "no interval"
+    bounds = format_interval(r.heldout_low, r.heldout_high, ppl) or "no interval"
     middle = f", IQM {ppl(r.heldout_iqm)}" if r.seeds >= 4 and math.isfinite(r.heldout_iqm) else ""
     return Cell(ppl(r.heldout_perplexity), f"{bounds}\nn = {count(r.seeds)}{middle}", plain(r.heldout_perplexity))
 
@@ -99,7 +113,7 @@ def _heldout(r: pd.Series) -> Cell:
 def _delta(r: pd.Series) -> Cell:
     if not math.isfinite(r.delta_nats):
         return Cell()
-    bounds = bracket(percent(r.delta_low), percent(r.delta_high), lambda x: pct(x, True)) or "no interval"
+    bounds = format_interval(percent(r.delta_low), percent(r.delta_high), lambda x: pct(x, True)) or "no interval"
     note = f"{bounds}\n{nats(r.delta_nats, sign=True)} nats, n = {count(r.pairs)}"
     return Cell(pct(percent(r.delta_nats), True), note, plain(r.delta_nats))
 
@@ -107,7 +121,7 @@ def _delta(r: pd.Series) -> Cell:
 def _verdict_cell(r: pd.Series) -> Cell:
     word = select.verdict(r)
     p = f"p {p_value(r.p_holm)}" if math.isfinite(r.p_holm) else ""
-    bounds = bracket(100 * r.p_better_low, 100 * r.p_better_high, lambda x: f"{x:.0f}")
+    bounds = format_interval(100 * r.p_better_low, 100 * r.p_better_high, lambda x: f"{x:.0f}")
     if bounds:
         p += f"\nbetter in {100 * r.p_better:.0f} % {bounds}"
     return Cell(f"{select.VERDICTS[word]} {word}" if word else "", p, word, word)
@@ -123,7 +137,7 @@ def _train(r: pd.Series) -> Cell:
 def _rate(r: pd.Series) -> Cell:
     if not math.isfinite(r.tokens_per_sec):
         return Cell()
-    bounds = bracket(r.tokens_per_sec_q1, r.tokens_per_sec_q3, rate) or "no quartiles"
+    bounds = format_interval(r.tokens_per_sec_q1, r.tokens_per_sec_q3, rate) or "no quartiles"
     n = f"\nn = {count(r.speed_samples)}" if math.isfinite(r.speed_samples) else ""
     n += f", {count(r.speed_disturbed)} disturbed" if r.speed_disturbed > 0 else ""
     return Cell(rate(r.tokens_per_sec), bounds + n, plain(r.tokens_per_sec))
@@ -140,7 +154,7 @@ def _speed_cell(ratio: speeds.SpeedRatio, n: str = "") -> Cell:
     """A ratio with its interval; where it cannot be told, that, and the figures small."""
     if not math.isfinite(ratio.ratio):
         return Cell()
-    bounds = bracket(ratio.low, ratio.high, lambda x: f"{x:.2f}") or "no interval"
+    bounds = format_interval(ratio.low, ratio.high, lambda x: f"{x:.2f}") or "no interval"
     if ratio.verdict == speeds.UNTOLD:
         return Cell(speeds.UNTOLD, f"{times(ratio.ratio)} {bounds}{n}", plain(ratio.ratio))
     return Cell(times(ratio.ratio), bounds + n, plain(ratio.ratio))
@@ -180,7 +194,7 @@ def _mean(differences: pd.Series) -> Cell:
     if not len(values):
         return Cell()
     bounds = stats.interval(values)
-    said = bracket(percent(bounds.low), percent(bounds.high), lambda x: pct(x, True)) or "no interval"
+    said = format_interval(percent(bounds.low), percent(bounds.high), lambda x: pct(x, True)) or "no interval"
     middle = float(values.mean())
     note = f"{said}\n{nats(middle, sign=True)} nats, n = {len(values)}"
     return Cell(pct(percent(middle), True), note, plain(middle))
@@ -200,7 +214,7 @@ def sweep(data: tables.Results) -> Table | None:
         # of all its seeds together to one of the baseline
         ratio = speeds.ratio(own, base.assign(seeds=first.seeds), noise)
         against = Cell() if first.variant == grids.SPEED_BASELINE else _speed_cell(ratio, f"\nn = {ratio.rounds}")
-        quartiles = bracket(each.q1, each.q3, rate) or "no quartiles"
+        quartiles = format_interval(each.q1, each.q3, rate) or "no quartiles"
         disturbed = f", {each.disturbed} disturbed" if each.disturbed else ""
         rows.append([
             Cell(first.variant, select.how(first), first.label),
@@ -240,7 +254,7 @@ def effects_table(table: pd.DataFrame, points: pd.DataFrame) -> Numbers:
     for _, r in table.dropna(subset=["delta_nats"]).iterrows():
         own = points[points.label == r.label].sort_values("seed")
         each = ", ".join(f"{count(s)}: {nats(d, sign=True)}" for s, d in zip(own.seed, own.delta_nats, strict=True))
-        bounds = bracket(r.delta_low, r.delta_high, nats)
+        bounds = format_interval(r.delta_low, r.delta_high, nats)
         rows.append([Cell(r.label), Cell(nats(r.delta_nats, sign=True)), Cell(bounds), Cell(count(r.pairs)),
                      Cell(select.verdict(r)), Cell(each)])  # fmt: skip
     heads = [("variant", "", False), ("difference", "nats/char", True),
@@ -256,7 +270,8 @@ def curves_table(curves: pd.DataFrame) -> Numbers:
         n = own.groupby("tokens").seed.nunique()
         for tokens, r in held.iterrows():
             seen = float(str(tokens))
-            rows.append([Cell(str(label)), Cell(count(seen)), Cell(ppl(r["mean"])), Cell(bracket(r.low, r.high, ppl)),
+            rows.append([Cell(str(label)), Cell(count(seen)), Cell(ppl(r["mean"])),
+                         Cell(format_interval(r.low, r.high, ppl)),
                          Cell(ppl(train["mean"].get(seen, math.nan))), Cell(count(n[seen]))])  # fmt: skip
     heads = [("variant", "", False), ("characters seen", "", True), ("held-out perplexity", "", True),
              ("95 % interval", "", True), ("training perplexity", "", True), ("seeds", "", True)]  # fmt: skip
@@ -265,8 +280,8 @@ def curves_table(curves: pd.DataFrame) -> Numbers:
 
 def trade_table(table: pd.DataFrame) -> Numbers:
     rows = [
-        [Cell(r.label), Cell(ppl(r.heldout_perplexity)), Cell(bracket(r.heldout_low, r.heldout_high, ppl)),
-         Cell(rate(r.tokens_per_sec)), Cell(bracket(r.tokens_per_sec_q1, r.tokens_per_sec_q3, rate))]
+        [Cell(r.label), Cell(ppl(r.heldout_perplexity)), Cell(format_interval(r.heldout_low, r.heldout_high, ppl)),
+         Cell(rate(r.tokens_per_sec)), Cell(format_interval(r.tokens_per_sec_q1, r.tokens_per_sec_q3, rate))]
         for _, r in table.dropna(subset=["heldout_perplexity", "tokens_per_sec"]).iterrows()
     ]  # fmt: skip
     heads = [("variant", "", False), ("held-out perplexity", "", True), ("95 % interval", "", True),

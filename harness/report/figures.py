@@ -40,7 +40,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from harness.analysis import stats
 from harness.experiments.grids import BASELINE
-from harness.formatting import bracket, compact, count, mib, nats, ppl, rate
+from harness.formatting import compact, count, format_interval, mib, nats, ppl, rate
 from harness.report.select import best_ngram, over_seeds
 
 WIDE, NARROW = 7.6, 3.7  # inches: a page, and a phone
@@ -91,7 +91,8 @@ def learning_curves(curves: pd.DataFrame, anchors: pd.DataFrame, width: float = 
             if len(train):
                 panel.plot(train.index, train["mean"], color=colour, lw=1.2, dashes=(3, 2))
             _hint(panel, held.index, held["mean"], [
-                f"{label}, {count(tokens)} characters: held out {ppl(r['mean'])}{_space(bracket(r.low, r.high, ppl))}"
+                f"{label}, {count(tokens)} characters: held out {ppl(r['mean'])}"
+                f"{_space(format_interval(r.low, r.high, ppl))}"
                 for tokens, r in held.iterrows()
             ])  # fmt: skip
             _hint(panel, train.index, train["mean"],
@@ -173,7 +174,7 @@ def gate_effects(effects: pd.DataFrame, pairs: pd.DataFrame, width: float = WIDE
             _hint(ax, own.delta_nats, y + _spread(len(own)),
                   [f"{row.label}, seed {count(s)}: {nats(d, sign=True)}"
                    for s, d in zip(own.seed, own.delta_nats, strict=True)])  # fmt: skip
-            bounds = _space(bracket(row.delta_low, row.delta_high, nats))
+            bounds = _space(format_interval(row.delta_low, row.delta_high, nats))
             said = f"{row.label}: {nats(row.delta_nats, sign=True)}{bounds}, n = {count(row.pairs)} {row.verdict}"
             _hint(ax, [row.delta_nats], [y], [said])
             if math.isfinite(row.delta_low) and math.isfinite(row.delta_high):
@@ -181,7 +182,7 @@ def gate_effects(effects: pd.DataFrame, pairs: pd.DataFrame, width: float = WIDE
             ax.plot(row.delta_nats, y, marker=marker, ms=8, color=ink[colour], zorder=4, ls="",
                     mfc=ink["paper"] if marker == "o" else ink[colour], mew=1.6)  # fmt: skip
             if width > 5:
-                said = f"{nats(row.delta_nats, sign=True)} {bracket(row.delta_low, row.delta_high, nats)}"
+                said = f"{nats(row.delta_nats, sign=True)} {format_interval(row.delta_low, row.delta_high, nats)}"
                 word = str(row.verdict) if row.verdict in (*VERDICT, "undecided") else ""
                 for away, text, weight in ((8, said, "normal"), (124, word, "bold")):
                     ax.annotate(text, (1, y), xycoords=("axes fraction", "data"), xytext=(away, 0), va="center",
@@ -218,7 +219,7 @@ def gate_effects_alt(effects: pd.DataFrame, pairs: pd.DataFrame) -> str:
         return ""
     base = next((str(b) for b in data.baseline if b), "the baseline")
     parts = [
-        f"{r.label} {nats(r.delta_nats, sign=True)}{_space(bracket(r.delta_low, r.delta_high, nats))} "
+        f"{r.label} {nats(r.delta_nats, sign=True)}{_space(format_interval(r.delta_low, r.delta_high, nats))} "
         f"(n = {count(r.pairs)}{', ' + str(r.verdict) if r.verdict else ''})"
         for r in data.itertuples()
     ]
@@ -243,7 +244,7 @@ def speed_alt(samples: pd.DataFrame, summary: pd.DataFrame) -> str:
     if data.empty:
         return ""
     parts = [
-        f"{r.label} {rate(r.tokens_per_sec)}{_space(bracket(r.tokens_per_sec_q1, r.tokens_per_sec_q3, rate))}"
+        f"{r.label} {rate(r.tokens_per_sec)}{_space(format_interval(r.tokens_per_sec_q1, r.tokens_per_sec_q3, rate))}"
         f"{f' (n = {count(r.speed_samples)})' if count(r.speed_samples) else ''}"
         for r in data.itertuples()
     ]
@@ -342,7 +343,8 @@ def perplexity_speed(table: pd.DataFrame, anchors: pd.DataFrame, width: float = 
                 ax.plot(x, edge / 1.005, marker="^", ms=6.5, color=ink[_family(name)], ls="", clip_on=False)
         colours = [ink[_family(label)] for label in data.label]
         _hint(ax, xs, ys, [
-            f"{r.label}: perplexity {ppl(r.heldout_perplexity)}{_space(bracket(r.heldout_low, r.heldout_high, ppl))}, "
+            f"{r.label}: perplexity {ppl(r.heldout_perplexity)}"
+            f"{_space(format_interval(r.heldout_low, r.heldout_high, ppl))}, "
             f"{rate(r.tokens_per_sec)} tokens/s" for r in data.itertuples()
         ])  # fmt: skip
         _name_points(figure, ax, xs, ys, names, bars, colours)
@@ -500,7 +502,7 @@ def along(axes: pd.DataFrame, width: float = WIDE) -> Figure | None:
                 ax.vlines(x, line.delta_low, line.delta_high, color=ink[colour], lw=1.6)
                 _hint(ax, x, line.delta_nats, [
                     f"{name} at {r.point}: {nats(r.delta_nats, sign=True)}"
-                    f"{_space(bracket(r.delta_low, r.delta_high, nats))}, n = {count(r.pairs)}"
+                    f"{_space(format_interval(r.delta_low, r.delta_high, nats))}, n = {count(r.pairs)}"
                     for r in line.itertuples()
                 ])  # fmt: skip
                 ends.append((float(line.delta_nats.iloc[-1]), _short(name), ink[colour]))
@@ -548,7 +550,7 @@ def reach(shares: pd.DataFrame, width: float = WIDE) -> Figure | None:
             panel.plot(line.index, line["mean"], color=colour, lw=1.8)
             panel.set_title(_short(name), loc="left", color=colour)
             _hint(panel, line.index, line["mean"], [
-                f"{name}, {k:g} back: {r['mean']:.2g}{_space(bracket(r.low, r.high, lambda x: f'{x:.2g}'))}"
+                f"{name}, {k:g} back: {r['mean']:.2g}{_space(format_interval(r.low, r.high, lambda x: f'{x:.2g}'))}"
                 for k, r in line.iterrows()
             ])  # fmt: skip
         for panel in grid.flat[len(names) :]:
@@ -775,11 +777,11 @@ def _ranked(
             if low and math.isfinite(row[low]) and math.isfinite(row[high]):
                 ax.plot([row[low], row[high]], [y, y], color=colour, lw=2.2, zorder=3)
             _hint(ax, own, y + _spread(len(own)), [f"{row.label}, one sample: {spell(v)}" for v in own])
-            span = _space(bracket(row[low], row[high], spell)) if low else ""
+            span = _space(format_interval(row[low], row[high], spell)) if low else ""
             _hint(ax, [row[mid]], [y], [f"{row.label}: {spell(row[mid])}{span}, n = {len(own)}"])
             ax.plot(row[mid], y, marker="s" if str(row.label).startswith("nn.") else "o", ms=7, color=colour, zorder=4)
             if width > 5:
-                interval = bracket(row[low], row[high], spell) if low else ""
+                interval = format_interval(row[low], row[high], spell) if low else ""
                 ax.annotate(f"{spell(row[mid])} {interval}", (1.015, y), xycoords=("axes fraction", "data"),
                             va="center", fontsize=8)  # fmt: skip
         everything = pd.concat([data[mid], samples[mid].dropna()])

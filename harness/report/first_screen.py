@@ -17,7 +17,7 @@ from markupsafe import Markup
 from harness.analysis import speed, stats
 from harness.experiments import grids
 from harness.experiments.tasks import TASKS
-from harness.formatting import both, count, pct, percent, ppl, several
+from harness.formatting import count, join_and, pct, percent, pluralize, ppl
 from harness.record import tables
 from harness.report import select, sentences
 
@@ -143,7 +143,7 @@ def lost_tasks(data: tables.Results, gate: str) -> tuple[str, bool]:
     lost = without[without.verdict == "fails"]
     if len(lost):
         solved, n = int(lost.solved.max()), int((lost.seeds + lost.failed).max())
-        names = both([str(task).replace("_", " ") for task in lost.task])
+        names = join_and([str(task).replace("_", " ") for task in lost.task])
         who = "no seed" if not solved else f"at most {solved} of {n} seeds"
         return f"{names} {'is' if len(lost) == 1 else 'are'} solved by {who}", True
     slow = without[without.verdict == "slower"]
@@ -202,7 +202,7 @@ def speed_card(data: tables.Results) -> list[Card]:
         fold = f"{_fold(slowest.speed_ratio)} times" if _told(slowest) else "no difference can be told"
         proof = f"{how[0].lower()}{how[1:]}, {fold}."
     fact = data.bench[data.bench.variant == grids.BASELINE].iloc[0]
-    note = f"Tokens a second in training, {several(fact.hidden, 'hidden unit')}, {fact.device}; longer is " \
+    note = f"Tokens a second in training, {pluralize(fact.hidden, 'hidden unit')}, {fact.device}; longer is " \
            "faster; median of rounds, white line: its interval."  # fmt: skip
     answers = sentences.loop_answer(data)
     claim += ";" if proof else "."

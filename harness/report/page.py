@@ -23,7 +23,7 @@ from markupsafe import Markup
 from harness import files
 from harness.analysis import stats
 from harness.experiments import grids, protocols
-from harness.formatting import count, mib, rate, several, unique
+from harness.formatting import count, mib, pluralize, rate, unique
 from harness.record import csv_files, store
 from harness.record import tables as record_tables
 from harness.record.schema import COLUMNS
@@ -299,7 +299,7 @@ def failures(data: record_tables.Results) -> list[tuple[str, str, str]]:
         out.append((f"{variant} ({engine or 'no engine'})", f"probe, {label}, seed {which or 'unknown'}", _cut(error)))
     timed = data.speed[data.speed.error != ""]
     for (label, session, error), rows in timed.groupby(["label", "session", "error"], sort=False):
-        out.append((str(label), f"timing, session {session}, {several(len(rows), 'block')}", _cut(error)))
+        out.append((str(label), f"timing, session {session}, {pluralize(len(rows), 'block')}", _cut(error)))
     named = set(runs.variant) | set(timed.variant)
     for table in (data.bench, data.ablate):
         for _, row in table[(table.error != "") & ~table.variant.isin(named)].iterrows():

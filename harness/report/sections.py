@@ -19,7 +19,18 @@ from harness.analysis.axes import trend
 from harness.experiments import grids
 from harness.experiments.protocols import OPEN, RATE_SEEDS, SHUT
 from harness.experiments.tasks import SCORED, TASKS
-from harness.formatting import both, bracket, compact, count, nats, plain, ppl, score, several, span
+from harness.formatting import (
+    compact,
+    count,
+    format_interval,
+    format_range,
+    join_and,
+    nats,
+    plain,
+    pluralize,
+    ppl,
+    score,
+)
 from harness.record import tables
 from harness.report import figures, select
 from harness.report.elements import Cell, Numbers, Table
@@ -63,7 +74,7 @@ def published(data: tables.Results) -> Section | None:
         ours = Cell()
         if math.isfinite(r.perplexity):
             spread = f"sd {r.sd:.3f}\n" if math.isfinite(r.sd) else ""
-            ours = Cell(ppl(r.perplexity), f"{spread}n = {several(r.seeds, 'seed')}", plain(r.perplexity))
+            ours = Cell(ppl(r.perplexity), f"{spread}n = {pluralize(r.seeds, 'seed')}", plain(r.perplexity))
         away = (r.perplexity - r.published) / r.published_sd
         if r.within_2sd == "no":
             outside.append(f"{r.variant} on {r.protocol} ({away:+.1f} sd)".replace("-", "\u2212"))
@@ -94,7 +105,7 @@ def published(data: tables.Results) -> Section | None:
         said.append(
             Markup(
                 "The published spread over builds is {} times ours over seeds (median of {}; no build set a seed)."
-            ).format(f"{ratio:.1f}", several(len(spread), "row"))
+            ).format(f"{ratio:.1f}", pluralize(len(spread), "row"))
         )
     heads = [
         ("variant", "protocol", False), ("perplexity of", "", False), ("published", "mean, sd over builds", True),
@@ -129,7 +140,7 @@ def rates(data: tables.Results) -> Section | None:
                 row.append(Cell())
                 continue
             r = one.iloc[0]
-            note = f"n = {several(r.seeds, 'seed')}" + (f", {count(r.failed)} failed" if r.failed > 0 else "")
+            note = f"n = {pluralize(r.seeds, 'seed')}" + (f", {count(r.failed)} failed" if r.failed > 0 else "")
             text = ppl(r.validation_perplexity) if math.isfinite(r.validation_perplexity) else "diverged"
             row.append(Cell(text + " \u2190 chosen" * bool(r.chosen), note, plain(r.validation_perplexity)))
             if r.chosen and lr in (tried[0], tried[-1]):
@@ -165,7 +176,7 @@ def axes(data: tables.Results) -> Section | None:
         last = own.iloc[-1]
         word, change = trend(last), Cell()
         if word:
-            bounds = bracket(last.change_low, last.change_high, nats)
+            bounds = format_interval(last.change_low, last.change_high, nats)
             change = Cell(nats(last.change_nats, sign=True), f"{bounds}\n{word}", plain(last.change_nats))
             what = {"grows": "grows", "shrinks": "shrinks"}.get(word, "may or may not change")
             said.append(
@@ -177,7 +188,7 @@ def axes(data: tables.Results) -> Section | None:
                       change])  # fmt: skip
     one = rows.iloc[0]
     setting = (
-        f"Every variant was trained at each value of {axis}, {span(rows.seeds)} seeds each. Differences to "
+        f"Every variant was trained at each value of {axis}, {format_range(rows.seeds)} seeds each. Differences to "
         f"{one.baseline} in held-out nats a character, paired by seed, above 0 is worse; Holm over all "
         f"{count(one.comparisons)} differences and changes of the grid. A change is that of a difference "
         f"from {points[0]} to {points[-1]}."
@@ -200,7 +211,7 @@ def axes(data: tables.Results) -> Section | None:
 def _effect(r: Any) -> Cell:
     if r is None or not math.isfinite(r.delta_nats):
         return Cell()
-    bounds = bracket(r.delta_low, r.delta_high, nats)
+    bounds = format_interval(r.delta_low, r.delta_high, nats)
     return Cell(nats(r.delta_nats, sign=True), f"{r.verdict}\n{bounds}\nn = {count(r.pairs)}", plain(r.delta_nats))
 
 
@@ -219,7 +230,7 @@ def claims(data: tables.Results) -> Section | None:
                       Cell(f"{count(own.seeds.min())}", "", plain(own.seeds.min()))])  # fmt: skip
     each = rows.drop_duplicates("claim").verdict.value_counts()
     words = ", ".join(f"{count(each.get(v, 0))} {v}" for v in ("reproduced", "contradicted", "undecided"))
-    said = [Markup("Of {}: <strong>{}</strong>.").format(several(rows.claim.nunique(), "claim"), words)]
+    said = [Markup("Of {}: <strong>{}</strong>.").format(pluralize(rows.claim.nunique(), "claim"), words)]
     setting = (
         "Each claim's comparisons, margin and budget were written before the first training, from as much of its "
         "source as is said; what it was made of is mostly larger. On tasks: 32 hidden units, Adam, at most 2,000 "
@@ -238,7 +249,7 @@ def _measured(r: Any) -> str:
     """The number of one comparison, with its interval."""
     if not math.isfinite(r.estimate):
         return str(r.evidence)
-    number = f"{r.variant}: {r.estimate:.3g} {r.measure} {bracket(r.low, r.high, lambda x: f'{x:.3g}')}"
+    number = f"{r.variant}: {r.estimate:.3g} {r.measure} {format_interval(r.low, r.high, lambda x: f'{x:.3g}')}"
     return number.replace("-", "\u2212") if not r.evidence else f"{r.variant}: {r.evidence}"
 
 
@@ -288,7 +299,7 @@ def _best_gates(data: tables.Results) -> tuple[str, str]:
     z = own[own.gate == "Z"].groupby("position")[["carrying", "mean"]].mean()
     r = own[own.gate == "R"].groupby("position")["carrying"].mean()
     return asked, (
-        f"{first} Trained ({several(own.seed.nunique(), 'seed')}): on the units that carry the symbol Z is "
+        f"{first} Trained ({pluralize(own.seed.nunique(), 'seed')}): on the units that carry the symbol Z is "
         f"{z.carrying[0]:.2f} at t', {z.carrying[1]:.2f} a step and {z.carrying[2]:.2f} two steps later, and R is "
         f"{r[0]:.2f} at t' and {r[2]:.2f} two steps later; over all units Z is {z['mean'][0]:.2f} and "
         f"{z['mean'][2]:.2f}."
@@ -312,8 +323,8 @@ def _sizes(data: tables.Results) -> tuple[str, str]:
     written = f" Seed 0 writes {shown[0]} at the first and {shown[1]} at the last."
     return asked, (
         f"From {first.axis} {first.point} to {last.point} the held-out perplexity of {grids.BASELINE} goes from "
-        f"{ppl(first.heldout_perplexity)} {bracket(first.heldout_low, first.heldout_high, ppl)} to "
-        f"{ppl(last.heldout_perplexity)} {bracket(last.heldout_low, last.heldout_high, ppl)} "
+        f"{ppl(first.heldout_perplexity)} {format_interval(first.heldout_low, first.heldout_high, ppl)} to "
+        f"{ppl(last.heldout_perplexity)} {format_interval(last.heldout_low, last.heldout_high, ppl)} "
         f"(n = {count(last.seeds)}){timed * all(map(math.isfinite, seconds))}.{written * all(map(str.strip, texts))}"
     )
 
@@ -329,9 +340,9 @@ def _rnn_or_gru(data: tables.Results) -> tuple[str, str]:
     shown = [next(iter(own[own.variant == v]["sample"]), "")[:60].strip() for v in ("nn.rnn", "nn.gru")]
     return asked, (
         f"nn.RNN has held-out perplexity {ppl(rnn.heldout_perplexity)} "
-        f"{bracket(rnn.heldout_low, rnn.heldout_high, ppl)}"
+        f"{format_interval(rnn.heldout_low, rnn.heldout_high, ppl)}"
         f"{speed}, against {ppl(gru.heldout_perplexity)} "
-        f"{bracket(gru.heldout_low, gru.heldout_high, ppl)} of nn.GRU "
+        f"{format_interval(gru.heldout_low, gru.heldout_high, ppl)} of nn.GRU "
         f"(n = {count(gru.seeds)}). Seed 0 of nn.RNN writes \u201c{shown[0]}\u201d, of nn.GRU \u201c{shown[1]}\u201d."
     )
 
@@ -343,12 +354,12 @@ def _parts(data: tables.Results) -> tuple[str, str]:
         return asked, ""
     said = [
         f"{words} ({v}) is {nats(by[v].delta_nats, sign=True)} nats/char from the whole "
-        f"{bracket(by[v].delta_low, by[v].delta_high, nats)}, {by[v].verdict}"
+        f"{format_interval(by[v].delta_low, by[v].delta_high, nats)}, {by[v].verdict}"
         for v, words in (("gru:R=1", "the update gate alone"), ("gru:Z=0", "the reset gate alone"))
     ]
     told = [f"{str(task).replace('_', ' ')}: {_told(own)}" for task, own in data.tasks.groupby("task", sort=False)]
     on_tasks = f" On tasks: {'. '.join(told)}." if told else ""
-    return asked, f"On text {both(said)} (n = {count(by['gru:R=1'].pairs)}).{on_tasks}"
+    return asked, f"On text {join_and(said)} (n = {count(by['gru:R=1'].pairs)}).{on_tasks}"
 
 
 def tasks(data: tables.Results) -> Section | None:
@@ -368,11 +379,13 @@ def tasks(data: tables.Results) -> Section | None:
         name = Cell(str(task).replace("_", " "), note, f"{task} {length:06.0f} {changed}")
         cells.append([name, *(_solved(by.get(variant)) for variant in names)])
     one = table.iloc[0]
-    trained = several(table.seeds.iloc[0], "seed") if table.seeds.nunique() == 1 else f"{span(table.seeds)} seeds"
+    trained = (
+        pluralize(table.seeds.iloc[0], "seed") if table.seeds.nunique() == 1 else f"{format_range(table.seeds)} seeds"
+    )
     setting = (
         f"Solved: {plain(one.threshold)} of the answers right (an error at most as small as its own threshold) on "
-        f"{count(SCORED)} sequences never trained on, at two checks in a row, within {span(table.budget)} updates. "
-        f"{span(table.hidden)} hidden units, Adam, {trained} a cell; each learning rate was chosen by "
+        f"{count(SCORED)} sequences never trained on, at two checks in a row, within {format_range(table.budget)} "
+        f"updates. {format_range(table.hidden)} hidden units, Adam, {trained} a cell; each learning rate was chosen by "
         f"{len(RATE_SEEDS)} other seeds from {count(table.rates_tried.max()) or 'one'}. Shares have exact 95 % "
         f"intervals; a variant fails where its interval and that of {grids.BASELINE} are apart, is slower or faster "
         "by an exact sign-flip test of updates paired by seed, Holm over the contrasts of the task. What "
@@ -414,7 +427,7 @@ def _solved(r: Any) -> Cell:
     if r is None:
         return Cell()
     n = int(r.seeds + r.failed)
-    bounds = bracket(r.solved_low, r.solved_high, lambda x: f"{x:.2f}")
+    bounds = format_interval(r.solved_low, r.solved_high, lambda x: f"{x:.2f}")
     if r.solved:
         after = f"after {count(r.updates_median)} [{count(r.updates_least)} to {count(r.updates_most)}]"
     else:
@@ -430,12 +443,12 @@ def _told(own: pd.DataFrame) -> str:
     shares = {str(r.variant): (int(r.solved), int(r.seeds + r.failed)) for r in own.itertuples()}
     every = [name for name, (k, n) in shares.items() if k == n]
     never = [name for name, (k, _) in shares.items() if k == 0]
-    parts = [f"{both(every)} solve{'s' * (len(every) == 1)} it with every seed"] if every else []
+    parts = [f"{join_and(every)} solve{'s' * (len(every) == 1)} it with every seed"] if every else []
     parts += [f"{name} with {k} of {n}" for name, (k, n) in shares.items() if 0 < k < n]
-    parts += [f"{both(never)} did not within {count(own.budget.max())} updates"] if never else []
+    parts += [f"{join_and(never)} did not within {count(own.budget.max())} updates"] if never else []
     slower = [
         f"{r.variant} takes {r.updates_ratio:.1f}\u00d7 the updates of {r.baseline} "
-        f"{bracket(r.updates_ratio_low, r.updates_ratio_high, lambda x: f'{x:.1f}')}"
+        f"{format_interval(r.updates_ratio_low, r.updates_ratio_high, lambda x: f'{x:.1f}')}"
         for r in own.itertuples() if r.verdict in ("slower", "faster")
     ]  # fmt: skip
     return "; ".join([*parts, *slower])
@@ -461,15 +474,15 @@ def gates(data: tables.Results) -> Section | None:
                 Markup(
                     "Half of the units of <code>{}</code> forget all but 1/e of their state within <strong>{}</strong> "
                     "characters; the slowest tenth keeps it for {} or more (medians over {})."
-                ).format(label, _time(taus[1]), _time(taus[2]), several(rows.seed.nunique(), "seed"))
+                ).format(label, _time(taus[1]), _time(taus[2]), pluralize(rows.seed.nunique(), "seed"))
             )
     back = reached[reached.characters_back == BACK]
     shares, said_of = {}, {}
     for label, rows in back[back.gradient_share > 0].groupby("label", sort=False):
         line = figures.over(rows, "characters_back", "gradient_share").iloc[0]
         shares[str(label)] = float(line["mean"])
-        bounds = bracket(line.low, line.high, _small) or "no interval"
-        said_of[str(label)] = f"{_small(line['mean'])} {bounds}, n = {several(rows.seed.nunique(), 'seed')}"
+        bounds = format_interval(line.low, line.high, _small) or "no interval"
+        said_of[str(label)] = f"{_small(line['mean'])} {bounds}, n = {pluralize(rows.seed.nunique(), 'seed')}"
     if len(shares) > 1:
         most, least = max(shares, key=lambda k: shares[k]), min(shares, key=lambda k: shares[k])
         said.append(
@@ -524,7 +537,7 @@ def _shares(reached: pd.DataFrame) -> Numbers:
     rows = []
     for label, own in reached[reached.gradient_share > 0].groupby("label", sort=False):
         for t, r in figures.over(own, "characters_back", "gradient_share").iterrows():
-            bounds = bracket(r.low, r.high, lambda x: f"{x:.2g}")
+            bounds = format_interval(r.low, r.high, lambda x: f"{x:.2g}")
             n = str(own[own.characters_back == t].seed.nunique())
             rows.append([Cell(str(label)), Cell(f"{t:g}"), Cell(f"{r['mean']:.3g}"), Cell(bounds), Cell(n)])
     heads = [("variant", "", False), ("characters back", "", True),
@@ -544,7 +557,7 @@ def _mean(values: pd.Series, share: bool = False) -> Cell:
         return f"{value:.{digits}f}"
 
     low, high = max(bounds.low, 0.0), min(bounds.high, 100.0 if share else 1.0)  # a gate is from 0 to 1
-    return Cell(spell(float(x.mean())), bracket(low, high, spell) if len(x) > 1 else "", plain(float(x.mean())))
+    return Cell(spell(float(x.mean())), format_interval(low, high, spell) if len(x) > 1 else "", plain(float(x.mean())))
 
 
 def _time(x: float) -> str:

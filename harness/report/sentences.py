@@ -21,20 +21,20 @@ from harness.analysis import stats
 from harness.experiments import grids, protocols
 from harness.experiments.tasks import TASKS
 from harness.formatting import (
-    both,
-    bracket,
     count,
-    either,
+    format_interval,
+    format_range,
+    join_and,
+    join_or,
     mib,
     nats,
     p_value,
     pct,
     percent,
     plain,
+    pluralize,
     ppl,
     rate,
-    several,
-    span,
     times,
     unique,
 )
@@ -88,9 +88,9 @@ def effect(row: pd.Series, family: int) -> Markup:
         ends = sorted((sign * percent(low), sign * percent(high)))
         said = Markup("makes held-out perplexity" if named else "held-out perplexity is") + Markup(
             " <strong>{} by {}</strong> {}"
-        ).format(word, pct(sign * percent(d)), bracket(ends[0], ends[1], pct))
+        ).format(word, pct(sign * percent(d)), format_interval(ends[0], ends[1], pct))
     else:
-        size = f"{pct(percent(d), True)} {bracket(percent(low), percent(high), lambda x: pct(x, True))}".strip()
+        size = f"{pct(percent(d), True)} {format_interval(percent(low), percent(high), lambda x: pct(x, True))}".strip()
         said = Markup("changes held-out perplexity by {}" if named else "held-out perplexity differs by {}").format(
             size
         )
@@ -98,7 +98,7 @@ def effect(row: pd.Series, family: int) -> Markup:
             said += Markup(": <strong>{}</strong>").format(word)
         if word == "equivalent":
             said += f", inside \u00b1{stats.MARGIN_NATS} nats/char"
-    parts = [f"{nats(d, sign=True)} nats/char", f"n = {several(row.pairs, 'pair')}"]
+    parts = [f"{nats(d, sign=True)} nats/char", f"n = {pluralize(row.pairs, 'pair')}"]
     if math.isfinite(row.p_holm):
         parts.append(f"p {p_value(row.p_holm)} Holm over {family}")
     if not bounded:
@@ -145,7 +145,9 @@ def absent(data: tables.Results, charts: Sequence[str]) -> Markup:
     names = [gate.name for symbol, gate in GATES.items() if symbol not in answered]
     if names:
         said.append(
-            Markup("what {} {} for (<code>make ablate</code>)").format(both(names), "are" if len(names) > 1 else "is")
+            Markup("what {} {} for (<code>make ablate</code>)").format(
+                join_and(names), "are" if len(names) > 1 else "is"
+            )
         )
     elif data.ablate.empty:
         said.append(Markup("the ablation (<code>make ablate</code>)"))
@@ -165,13 +167,13 @@ def purpose(data: tables.Results, rows: Sequence[pd.Series], gate: str, name: st
     subject, lost = name[0].upper() + name[1:], asked_of(without[without.verdict == "fails"])
     text = needed(rows).split(" on this text")[0] if rows else ""
     if text == "Needed":
-        rest = f", and for {both(lost)}" if lost else "; no task here shows a need for it"
+        rest = f", and for {join_and(lost)}" if lost else "; no task here shows a need for it"
         return f"{subject} is for predicting this text{rest}"
     if text == "Not needed":
         if lost:
-            return f"{subject} is for {both(lost)}, not for predicting this text"
+            return f"{subject} is for {join_and(lost)}, not for predicting this text"
         return f"{subject} is needed neither for this text nor for a task here"
-    return f"{subject} is for {both(lost)}" if lost else ""
+    return f"{subject} is for {join_and(lost)}" if lost else ""
 
 
 def answering(tasks: pd.DataFrame) -> pd.DataFrame:
@@ -204,7 +206,12 @@ def lesion(data: tables.Results, gate: str) -> list[Markup]:
     return [
         Markup(
             "Held at {} only after training: held-out perplexity {} {} <span>(n = {} pairs, no test)</span>."
-        ).format(gone, pct(percent(float(after.mean())), True), bracket(low, high, lambda x: pct(x, True)), len(after))
+        ).format(
+            gone,
+            pct(percent(float(after.mean())), True),
+            format_interval(low, high, lambda x: pct(x, True)),
+            len(after),
+        )
     ]
 
 
@@ -225,7 +232,7 @@ def remembered(data: tables.Results, gate: str) -> list[Markup]:
 def solved(r: pd.Series) -> str:
     """Seeds that solve a task, the exact interval of their share, and after how many updates."""
     n = int(r.seeds + r.failed)
-    share = f"{int(r.solved)} of {n} seeds {bracket(r.solved_low, r.solved_high, lambda x: f'{x:.2f}')}"
+    share = f"{int(r.solved)} of {n} seeds {format_interval(r.solved_low, r.solved_high, lambda x: f'{x:.2f}')}"
     return f"{share} after {count(r.updates_median)} updates" if r.solved else f"{share} within {count(r.budget)}"
 
 
@@ -237,7 +244,7 @@ def needed_for(data: tables.Results, gate: str) -> str:
     lost = without[without.verdict == "fails"]
     if lost.empty:
         return " No task here shows a need for it."
-    names = both([str(task).replace("_", " ") for task in lost.task])
+    names = join_and([str(task).replace("_", " ") for task in lost.task])
     verb = "are" if len(lost) > 1 else "is"
     return f" Without it {names} {verb} not solved within {count(lost.budget.max())} updates."
 
@@ -248,16 +255,16 @@ def needed(rows: Sequence[pd.Series]) -> str:
     for row in rows:
         by.setdefault(select.verdict(row), []).append(select.fixed(row.variant)[1][0][1])
     tried = sum(len(v) for v in by.values())
-    worse = f" Fixed at {either(by['worse'])} it does worse." if "worse" in by else ""
+    worse = f" Fixed at {join_or(by['worse'])} it does worse." if "worse" in by else ""
     if "better" in by:
-        return f"Not needed on this text: fixed at {either(by['better'])} the network does better.{worse}"
+        return f"Not needed on this text: fixed at {join_or(by['better'])} the network does better.{worse}"
     if "equivalent" in by:
-        return f"Not needed on this text: fixed at {either(by['equivalent'])} the network does as well.{worse}"
+        return f"Not needed on this text: fixed at {join_or(by['equivalent'])} the network does as well.{worse}"
     if len(by.get("worse", [])) == tried:
         each = "the one fixed value" if tried == 1 else f"each of the {tried} fixed values"
         return f"Needed on this text: {each} is worse."
     if "undecided" in by:
-        return f"Undecided: fixed at {either(by['undecided'])}, these seeds cannot tell.{worse}"
+        return f"Undecided: fixed at {join_or(by['undecided'])}, these seeds cannot tell.{worse}"
     return f"Nothing can be said yet: too few seeds have finished.{worse}"
 
 
@@ -285,7 +292,7 @@ def gate_cost(data: tables.Results, rows: Sequence[pd.Series], gate: str, name: 
         one, other = (Markup("<code>{}</code>{}").format(r.variant, _engine(r)) for r in (row, base))
         said.append(Markup("Speed: {}.").format(_faster(one, other, ratio)))
     if base.peak_memory_mib > 0 and row.peak_memory_mib > 0:
-        n = f" (n = {span(pd.Series([base.speed_samples, row.speed_samples]).dropna())} samples each)"
+        n = f" (n = {format_range(pd.Series([base.speed_samples, row.speed_samples]).dropna())} samples each)"
         said.append(
             Markup("Peak memory: {} MiB with, {} MiB without{}.").format(
                 mib(base.peak_memory_mib), mib(row.peak_memory_mib), n if base.speed_samples > 0 else ""
@@ -346,14 +353,14 @@ def quality_answer(data: tables.Results) -> list[Answer]:
     if len(data.ablate) or known.variant.nunique() < 2:
         return []
     best = known.loc[known.heldout_perplexity.idxmin()]
-    bounds = bracket(best.heldout_low, best.heldout_high, ppl)
+    bounds = format_interval(best.heldout_low, best.heldout_high, ppl)
     finding = f"{best.variant}: held-out perplexity {ppl(best.heldout_perplexity)} {bounds}".strip()
     points = [effect(row, select.family(data.bench)) for _, row in known.iterrows()]
     anchor = anchor_sentence(data, data.bench)
     return [
         Answer(
             question="Which predicts this text best?", claim="", role="Text never trained on; lower is better.",
-            finding=f"{finding}, the lowest of {known.variant.nunique()} (n = {several(best.seeds, 'seed')}).",
+            finding=f"{finding}, the lowest of {known.variant.nunique()} (n = {pluralize(best.seeds, 'seed')}).",
             points=[*([anchor] if anchor else []), *(p for p in points if p)], cost=[],
         )
     ]  # fmt: skip
@@ -367,8 +374,8 @@ def findings(data: tables.Results, table: pd.DataFrame) -> list[Markup]:
         best = known.loc[known.heldout_perplexity.idxmin()]
         said.append(
             Markup("Lowest held-out perplexity: <code>{}</code>, <strong>{}</strong> {} (n = {}).").format(
-                best.variant, ppl(best.heldout_perplexity), bracket(best.heldout_low, best.heldout_high, ppl),
-                several(best.seeds, "seed"),
+                best.variant, ppl(best.heldout_perplexity), format_interval(best.heldout_low, best.heldout_high, ppl),
+                pluralize(best.seeds, "seed"),
             )
         )  # fmt: skip
     if anchor := anchor_sentence(data, table):
@@ -470,9 +477,9 @@ def setting(data: tables.Results, table: pd.DataFrame) -> str:
 
 
 def seeds(table: pd.DataFrame) -> str:
-    text = f"{span(table.seeds[table.seeds > 0])} finished seeds a variant"
+    text = f"{format_range(table.seeds[table.seeds > 0])} finished seeds a variant"
     failed = int(table.failed.fillna(0).sum())
-    return text + (f", {several(failed, 'training')} failed" if failed else "")
+    return text + (f", {pluralize(failed, 'training')} failed" if failed else "")
 
 
 def caveats(data: tables.Results) -> list[Markup]:
@@ -487,7 +494,7 @@ def caveats(data: tables.Results) -> list[Markup]:
         said.append(Markup("Bench and ablation differ in protocol, text or device: compare only within a table."))
     machines = unique(data.environments.cpu.where(data.environments.device == "cpu", data.environments.device_name))
     if len(machines) > 1:
-        said.append(Markup("Measured on {} machines ({}).").format(len(machines), both(machines)))
+        said.append(Markup("Measured on {} machines ({}).").format(len(machines), join_and(machines)))
     if "true" in set(data.environments.dirty.str.lower()) and not any("not committed" in text for text in found):
         said.append(Markup("Some code had changes that were not committed: the commit does not say all that ran."))
     blocks = data.speed[data.speed.error == ""]
@@ -555,8 +562,8 @@ def _caveats(data: tables.Results, verb: str, table: pd.DataFrame) -> list[Marku
             Markup(
                 "<strong>Too few seeds</strong>: {} give no p below {}, and Holm over {} needs {} before any "
                 "difference can count. <code>{}</code> adds what is missing."
-            ).format(several(pairs.max(), "pair"), f"{min(1.0, 2 / 2 ** pairs.max()):.3g}", several(many, "comparison"),
-                     least, shlex.join(_ask(verb, table.iloc[0], least)))
+            ).format(pluralize(pairs.max(), "pair"), f"{min(1.0, 2 / 2 ** pairs.max()):.3g}",
+                     pluralize(many, "comparison"), least, shlex.join(_ask(verb, table.iloc[0], least)))
         )  # fmt: skip
     names, points = [], select.differences(data, table)
     for _, row in table.iterrows():
@@ -581,7 +588,7 @@ def _caveats(data: tables.Results, verb: str, table: pd.DataFrame) -> list[Marku
         )  # fmt: skip
     if failed := int(table.failed.fillna(0).sum()):
         text = Markup("{} failed. Failures are counted, <a href='#failures'>listed</a>, and in no mean.")
-        said.append(text.format(several(failed, "training")))
+        said.append(text.format(pluralize(failed, "training")))
     return said
 
 
@@ -599,7 +606,7 @@ def _past_their_best(data: tables.Results, table: pd.DataFrame) -> Markup:
         if mean.iloc[-1] > PAST * mean.min():
             found.append(
                 f"{label} (lowest at epoch {mean.idxmin():g}, {ppl(mean.min())}; at the end, {ppl(mean.iloc[-1])}; "
-                f"n = {several(rows.run.nunique(), 'seed')})"
+                f"n = {pluralize(rows.run.nunique(), 'seed')})"
             )
     if not found:
         return Markup("")
@@ -633,7 +640,7 @@ def noise(data: tables.Results) -> list[Markup]:
             said.append(
                 Markup(
                     "Trained twice from one start, {} of one session ({}) end at the same weights, bit for bit."
-                ).format(several(len(again), "contender"), session)
+                ).format(pluralize(len(again), "contender"), session)
             )
         elif len(again):
             said.append(
@@ -641,7 +648,7 @@ def noise(data: tables.Results) -> list[Markup]:
                     "Trained twice from one start ({}), weights differ by up to {} after a few steps "
                     "(<code>{}</code>); {} of {} end at the same bits."
                 ).format(session, f"{again.max():.1g}", again.idxmax(), int((again == 0).sum()),
-                         several(len(again), "contender"))
+                         pluralize(len(again), "contender"))
             )  # fmt: skip
     for title, table in (("bench", data.bench), ("ablation", data.ablate)):
         own = select.finished(data, table)
@@ -669,7 +676,7 @@ def methods(data: tables.Results) -> list[str]:
         )
         if table.delta_nats.notna().any():
             base, level = next(iter(unique(table.baseline)), grids.BASELINE), select.level(table)
-            n, many = span(table.pairs.dropna()), several(select.family(table), "comparison")
+            n, many = format_range(table.pairs.dropna()), pluralize(select.family(table), "comparison")
             text += (
                 f" Differences to {base} are of log-perplexity, paired by seed (n = {n}), with a {level} % t "
                 f"interval; p is the exact paired sign-flip test (sampled above {stats.EXACT_UP_TO} pairs), adjusted "
@@ -689,11 +696,11 @@ def methods(data: tables.Results) -> list[str]:
         rounds = table.speed_samples.dropna()
         if len(rounds):
             text += (
-                f" Speed is of one seed alone, whole training steps, {span(rounds)} samples a variant, each a fresh "
-                "process, every contender once a round in random order; median and quartiles. A ratio is the median of "
-                "the rounds\u2019 ratios, with the exact interval of a median between order statistics (at least 94 %: "
-                "the range of 5 to 8 rounds). Which of two is faster cannot be told where that interval holds 1, or "
-                "where the median is no farther from 1 than one contender timed twice differs by from itself."
+                f" Speed is of one seed alone, whole training steps, {format_range(rounds)} samples a variant, each a "
+                "fresh process, every contender once a round in random order; median and quartiles. A ratio is the "
+                "median of the rounds\u2019 ratios, with the exact interval of a median between order statistics (at "
+                "least 94 %: the range of 5 to 8 rounds). Which of two is faster cannot be told where that interval "
+                "holds 1, or where the median is no farther from 1 than one contender timed twice is from itself."
             )
         said.append(text)
     return said
@@ -758,9 +765,9 @@ def _engine(row: pd.Series) -> str:
 
 
 def _times(ratio: speeds.SpeedRatio) -> str:
-    return f"{times(ratio.ratio)} {bracket(ratio.low, ratio.high, lambda x: f'{x:.2f}')}".strip()
+    return f"{times(ratio.ratio)} {format_interval(ratio.low, ratio.high, lambda x: f'{x:.2f}')}".strip()
 
 
 def _rounds(ratio: speeds.SpeedRatio) -> str:
-    disturbed = f", {several(ratio.disturbed, 'round')} of them disturbed throughout" if ratio.disturbed else ""
-    return f" (n = {several(ratio.rounds, 'round')}{disturbed})"
+    disturbed = f", {pluralize(ratio.disturbed, 'round')} of them disturbed throughout" if ratio.disturbed else ""
+    return f" (n = {pluralize(ratio.rounds, 'round')}{disturbed})"

@@ -10,8 +10,8 @@ ROUNDED = {"ieee": 1e-5, "tf32": 2e-3, "bf16": 2e-2}
 FLOAT32 = ("resident",)  # engines that know no float64
 
 
-def disagreement(run: Run, vocabulary: int) -> float:
-    """Return the largest difference from the plainest engine in float64, over one sequence and one training step.
+def max_abs_error(run: Run, vocabulary: int) -> float:
+    """Return the largest difference from the reference engine in float64, over one sequence and one training step.
 
     Of the losses, the last state, every gradient, and all that a training step leaves. At the size that is to be
     timed, from a state that is not zero, every weight random. 0 for the plainest itself. Of an engine that knows no
@@ -22,7 +22,7 @@ def disagreement(run: Run, vocabulary: int) -> float:
     import variants
     from variants.model import Model
 
-    plain = variants.plainest(run.variant)
+    plain = variants.reference_engine(run.variant)
     if run.engine == plain:
         return 0.0
     size, device = run.setting, run.device
@@ -49,9 +49,9 @@ def disagreement(run: Run, vocabulary: int) -> float:
     return float(max((a - b).abs().max() for a, b in zip(*found, strict=True)))
 
 
-def disagrees(run: Run, apart: float) -> str:
+def check_agreement(run: Run, apart: float) -> str:
     """'' where so large a difference is within what this engine may round, else why nothing it gives counts."""
     most = ROUNDED[run.precision] if run.engine in FLOAT32 else AGREE
     if apart <= most:
         return ""
-    return f"disagrees: {run.engine} differs from the plainest engine by {apart:.2g}, over {most:g}"
+    return f"disagrees: {run.engine} differs from the reference engine by {apart:.2g}, over {most:g}"

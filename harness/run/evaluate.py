@@ -77,7 +77,7 @@ def lesions(
     S, h, d = model.W_hq.shape
     trained = model.state_dict()
     found: list[dict[str, float | None]] = [{} for _ in range(S)]
-    for gate in [g for g in variants.found()[base].gates if g not in fixed]:
+    for gate in [g for g in variants.catalog()[base].gates if g not in fixed]:
         for value in HELD:
             lesion = f"{gate}={value:g}"
             name = f"{base}:" + ",".join(f"{g}={v}" for g, v in {**fixed, gate: value}.items())

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     pass
 
-# facts that `settle` decides
+# facts that `configure_process` decides
 SETTLED = ("threads", "matmul_precision", "cudnn_rnn_tf32", "flush_denormal", "keeps_pages", "deterministic",
            "cublas_workspace")  # fmt: skip
 _keeps_pages = False
@@ -65,8 +65,8 @@ def bits(device: str) -> str:
     """The machine's class of bits, 8 hexadecimal digits: two machines of one class train to the same bits.
 
     On a CPU the digest of a short training by each engine that can run here, from a fixed seed. A process asks once,
-    after `settle`. A GPU trains no two times to the same bits, unless asked to: there it is the digest of its name and
-    of the versions of torch, CUDA and driver.
+    after `configure_process`. A GPU trains no two times to the same bits, unless asked to: there it is the digest of
+    its name and of the versions of torch, CUDA and driver.
     """
     import torch
 
@@ -94,7 +94,7 @@ def bits(device: str) -> str:
     return found.hexdigest()[:8]
 
 
-def settle(threads: int, precision: str, deterministic: bool = False) -> None:
+def configure_process(threads: int, precision: str, deterministic: bool = False) -> None:
     """Set what must be set before a process's first parallel operation, and is recorded afterwards.
 
     `deterministic`: on CUDA the same bits twice, or RuntimeError where torch has no such way.

@@ -35,7 +35,7 @@ class CheckpointStore(Protocol):
         """Instead of what was saved before, whole or not at all. OSError where that cannot be."""
 
 
-class Watch:
+class Monitor:
     """Of one training: `seconds` it has trained, in all its sittings."""
 
     def __init__(self, device: str, progress: Progress, keep: CheckpointStore | None) -> None:

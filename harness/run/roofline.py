@@ -12,11 +12,12 @@ if TYPE_CHECKING:
 FED = ("loop", "fused")  # engines that a GPU is fed kernel by kernel: one waits for another at each character
 
 
-def ceiling(device: str) -> tuple[float, float]:
+def measure_peaks(device: str) -> tuple[float, float]:
     """What this machine reaches at best: GFLOP/s of float32, GiB/s of a large copy, read and written.
 
-    At the precision that `settle` set, with its threads. Of a large product of torch's and, on a CPU with a compiler,
-    of the micro-kernel of native.c the faster one: torch's own product (MKL) uses a fraction of an AMD processor.
+    At the precision that `configure_process` set, with its threads. Of a large product of torch's and, on a CPU with a
+    compiler, of the micro-kernel of native.c the faster one: torch's own product (MKL) uses a fraction of an AMD
+    processor.
     """
     import torch
 
@@ -67,7 +68,7 @@ def node_gap_us(nodes: int = 1000) -> float:
     return 1e6 * min(taken) / nodes
 
 
-def floor_ms(work: float, peak_gflops: float, steps: int, gap_us: float | None) -> float:
+def lower_bound_ms(work: float, peak_gflops: float, steps: int, gap_us: float | None) -> float:
     """What no training step of so many GFLOP can be faster than here: all of it at the peak rate, or, of a GPU that is
 
     fed kernel by kernel, one after the other forward and back through all steps, whichever is longer.
@@ -75,7 +76,7 @@ def floor_ms(work: float, peak_gflops: float, steps: int, gap_us: float | None) 
     return max(1000 * work / peak_gflops, 2 * steps * (gap_us or 0.0) / 1000)
 
 
-def gflop(model: Model, tokens: int) -> float:
+def gflop_per_step(model: Model, tokens: int) -> float:
     """Of a training step, what no method avoids: 6 operations a character and weight that multiplies a state.
 
     Two forward, two for the gradient of the state, two for that of the weight; the output layer's weights too.

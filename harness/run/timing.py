@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from harness.experiments.protocols import Protocol
 from harness.experiments.runs import Candidate, Run
-from harness.run.agreement import disagreement, disagrees
-from harness.run.machine import Fact, environment, settle
+from harness.run.agreement import check_agreement, max_abs_error
+from harness.run.machine import Fact, configure_process, environment
 from harness.run.process import command, describe, ended, follow_parent, leave, memory_kills
-from harness.run.roofline import FED, ceiling, floor_ms, gflop, node_gap_us
+from harness.run.roofline import FED, gflop_per_step, lower_bound_ms, measure_peaks, node_gap_us
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -136,8 +136,8 @@ def time_steps(run: Run, vocabulary: int, seeds: int = 1) -> Answer:
     resettable = _reset_high_water()
     apart, workspace = None, 0
     if device == "cuda":
-        apart = disagreement(run, vocabulary)  # compiles all that will run: the first step is none of a compiler
-        if reason := disagrees(run, apart):
+        apart = max_abs_error(run, vocabulary)  # compiles all that will run: the first step is none of a compiler
+        if reason := check_agreement(run, apart):
             return {"error": reason}
         torch.mm(*torch.ones(2, 64, 64, device=device))
         torch.cuda.empty_cache()
@@ -205,8 +205,8 @@ def time_steps(run: Run, vocabulary: int, seeds: int = 1) -> Answer:
         peak = (torch.cuda.max_memory_allocated() - workspace * (1 + run.capture)) / 2**20
     reserved = torch.cuda.max_memory_reserved() / 2**20 if allocated else None
     kernels = _kernels(lambda: timed(1), device)
-    work = gflop(model, n * steps)
-    peak_gflops, copied = ceiling(device)  # after the memory was read: its own would be counted
+    work = gflop_per_step(model, n * steps)
+    peak_gflops, copied = measure_peaks(device)  # after the memory was read: its own would be counted
     # what a step reached can be reached, whatever the machine was busy with since
     peak_gflops = max(peak_gflops, *(1000 * work / float(block["step_ms"]) for block in blocks))  # type: ignore[arg-type]
     gap_us = node_gap_us() if device == "cuda" else None
@@ -214,8 +214,8 @@ def time_steps(run: Run, vocabulary: int, seeds: int = 1) -> Answer:
         block["percent_of_peak"] = 100 * work / (float(block["step_ms"]) / 1000) / peak_gflops  # type: ignore[arg-type]
     again = repeat_difference(run, vocabulary, streams)
     if apart is None:
-        apart = disagreement(run, vocabulary)
-        if reason := disagrees(run, apart):
+        apart = max_abs_error(run, vocabulary)
+        if reason := check_agreement(run, apart):
             return {"error": reason}
     return {
         "blocks": blocks,
@@ -231,7 +231,7 @@ def time_steps(run: Run, vocabulary: int, seeds: int = 1) -> Answer:
         "peak_gflops": peak_gflops,
         "copy_gib_per_s": copied,
         "node_gap_us": gap_us,
-        "floor_ms": floor_ms(work, peak_gflops, steps if run.engine in FED else 1, gap_us),
+        "floor_ms": lower_bound_ms(work, peak_gflops, steps if run.engine in FED else 1, gap_us),
         "load": os.getloadavg()[0],
         "environment": environment(device),
     }
@@ -324,7 +324,7 @@ def main() -> NoReturn:
     request = json.loads(sys.stdin.read())
     fields = request["run"]
     run = Run(**{**fields, "protocol": Protocol(**fields["protocol"])})
-    settle(request["threads"], run.precision, run.deterministic)
+    configure_process(request["threads"], run.precision, run.deterministic)
     try:
         answer = time_steps(run, request["vocabulary"], request["seeds"])
     except Exception as error:  # the parent records it as a row

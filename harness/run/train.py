@@ -27,7 +27,7 @@ from harness.run.evaluate import evaluation_epochs, generate, lesions, score
 from harness.run.network import network
 from harness.run.outcome import Outcome, Point, divergence, perplexity
 from harness.run.process import describe
-from harness.run.progress import Arrays, CheckpointStore, Progress, Watch, get_rng_state, set_rng_state
+from harness.run.progress import Arrays, CheckpointStore, Monitor, Progress, get_rng_state, set_rng_state
 from variants.cell import State
 from variants.model import Model
 
@@ -111,7 +111,7 @@ def train(
     )  # fmt: skip
     model.unknown_nats = corpus.unknown_nats
     data = arrange(corpus, protocol, len(runs), device)
-    state, watch = TrainState(model, seeds, protocol), Watch(device, progress, keep)
+    state, watch = TrainState(model, seeds, protocol), Monitor(device, progress, keep)
     if checkpoint := watch.load():
         state.load_state_dict(checkpoint)
     graphs, uncaptured = _capture(model, data, protocol, len(runs)) if runs[0].capture else ({}, "")
@@ -139,7 +139,7 @@ def train(
     ]
 
 
-def train_epoch(state: TrainState, data: TextData, protocol: Protocol, watch: Watch, graphs: Graphs) -> Tensor:
+def train_epoch(state: TrainState, data: TextData, protocol: Protocol, watch: Monitor, graphs: Graphs) -> Tensor:
     """Train to the end of the epoch, by `graphs` where there are any. Return the mean loss (S,) in nats."""
     model = state.model
     model.train()
@@ -270,7 +270,7 @@ def _outcomes(state: TrainState, data: TextData, protocol: Protocol, final: tupl
 
 
 def _inspect(
-    model: Model, runs: Sequence[Run], corpus: text.Corpus, data: TextData, protocol: Protocol, watch: Watch
+    model: Model, runs: Sequence[Run], corpus: text.Corpus, data: TextData, protocol: Protocol, watch: Monitor
 ) -> tuple[dict[str, list[Any]], dict[str, str]]:
     """Look at the trained networks: field of `Outcome` -> its value of each seed, and why what is missing is."""
     unseen: dict[str, str] = {}

@@ -18,7 +18,7 @@ from harness.experiments.runs import Run
 from harness.experiments.tasks import SYMBOLS, TASKS, Batch, Task
 from harness.run import diagnostics
 from harness.run.outcome import Outcome
-from harness.run.progress import CheckpointStore, Progress, Watch
+from harness.run.progress import CheckpointStore, Monitor, Progress
 from variants.model import Model
 
 UPDATES = 100  # in an epoch: between two checks
@@ -43,7 +43,7 @@ def train(
     checks = np.full((setting.epochs, seeds), math.nan)
     ends = np.zeros(seeds, dtype=int)  # epoch at which each seed's training ended, 0 while it has not
     longer = np.full(seeds, math.nan)
-    first, watch = 0, Watch(device, progress, keep)
+    first, watch = 0, Monitor(device, progress, keep)
     if found := watch.load():
         model.restore(found)
         first, diverged = int(found["epoch"]), torch.from_numpy(found["diverged"]).to(device)

@@ -123,7 +123,7 @@ def test_a_network_in_javascript_computes_what_it_computes_in_python(tmp_path: P
     letters, wanted, names = list("?abcdefgh"), list[tuple[float, list[float]]](), list[str]()
     cases = list[dict[str, Any]]()
     cells: dict[str, type[Cell] | None] = {
-        **dict.fromkeys([*variants.found(), "gru:R=1", "gru:Z=0", "lstm:F=1"]),
+        **dict.fromkeys([*variants.catalog(), "gru:R=1", "gru:Z=0", "lstm:F=1"]),
         "odd": Odd,
     }
     kept = list[str]()
@@ -131,7 +131,7 @@ def test_a_network_in_javascript_computes_what_it_computes_in_python(tmp_path: P
         model = model_of("rnn" if cell else name, cell)
         spec = network.network(model, 0, letters, SYMBOLS)
         if "why" in spec:
-            assert derive.refuses(type(model.cell)) or "torch" in spec["why"], spec
+            assert derive.unsupported_reason(type(model.cell)) or "torch" in spec["why"], spec
             continue
         kept.append(name)
         own = [] if name.startswith("nn.") else list(spec["gates"])

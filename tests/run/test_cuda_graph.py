@@ -68,7 +68,7 @@ def test_no_verb_takes_a_gradient_that_cudnn_refuses(variant: str, monkeypatch: 
     """bench, ablate and reproduce train on text, probe on tasks, sweep times."""
     monkeypatch.setattr(timing, "BLOCK_S", 0.01)
     monkeypatch.setattr(timing, "WARM_S", 0.0)
-    monkeypatch.setattr(timing, "ceiling", lambda *how: (1.0, 1.0))
+    monkeypatch.setattr(timing, "measure_peaks", lambda *how: (1.0, 1.0))
     text = Run(variant, 0, TINY, "", "cpu", "library")
     for protocol in (TINY, dataclasses.replace(TINY, sampling="windows", train_characters=20, heldout_characters=10)):
         (outcome,) = training.train([dataclasses.replace(text, protocol=protocol)], embedded.embedded())
@@ -153,7 +153,7 @@ def test_weights_that_cudnn_laid_out_stay_where_they_are_and_train_alike(
 def test_a_probe_asks_nothing_of_an_engine_that_its_batch_size_does_not(
     task: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`fits` is asked of the batch size before it starts: whatever is called later is no larger."""
+    """`unsupported_size` is asked of the batch size before it starts: whatever is called later is no larger."""
     seen: list[int] = []
     real = Model.forward
     monkeypatch.setattr(Model, "forward", lambda m, X, state: seen.append(X.shape[2]) or real(m, X, state))  # type: ignore[func-returns-value]
@@ -161,7 +161,7 @@ def test_a_probe_asks_nothing_of_an_engine_that_its_batch_size_does_not(
     (outcome,) = train_task.train([Run("gru", 0, protocol, "", "cpu", "fused")])
     assert outcome.error == ""
     assert max(seen) <= 32
-    assert resident.fits(32, max(seen), "tf32") == ""
+    assert resident.unsupported_size(32, max(seen), "tf32") == ""
     assert sum(seen) >= tasks.SCORED + 32
 
 
@@ -414,8 +414,8 @@ def test_a_sample_on_a_gpu_agrees_before_its_first_step_and_tells_memory_apart(
     monkeypatch.setattr(timing, "BLOCK_S", 0.0)
     monkeypatch.setattr(timing, "WARM_S", 0.0)
     for name, value in {
-        "disagreement": lambda *of: (cuda.said.__iadd__(["agree"]), apart)[1], "environment": lambda device: {},
-        "ceiling": lambda device: (1e9, 1.0), "node_gap_us": lambda: 1.5, "_kernels": lambda *of: "",
+        "max_abs_error": lambda *of: (cuda.said.__iadd__(["agree"]), apart)[1], "environment": lambda device: {},
+        "measure_peaks": lambda device: (1e9, 1.0), "node_gap_us": lambda: 1.5, "_kernels": lambda *of: "",
         "repeat_difference": lambda *of: 0.0,
     }.items():  # fmt: skip
         monkeypatch.setattr(timing, name, value)
@@ -447,14 +447,14 @@ def test_the_peak_is_that_of_the_precision(precision: str, kind: torch.dtype, mo
     monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: precision)
     real = torch.ones
     monkeypatch.setattr(torch, "ones", lambda *size, device, **how: real([min(64, n) for n in size], **how))
-    roofline.ceiling("cuda")
+    roofline.measure_peaks("cuda")
     assert multiplied == {kind}
 
 
 def test_deterministic_fills_no_tensor_with_what_is_not_a_number() -> None:
     """All of it is written anyway: on a GPU it would be a kernel for each new tensor."""
     code = (
-        "import torch; from harness.run.machine import settle; settle(1, 'ieee', True); "
+        "import torch; from harness.run.machine import configure_process; configure_process(1, 'ieee', True); "
         "print(torch.are_deterministic_algorithms_enabled(), torch.empty(10_000).isnan().all().item())"
     )
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -21,7 +21,7 @@ from harness.run import machine, process, roofline, timing
 from variants.engines import native
 from variants.model import Model
 
-WITHOUT = native.refuses(variants.get("gru"))
+WITHOUT = native.unsupported_reason(variants.get("gru"))
 RUN = Run("rnn", 0, Protocol(hidden=8, batch_size=4, num_steps=5), "sha", "cpu")
 
 
@@ -182,13 +182,13 @@ def test_work_of_a_step_by_hand() -> None:
     h, v = 4, 28
     for variant, square in {"rnn": 1, "gru": 3, "gru:R=1": 2, "gru:Z=0,R=0": 0, "nn.gru": 3, "lstm": 4}.items():
         model = Model(variant, v, h, [0])
-        assert roofline.gflop(model, 10) == pytest.approx(6 * 10 * (square * h * h + h * v) / 1e9), variant
+        assert roofline.gflop_per_step(model, 10) == pytest.approx(6 * 10 * (square * h * h + h * v) / 1e9), variant
 
 
 def test_the_share_of_the_ceiling_is_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "BLOCK_S", 0.01)
     monkeypatch.setattr(timing, "WARM_S", 0.0)
-    monkeypatch.setattr(timing, "ceiling", lambda device: (2.0, 3.0))
+    monkeypatch.setattr(timing, "measure_peaks", lambda device: (2.0, 3.0))
     answer = timing.time_steps(RUN, vocabulary=28)
     assert (answer["peak_gflops"], answer["copy_gib_per_s"]) == (2.0, 3.0)
     for block in answer["blocks"]:
@@ -200,7 +200,7 @@ def test_a_step_is_never_above_the_ceiling(monkeypatch: pytest.MonkeyPatch) -> N
     """Where the machine was busier while the ceiling was measured than while the steps were."""
     monkeypatch.setattr(timing, "BLOCK_S", 0.01)
     monkeypatch.setattr(timing, "WARM_S", 0.0)
-    monkeypatch.setattr(timing, "ceiling", lambda device: (1e-9, 3.0))
+    monkeypatch.setattr(timing, "measure_peaks", lambda device: (1e-9, 3.0))
     blocks = timing.time_steps(RUN, vocabulary=28)["blocks"]
     assert max(block["percent_of_peak"] for block in blocks) == pytest.approx(100)
 
@@ -208,9 +208,9 @@ def test_a_step_is_never_above_the_ceiling(monkeypatch: pytest.MonkeyPatch) -> N
 def test_the_ceiling_is_the_faster_of_torch_s_product_and_our_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     """On an AMD processor torch's own reaches less than half of it."""
     monkeypatch.setattr(native, "arithmetic", lambda times: 1e15)
-    assert roofline.ceiling("cpu")[0] > 1e6
+    assert roofline.measure_peaks("cpu")[0] > 1e6
     monkeypatch.setattr(native, "arithmetic", lambda times: 0.0)  # no compiler
-    assert 0.1 < roofline.ceiling("cpu")[0] < 1e6
+    assert 0.1 < roofline.measure_peaks("cpu")[0] < 1e6
 
 
 @pytest.mark.skipif(bool(WITHOUT), reason=WITHOUT or "it runs")
@@ -245,7 +245,7 @@ def test_neither_the_first_step_nor_a_cold_machine_is_in_a_block(monkeypatch: py
     machine = Machine(first_s=7.0, warm_s=0.25)
     monkeypatch.setattr("harness.run.progress.clock", machine.clock)
     monkeypatch.setattr("harness.run.train.epoch_of", machine.epoch)
-    monkeypatch.setattr(timing, "ceiling", lambda device: (1e9, 3.0))
+    monkeypatch.setattr(timing, "measure_peaks", lambda device: (1e9, 3.0))
     monkeypatch.setattr(timing, "_kernels", lambda step, device: "")
     answer = timing.time_steps(RUN, vocabulary=28, seeds=seeds)
     assert answer["first_step_ms"] == pytest.approx(7000.0)
@@ -258,16 +258,16 @@ def test_neither_the_first_step_nor_a_cold_machine_is_in_a_block(monkeypatch: py
 def test_memory_used_before_is_not_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "BLOCK_S", 0.01)
     monkeypatch.setattr(timing, "WARM_S", 0.0)
-    monkeypatch.setattr(timing, "ceiling", lambda device: (1e9, 3.0))
+    monkeypatch.setattr(timing, "measure_peaks", lambda device: (1e9, 3.0))
     before = torch.ones(2**27)  # 512 MiB
     del before
     assert timing.time_steps(RUN, vocabulary=28)["peak_memory_mib"] < 256
 
 
 def test_a_floor_is_the_longer_of_work_and_waiting(answer: timing.Answer) -> None:
-    assert roofline.floor_ms(1.42, 330.0, 35, None) == pytest.approx(4.303, abs=0.001)
-    assert roofline.floor_ms(1.42, 50_000.0, 35, 1.2) == pytest.approx(0.084)  # 70 dependent kernels
-    assert roofline.floor_ms(1.42, 10_000.0, 35, 1.2) == pytest.approx(0.142)
+    assert roofline.lower_bound_ms(1.42, 330.0, 35, None) == pytest.approx(4.303, abs=0.001)
+    assert roofline.lower_bound_ms(1.42, 50_000.0, 35, 1.2) == pytest.approx(0.084)  # 70 dependent kernels
+    assert roofline.lower_bound_ms(1.42, 10_000.0, 35, 1.2) == pytest.approx(0.142)
     assert answer["node_gap_us"] is None  # of a GPU
     block = answer["blocks"][0]
     assert answer["floor_ms"] / block["step_ms"] == pytest.approx(block["percent_of_peak"] / 100)
@@ -279,7 +279,7 @@ def test_a_gap_between_kernels_of_a_gpu_is_microseconds() -> None:
 
 
 def test_a_ceiling_is_a_rate() -> None:
-    rate, copied = roofline.ceiling("cpu")
+    rate, copied = roofline.measure_peaks("cpu")
     assert rate > 0.1
     assert copied > 0.01
 

@@ -304,8 +304,8 @@ def test_a_cell_that_inherits_is_found_with_its_gates_and_no_engine_of_its_paren
         "(GRU)", "(base.GRU)" if "base" in new else "(variants.gru.GRU)" if "import variants" in new else "(GRU)"
     )
     (folder / "child.py").write_text(text)
-    assert registry.found()["child"].gates == ("Z", "R")
-    assert registry.found()["child"].about == "A GRU with a ReLU."
+    assert registry.catalog()["child"].gates == ("Z", "R")
+    assert registry.catalog()["child"].about == "A GRU with a ReLU."
     cell = registry.get("child")
     assert cell.gates() == ["Z", "R"]
     can = [engine for engine, reason in registry.refusals("child:R=1").items() if not reason]
@@ -347,9 +347,9 @@ class Later(Late):
 class _Hidden(Late):
     name = "hidden"
 ''')
-    assert registry.found()["late"].gates == ("Z", "U") == tuple(registry.get("late").gates())
-    assert registry.found()["later"].cls == "Later"
-    assert "hidden" not in registry.found()
+    assert registry.catalog()["late"].gates == ("Z", "U") == tuple(registry.get("late").gates())
+    assert registry.catalog()["later"].cls == "Later"
+    assert "hidden" not in registry.catalog()
     assert registry.get("late:Z=0.5").absent >= {"W_xz", "W_hz", "b_z"}
 
 
@@ -357,8 +357,8 @@ def test_a_child_of_torchs_own_runs_in_torchs_own(folder: Path) -> None:
     (folder / "mine.py").write_text(
         '"""Mine."""\nfrom variants.library import GRU\n\n\nclass Mine(GRU):\n    name = "nn.mine"\n'
     )
-    assert registry.found()["nn.mine"].library
-    assert registry.plainest("nn.mine") == "library"
+    assert registry.catalog()["nn.mine"].library
+    assert registry.reference_engine("nn.mine") == "library"
 
 
 def test_a_step_written_anew_is_not_scanned_with_the_old_one() -> None:
@@ -366,9 +366,9 @@ def test_a_step_written_anew_is_not_scanned_with_the_old_one() -> None:
         def step(self, X: Tensor, H: Tensor) -> Tensor:
             return H + X @ self.W_xh
 
-    assert "written anew" in scan.refuses(Own)
-    assert scan.refuses(MinGRU) == ""
-    assert scan.refuses(fix(MinGRU, (("Z", 0.3),))) == ""
+    assert "written anew" in scan.unsupported_reason(Own)
+    assert scan.unsupported_reason(MinGRU) == ""
+    assert scan.unsupported_reason(fix(MinGRU, (("Z", 0.3),))) == ""
 
 
 def test_a_stray_file_hurts_who_asks_for_it_and_nobody_else(folder: Path) -> None:
@@ -388,7 +388,7 @@ def test_a_stray_file_hurts_who_asks_for_it_and_nobody_else(folder: Path) -> Non
         "from .cell import Cell\n\n\nclass Quits(Cell):\n    pass\n\n\nraise SystemExit(3)\n"
     )
     (folder / "helper.py").write_text("def helper(): ...\n")
-    assert list(registry.found()) == ["gru", "min_gru", "quits", "wants", "nn.rnn", "nn.gru", "nn.lstm"]
+    assert list(registry.catalog()) == ["gru", "min_gru", "quits", "wants", "nn.rnn", "nn.gru", "nn.lstm"]
     for name, said in {
         "draft": "variants/draft.py cannot be used: invalid syntax (line 1)",
         "latin": "variants/latin.py cannot be used: (unicode error)",

@@ -88,7 +88,7 @@ def executed(work: Callable[[], object]) -> set[tuple[Path, int]]:
 
 def trains(variant: str, engine: str, protocol: Protocol, text: corpus.Corpus) -> None:
     run = Run(variant, 0, protocol, text.sha256, "cpu", engine)
-    machine.settle(1, "ieee")
+    machine.configure_process(1, "ieee")
     with unittest.mock.patch.object(train, "network", return_value={}):  # it only keeps: a stop of every key
         _ = train.train([run], text) if protocol.task == "text" else train_task.train([run])
 
@@ -141,7 +141,7 @@ def test_what_no_training_follows_from_changes_no_key(home: Path) -> None:
     before = [prints(home, *one) for one in settings]
     used: dict[Path, set[str]] = {}
     for variant, engine, roots in settings:
-        entry = registry.found()[registry.parse(variant)[0]]
+        entry = registry.catalog()[registry.parse(variant)[0]]
         own = [f"variants.{entry.file}.{entry.cls}", f"variants.engines.{engine}.unroll", "variants.model.Model"]
         walk = _Walk(home, planning.NO_NUMBERS, [*own, *COMPUTED, *roots])
         list(walk.said())
@@ -429,8 +429,8 @@ def test_what_a_file_does_when_it_is_imported_is_in_the_key(home: Path) -> None:
 def test_a_helper_beside_a_cell_through_the_command_line(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (home / "variants/mathx.py").write_text(ACT)
     (home / "variants/mine.py").write_text(CELL.format(imports="from .mathx import act", act="act", local=""))
-    entry = registry.Entry("mine", "Mine", (), "")
-    monkeypatch.setattr("variants.fingerprint.found", lambda: {**registry.found(), "mine": entry})
+    entry = registry.VariantInfo("mine", "Mine", (), "")
+    monkeypatch.setattr("variants.fingerprint.catalog", lambda: {**registry.catalog(), "mine": entry})
     monkeypatch.setattr("variants.fingerprint.parse", lambda name: (name, {}))
     before = prints(home, "mine", "loop")
     edit(home / "variants/mathx.py", ("tanh", "relu"))

@@ -63,7 +63,7 @@ def test_a_file_is_its_cell_and_the_cell_is_known_by_name_too() -> None:
     write("cells/mine.py")
     asked = ["gru", "cells/mine.py", "mine:Z=1.0", "./cells/mine.py:Z=0", "cells/mine.py:Mine:Z=.5", "cells/mine.py"]
     assert outside.resolve(asked) == ("gru", "mine", "mine:Z=1", "mine:Z=0", "mine:Z=0.5")
-    assert registry.found()["mine"].gates == ("Z",)
+    assert registry.catalog()["mine"].gates == ("Z",)
     assert variants.get("mine:Z=0").absent == {"W_xz", "W_hz", "b_z"}
     refusals = variants.refusals("mine")
     assert not any(refusals[engine] for engine in ("native", "fused", "loop"))
@@ -122,7 +122,7 @@ def test_another_process_finds_it_and_a_file_edited_since_is_read_anew() -> None
     assert "W_xz" in done.stdout, done.stderr
     write("mine.py", CELL.replace("def Z", "def U").replace("self.Z", "self.U"))
     outside.resolve(["mine.py"])
-    assert registry.found()["mine"].gates == ("U",) == tuple(variants.get("mine").gates())
+    assert registry.catalog()["mine"].gates == ("U",) == tuple(variants.get("mine").gates())
 
 
 # ---- its key ----
@@ -244,7 +244,7 @@ def test_new_cell_writes_a_cell_and_its_twin_that_pass(folder: Path, capsys: pyt
 
     assert main(["new", "cell", "my_cell"]) == 0
     assert outside.resolve(["my_cell.py"]) == ("my_cell",)
-    assert registry.found()["my_cell"].about.startswith("my_cell: ")
+    assert registry.catalog()["my_cell"].about.startswith("my_cell: ")
     code = compile(Path("test_my_cell.py").read_text(encoding="utf-8"), "test_my_cell.py", "exec")
     space = {"__file__": str(folder / "test_my_cell.py"), "__name__": "test_my_cell"}
     exec(code, space)

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import variants
-from variants import canonical, found, parse
+from variants import canonical, catalog, parse
 from variants.cell import Cell
 from variants.library import Library
 from variants.model import Model, initial, kept
@@ -157,11 +157,11 @@ def test_torchs_modules_start_where_their_cells_start(init: str) -> None:
 
 
 @pytest.mark.parametrize("init", ["book", "torch"])
-@pytest.mark.parametrize("variant", found())
+@pytest.mark.parametrize("variant", catalog())
 def test_every_tensor_starts_from_its_seed_and_its_name(variant: str, init: str) -> None:
     """Of every cell, and of the output layer: none ignores its seed, none repeats another's numbers."""
     seeds = [3, 7]
-    if found()[variant].library:
+    if catalog()[variant].library:
         models = [Model(variant, 5, 6, [seed], init=init) for seed in seeds]
         cells = [dict(model.cell.named_parts()) for model in models if isinstance(model.cell, Library)]
         starts = {name: torch.cat([cell[name] for cell in cells]) for name in cells[0]}
@@ -232,13 +232,13 @@ def test_one_spelling(typed: str, spelt: str) -> None:
     assert variants.get(spelt) is variants.get(typed)
 
 
-GATED = [name for name, entry in found().items() if entry.gates]
+GATED = [name for name, entry in catalog().items() if entry.gates]
 
 
 @given(st.data())
 def test_spelling_keeps_the_values(data: st.DataObject) -> None:
     base = data.draw(st.sampled_from(GATED))
-    values = data.draw(st.dictionaries(st.sampled_from(found()[base].gates), st.floats(0, 1), min_size=1))
+    values = data.draw(st.dictionaries(st.sampled_from(catalog()[base].gates), st.floats(0, 1), min_size=1))
     typed = base + ":" + ",".join(f"{gate}={value!r}" for gate, value in values.items())
     assert parse(canonical(typed)) == parse(typed) == (base, values)
     assert canonical(canonical(typed)) == canonical(typed)
@@ -282,15 +282,15 @@ def test_what_is_read_in_the_files_is_what_python_makes_of_them() -> None:
             base = isinstance(thing, type) and issubclass(thing, Cell) and thing not in (Cell, Library)
             if base and thing.__module__ == module.__name__:
                 classes.add((path.stem, name))
-    assert {(entry.file, entry.cls) for entry in found().values()} == classes
-    for name, entry in found().items():
+    assert {(entry.file, entry.cls) for entry in catalog().values()} == classes
+    for name, entry in catalog().items():
         assert variants.get(name).gates() == list(entry.gates)
-    assert found()["gru"].gates == ("Z", "R")  # as they are defined, not as they are sorted
-    assert found()["lstm"].gates == ("I", "F", "O")
+    assert catalog()["gru"].gates == ("Z", "R")  # as they are defined, not as they are sorted
+    assert catalog()["lstm"].gates == ("I", "F", "O")
 
 
 def test_torchs_own_come_after_those_written_here() -> None:
-    names = list(variants.found())
+    names = list(variants.catalog())
     here = [name for name in names if not name.startswith("nn.")]
     assert names == [*sorted(here), "nn.rnn", "nn.gru", "nn.lstm"]
     assert len(here) >= 16
@@ -306,11 +306,11 @@ class Hidden:
 sys.meta_path.insert(0, Hidden())
 import variants
 from variants.fingerprint import fingerprint
-print(variants.canonical("gru:R=1.0,Z=0"), variants.plainest("nn.gru"), len(fingerprint("lstm")))
-print(*variants.found())
+print(variants.canonical("gru:R=1.0,Z=0"), variants.reference_engine("nn.gru"), len(fingerprint("lstm")))
+print(*variants.catalog())
 """
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
-    assert said.split() == ["gru:Z=0,R=1", "library", "16", *found()]
+    assert said.split() == ["gru:Z=0,R=1", "library", "16", *catalog()]
 
 
 def test_variants_imports_nothing_of_harness() -> None:

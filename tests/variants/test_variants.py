@@ -11,15 +11,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from variants import found, get, parse, plainest, registry
+from variants import catalog, get, parse, reference_engine, registry
 from variants.cell import Cell, State
 from variants.library import Library
 from variants.model import Model
 
 pytestmark = pytest.mark.filterwarnings("error")
 
-SCRATCH = [name for name, entry in found().items() if not entry.library]
-TORCH = [name for name, entry in found().items() if entry.library]
+SCRATCH = [name for name, entry in catalog().items() if not entry.library]
+TORCH = [name for name, entry in catalog().items() if entry.library]
 
 
 NO_NUMBER = ["min_lstm:F=0,I=0"]  # nothing kept and nothing let in, scaled to add up to one
@@ -27,7 +27,7 @@ NO_NUMBER = ["min_lstm:F=0,I=0"]  # nothing kept and nothing let in, scaled to a
 
 def fixings(name: str) -> list[str]:
     """Every gate of a cell at 0, 1/2, 1, and every two of its gates at each of those."""
-    gates = found()[name].gates
+    gates = catalog()[name].gates
     ones = [f"{name}:{g}={v}" for g in gates for v in (0, 0.5, 1)]
     twos = [
         f"{name}:{g}={v},{k}={w}"
@@ -66,7 +66,7 @@ def distinct(cell: Cell, seed: int = 0) -> dict[str, Tensor]:
 
 
 def unroll(name: str, cell: Cell, X: Tensor, state: State) -> tuple[Tensor, State]:
-    outputs, state = importlib.import_module(f"variants.engines.{plainest(name)}").unroll(cell, X, state)
+    outputs, state = importlib.import_module(f"variants.engines.{reference_engine(name)}").unroll(cell, X, state)
     return outputs, state
 
 
@@ -462,7 +462,7 @@ def test_no_output_knows_a_later_input(name: str) -> None:
         assert X.grad is not None
         assert not X.grad[3:].any()
         reached = X.grad[:3].flatten(1) != 0
-        off = name in SCRATCH and "relu" in (registry.HERE / f"{found()[name].file}.py").read_text(encoding="utf-8")
+        off = name in SCRATCH and "relu" in (registry.HERE / f"{catalog()[name].file}.py").read_text(encoding="utf-8")
         assert (reached.any(1) if off else reached).all()  # a ReLU that is off passes nothing
 
 

@@ -2,12 +2,12 @@
 
 Each file has
 
-    refuses(variant, device) -> str     why it cannot run that cell there, '' when it can
+    unsupported_reason(variant, device) -> str     why it cannot run that cell there, '' when it can
     unroll(cell, X, state)              characters X (T, S, n) as indices, state -> outputs (T, S, n, h), state
 
 and may have
 
-    fits(hidden, batch, precision)      why a size does not fit, '' where it does
+    unsupported_size(hidden, batch, precision)      why a size does not fit, '' where it does
     Trainer(model)                      whole training steps without autograd: `serves(X)`, `step`, as `Model.learn`
 
 derive.py makes of a cell's `step` what an engine runs; emit.py writes that as C.

@@ -21,7 +21,7 @@ from ..rnn import RNN
 States = tuple[list[Tensor], State]
 
 
-def refuses(variant: type[Cell], device: str = "cpu") -> str:
+def unsupported_reason(variant: type[Cell], device: str = "cpu") -> str:
     return "" if variant in NETWORKS else "the book writes rnn, gru and lstm, with no gate fixed"
 
 

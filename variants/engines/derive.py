@@ -576,7 +576,7 @@ def program(variant: type[Cell], d: int, h: int, training: bool = True) -> Progr
     return Program(variant, d, h, training)
 
 
-def refuses(variant: type[Cell]) -> str:
+def unsupported_reason(variant: type[Cell]) -> str:
     """Why nothing can be derived from a variant's `step`, '' where it can."""
     if hasattr(variant, "module"):
         return "torch runs it in one call, there is no step to derive from"

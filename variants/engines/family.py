@@ -24,7 +24,7 @@ from ..gru_after import GRUAfter
 from ..rnn import RNN
 
 
-def refuses(variant: type[Cell], device: str = "cpu") -> str:
+def unsupported_reason(variant: type[Cell], device: str = "cpu") -> str:
     if (variant.written or variant) not in (RNN, GRU, GRUAfter):  # what inherits from them may step otherwise
         return "it is written for rnn, gru, gru_after and their fixed gates"
     if variant.fixed.get("Z") == 1:
@@ -34,7 +34,7 @@ def refuses(variant: type[Cell], device: str = "cpu") -> str:
 
 def unroll(cell: Cell, X: Tensor, state: State, recurrence: type[torch.autograd.Function]) -> tuple[Tensor, State]:
     """As every engine's; `recurrence` is what runs in time."""
-    if reason := refuses(type(cell)):
+    if reason := unsupported_reason(type(cell)):
         raise ValueError(reason)
     held = cell.fixed if cell.gates() else {"Z": 0.0, "R": 1.0}  # rnn is the GRU with both gates fixed
     gates = [symbol.lower() for symbol in "ZR" if symbol not in held]

@@ -29,12 +29,12 @@ OUT = ("sigmoid", "tanh", "exp", "log", "sqrt", "reciprocal", "abs", "erf")  # t
 Step = Callable[[Values, Parts, Parts, list[Tensor]], None]
 
 
-def refuses(variant: type[Cell], device: str = "cpu") -> str:
-    return derive.refuses(variant)
+def unsupported_reason(variant: type[Cell], device: str = "cpu") -> str:
+    return derive.unsupported_reason(variant)
 
 
 def unroll(cell: Cell, X: Tensor, state: State) -> tuple[Tensor, State]:
-    if reason := refuses(type(cell)):
+    if reason := unsupported_reason(type(cell)):
         raise ValueError(reason)
     plan = derive.program(type(cell), cell.d, cell.h, cell.training)  # type: ignore[arg-type]
     table, at, matrices, rows = derive.prepare(plan, cell, X)

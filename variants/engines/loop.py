@@ -12,7 +12,7 @@ from torch import Tensor
 from ..cell import Cell, State
 
 
-def refuses(variant: type[Cell], device: str = "cpu") -> str:
+def unsupported_reason(variant: type[Cell], device: str = "cpu") -> str:
     return "torch runs it in one call, there is no step to loop over" if hasattr(variant, "module") else ""
 
 

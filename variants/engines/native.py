@@ -38,10 +38,10 @@ ADAM = (0.9, 0.999, 1e-8)  # betas, and what keeps a division from 0
 PATIENCE_S = 300.0  # with a compiler: it takes seconds
 
 
-def refuses(variant: type[Cell], device: str = "cpu") -> str:
+def unsupported_reason(variant: type[Cell], device: str = "cpu") -> str:
     if device != "cpu":
         return "it runs on the CPU"
-    if reason := derive.refuses(variant):
+    if reason := derive.unsupported_reason(variant):
         return reason
     try:
         for dtype in REALS:
@@ -90,7 +90,7 @@ class Update(ctypes.Structure):
 
 
 def unroll(cell: Cell, X: Tensor, state: State) -> tuple[Tensor, State]:
-    if reason := refuses(type(cell)):
+    if reason := unsupported_reason(type(cell)):
         raise ValueError(reason)
     plan = derive.program(type(cell), cell.d, cell.h, cell.training)  # type: ignore[arg-type]
     table, at_, matrices, rows = derive.prepare(plan, cell, X)

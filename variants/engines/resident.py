@@ -30,15 +30,15 @@ PRECISIONS = {"highest": "ieee", "high": "tf32", "medium": "bf16"}  # as torch n
 LEAST, LARGEST, BATCH = 32, 256, 32  # hidden sizes, powers of two, and sequences, that fit on chip
 
 
-def refuses(variant: type[Cell], device: str = "cpu") -> str:
-    if reason := family.refuses(variant, device):
+def unsupported_reason(variant: type[Cell], device: str = "cpu") -> str:
+    if reason := family.unsupported_reason(variant, device):
         return reason
     if device != "cuda":
         return "it runs on CUDA"
     return "" if triton else "triton is not installed"
 
 
-def fits(hidden: int, batch: int, precision: str) -> str:
+def unsupported_size(hidden: int, batch: int, precision: str) -> str:
     """Why a size does not fit on chip, '' where it does."""
     if precision not in PRECISIONS.values() or precision == "ieee":
         return "its products are tf32 or bf16: in ieee the weights do not stay in registers"
@@ -78,7 +78,7 @@ class Recurrence(torch.autograd.Function):
         X, table = X.contiguous(), table.contiguous()
         S, T, n = X.shape
         columns, h = table.shape[-1], H0.shape[-1]
-        if reason := fits(h, n, PRECISIONS[torch.get_float32_matmul_precision()]):
+        if reason := unsupported_size(h, n, PRECISIONS[torch.get_float32_matmul_precision()]):
             raise ValueError(f"resident: {reason}")
         if S * T * n * columns >= 2**31:
             raise ValueError(

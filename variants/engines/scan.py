@@ -12,7 +12,7 @@ from torch import Tensor
 from ..cell import Cell, State
 
 
-def refuses(variant: type[Cell], device: str = "cpu") -> str:
+def unsupported_reason(variant: type[Cell], device: str = "cpu") -> str:
     if not hasattr(variant, "linear"):
         return "its state is not a linear function of the state before (it has no method `linear`)"
     step, linear = (next(c for c in variant.__mro__ if name in vars(c)) for name in ("step", "linear"))
@@ -24,7 +24,7 @@ def refuses(variant: type[Cell], device: str = "cpu") -> str:
 
 
 def unroll(cell: Cell, X: Tensor, state: State) -> tuple[Tensor, State]:
-    if reason := refuses(type(cell)):
+    if reason := unsupported_reason(type(cell)):
         raise ValueError(reason)
     A, B = cell.linear(cell.one_hot(X))
     A = A.expand_as(B) if isinstance(A, Tensor) else torch.full_like(B, A)  # a gate held is a number

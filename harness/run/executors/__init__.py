@@ -36,7 +36,7 @@ class Finished:
 
 
 @dataclass(frozen=True)
-class Underway:
+class InProgress:
     """A sign of life: the share of a group of runs that is done, and its first seed's held-out perplexity."""
 
     runs: tuple[Run, ...]
@@ -50,8 +50,8 @@ class FileStore(CheckpointStore, Protocol):
     path: Path
 
 
-Tell = Callable[[Underway], None]
-Keeper = Callable[[Sequence[Run], Mapping[str, Fact]], CheckpointStore]  # of a group, on a machine in that state
+OnProgress = Callable[[InProgress], None]
+OpenCheckpoint = Callable[[Sequence[Run], Mapping[str, Fact]], CheckpointStore]  # of a group, on such a machine
 # The same in any folder: `record.store.checkpoint`, which a cluster's nodes call with a folder of their own.
 Checkpoints = Callable[[Path, Sequence[Run], Mapping[str, Fact]], FileStore]
 

@@ -1,8 +1,8 @@
 """WHERE IT RUNS: here, or in single-threaded worker processes, one a core.
 
 Rule: on a CPU every training runs on one thread, so its numbers do not depend on how many workers there are. What an
-engine trains counts only where it agrees with the plainest, there and then. A run that fails is an outcome with an
-error; the others go on.
+engine trains counts only where it agrees with the reference engine, there and then. A run that fails is an outcome with
+an error; the others go on.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from harness.experiments.runs import Run
 from harness.experiments.tasks import TASKS
 from harness.files import now
 from harness.plan import source
-from harness.run.agreement import disagreement, disagrees
+from harness.run.agreement import check_agreement, max_abs_error
 from harness.run.executors import Finished as Finished
-from harness.run.executors import Keeper, Tell, group_batchable
-from harness.run.executors import Underway as Underway
-from harness.run.machine import Fact, settle, training_facts
+from harness.run.executors import InProgress as InProgress
+from harness.run.executors import OnProgress, OpenCheckpoint, group_batchable
+from harness.run.machine import Fact, configure_process, training_facts
 from harness.run.outcome import Outcome
 from harness.run.process import command, describe, ended, follow_parent, keep_streams, memory_kills
 from harness.run.train import train
@@ -64,8 +64,8 @@ def execute(
     runs: Iterable[Run],
     corpus: Corpus,
     workers: int,
-    tell: Tell = lambda sign: None,
-    keeper: Keeper | None = None,
+    tell: OnProgress = lambda sign: None,
+    open_checkpoint: OpenCheckpoint | None = None,
 ) -> Iterator[Finished]:
     """Train every run, yielded as it ends; `tell` hears of those underway. Closing the iterator ends the workers.
 
@@ -78,20 +78,20 @@ def execute(
         todo = [first, *groups]
         # one process for all that trains its seeds side by side: what a fault leaves behind in it is lost with it
         side_by_side = [pack for pack in todo if pack[0].engine != "library"]
-        yield from Pool(side_by_side, corpus, 1, tell, keeper).results()
+        yield from Pool(side_by_side, corpus, 1, tell, open_checkpoint).results()
         # torch's own modules take one seed at a time, which leaves most of a GPU idle: several processes share it
         library = [pack for pack in todo if pack[0].engine == "library"]
-        yield from Pool(library, corpus, min(SHARING, cores(), len(library)), tell, keeper).results()
+        yield from Pool(library, corpus, min(SHARING, cores(), len(library)), tell, open_checkpoint).results()
     else:
-        yield from Pool(itertools.chain([first], groups), corpus, workers, tell, keeper).results()
+        yield from Pool(itertools.chain([first], groups), corpus, workers, tell, open_checkpoint).results()
 
 
 def _one(
     pack: Sequence[Run],
     corpus: Corpus,
     workers: int,
-    tell: Callable[[Underway | Trained], None],
-    keeper: Keeper | None = None,
+    tell: Callable[[InProgress | Trained], None],
+    open_checkpoint: OpenCheckpoint | None = None,
 ) -> list[Finished]:
     """Train a pack in this process."""
 
@@ -106,10 +106,10 @@ def _one(
         tell(Trained(tuple(finished(outcomes))))
 
     def progress(share: float, perplexity: float | None) -> None:
-        tell(Underway(tuple(pack), share, perplexity))
+        tell(InProgress(tuple(pack), share, perplexity))
 
     started, begun, facts = now(), time.perf_counter(), training_facts(pack[0].device)
-    keep = keeper(pack, facts) if keeper else None
+    keep = open_checkpoint(pack, facts) if open_checkpoint else None
     try:
         text = pack[0].protocol.task == "text"
         inputs = len(corpus.vocabulary) if text else TASKS[pack[0].protocol.task].inputs
@@ -128,7 +128,7 @@ def _one(
 @functools.cache
 def _disagrees(run: Run, inputs: int) -> str:
     """Asked once for all seeds of a variant: why what this engine trains does not count, '' where it does."""
-    return disagrees(run, disagreement(run, inputs))
+    return check_agreement(run, max_abs_error(run, inputs))
 
 
 def serve(pipe: int, shared: int, parent: int) -> None:
@@ -141,13 +141,13 @@ def serve(pipe: int, shared: int, parent: int) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     ours = Connection(pipe)
     try:
-        workers, like, keeper = ours.recv()
+        workers, like, open_checkpoint = ours.recv()
         with mmap.mmap(shared, 0, access=mmap.ACCESS_READ) as text:
             corpus = pickle.loads(text)
-        settle(1, like.precision, like.deterministic)
+        configure_process(1, like.precision, like.deterministic)
         ours.send(training_facts(like.device))
         while True:
-            for finished in _one(ours.recv(), corpus, workers, ours.send, keeper):
+            for finished in _one(ours.recv(), corpus, workers, ours.send, open_checkpoint):
                 ours.send(finished)
     except (EOFError, BrokenPipeError, ConnectionResetError):  # the parent has ended, or needs it no more
         return
@@ -219,10 +219,15 @@ class Pool:
     """
 
     def __init__(
-        self, groups: Iterable[list[Run]], corpus: Corpus, size: int, on_progress: Tell, keeper: Keeper | None
+        self,
+        groups: Iterable[list[Run]],
+        corpus: Corpus,
+        size: int,
+        on_progress: OnProgress,
+        open_checkpoint: OpenCheckpoint | None,
     ) -> None:
         self.groups, self.corpus, self.size = iter(groups), corpus, size
-        self.on_progress, self.keeper = on_progress, keeper
+        self.on_progress, self.open_checkpoint = on_progress, open_checkpoint
         self.workers: list[Worker] = []
         self.ahead: list[list[Run]] = []  # the next group, where a look has been taken at it
 
@@ -277,7 +282,7 @@ class Pool:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             theirs.close()
         with contextlib.suppress(OSError):  # it has died since: the next look at the pipe says so
-            ours.send((self.size, self.ahead[0][0], self.keeper))
+            ours.send((self.size, self.ahead[0][0], self.open_checkpoint))
         return worker
 
     def assign(self, worker: Worker) -> None:
@@ -315,7 +320,7 @@ class Pool:
             worker.silent_s = 0.0
             if isinstance(event, dict):
                 worker.facts = event
-            elif isinstance(event, Underway):
+            elif isinstance(event, InProgress):
                 self.on_progress(event)
             elif isinstance(event, Trained) and {done.run for done in event.finished} <= set(worker.group):
                 worker.trained = {done.run: done for done in event.finished}

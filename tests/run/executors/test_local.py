@@ -37,7 +37,7 @@ def test_workers_give_what_one_process_gives_and_a_dead_one_is_a_row(monkeypatch
     """In one test, because starting processes that import torch is the slow part of it."""
     text = embedded.embedded()
     deadly = dataclasses.replace(RUNS[0], seed=7)
-    signs: list[local.Underway] = []
+    signs: list[local.InProgress] = []
     monkeypatch.setattr(local, "SERVE", f"from {__name__} import serve_but_die_at_seed_7 as serve")
     ended = {f.run: f for f in local.execute([RUNS[0], deadly, *RUNS[1:]], text, 2, signs.append)}
     assert set(ended) == {*RUNS, deadly}
@@ -186,7 +186,7 @@ def serve_as_a_gpu(pipe: int, shared: int, parent: int) -> None:
         facts: dict[str, Fact] = {"pid": os.getpid()}
         return [local.Finished(run, said.get(run.variant, Outcome()), 0.0, 1, 0.0, "", facts) for run in pack]
 
-    vars(local).update(_one=one, settle=lambda *how: None, environment=lambda device: {})
+    vars(local).update(_one=one, configure_process=lambda *how: None, environment=lambda device: {})
     local.serve(pipe, shared, parent)
 
 
@@ -235,7 +235,7 @@ def test_what_an_engine_that_disagrees_trains_does_not_count(monkeypatch: pytest
     for seed in (0, 1):
         run = dataclasses.replace(RUNS[0], seed=seed, engine="fused")
         (finished,) = local._one([run], embedded.embedded(), 1, lambda sign: None)
-        said = "disagrees: fused differs from the plainest engine by 1e-09, over 1e-10: --engine names another"
+        said = "disagrees: fused differs from the reference engine by 1e-09, over 1e-10: --engine names another"
         assert finished.outcome == Outcome(error=said)
     assert len(set(map(id, asked))) == 1  # one model
     (finished,) = local._one([RUNS[0]], embedded.embedded(), 1, lambda sign: None)

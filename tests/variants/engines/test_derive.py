@@ -59,7 +59,7 @@ REFUSED: dict[str, tuple[Callable[..., Any], str]] = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_derived_is_named_and_left_to_the_loop(name: str) -> None:
     step, reason = REFUSED[name]
-    said = derive.refuses(made(step))
+    said = derive.unsupported_reason(made(step))
     assert said.startswith("step of Made: ")
     assert reason in said
     assert "\n" not in said
@@ -68,7 +68,7 @@ def test_what_cannot_be_derived_is_named_and_left_to_the_loop(name: str) -> None
 
 
 def test_torch_s_own_cells_have_no_step() -> None:
-    assert "no step to derive from" in derive.refuses(variants.get("nn.gru"))
+    assert "no step to derive from" in derive.unsupported_reason(variants.get("nn.gru"))
 
 
 def test_a_refused_cell_trains_in_the_loop() -> None:
@@ -91,7 +91,7 @@ def test_a_source_is_the_same_at_every_size() -> None:
 
 
 def agrees(cell: type[Cell], engine: ModuleType) -> bool:
-    if reason := derive.refuses(cell):
+    if reason := derive.unsupported_reason(cell):
         assert "one number a sequence" in reason, (reason, cell.text)  # type: ignore[attr-defined]
         return False
     try:

@@ -21,12 +21,14 @@ from variants import model as model_of
 from variants.cell import Cell
 from variants.engines import book, derive, fused, loop, native, resident, scan
 
-WITHOUT = native.refuses(variants.get("gru"))
+WITHOUT = native.unsupported_reason(variants.get("gru"))
 NATIVE = pytest.mark.skipif(bool(WITHOUT), reason=WITHOUT or "it runs")
 FAST = [fused, pytest.param(native, marks=NATIVE)]
-WRITTEN = [name for name in variants.found() if variants.plainest(name) == "loop"]
+WRITTEN = [name for name in variants.catalog() if variants.reference_engine(name) == "loop"]
 CELLS = [*WRITTEN, *newcomers.ALL]
-HELD = [f"{name}:{gate}={value}" for name in WRITTEN for gate in variants.found()[name].gates for value in (0, 0.3, 1)]
+HELD = [
+    f"{name}:{gate}={value}" for name in WRITTEN for gate in variants.catalog()[name].gates for value in (0, 0.3, 1)
+]
 VALUES = (None, 0, 0.3, 1)
 FAMILY = [
     "rnn",
@@ -85,7 +87,7 @@ def apart(
 @pytest.mark.parametrize("variant", CELLS)
 def test_a_derived_engine_is_the_loop(variant: str | type[Cell], engine: ModuleType) -> None:
     """For every cell: one seed and several, characters and numbers, sizes beside the width of a register."""
-    assert engine.refuses(variants.get(variant) if isinstance(variant, str) else variant) == ""
+    assert engine.unsupported_reason(variants.get(variant) if isinstance(variant, str) else variant) == ""
     assert apart(variant, engine, 1) <= 1e-12
     assert apart(variant, engine, 3, numbers=True) <= 1e-12
     for n, h in ((1, 1), (5, 3), (17, 49)) if variant is not newcomers.TorchsLayerNorm else ((5, 3), (17, 49)):
@@ -229,23 +231,23 @@ def test_without_a_compiler_native_says_so(monkeypatch: pytest.MonkeyPatch, tmp_
     try:
         with monkeypatch.context() as patch:
             patch.setenv("PATH", str(tmp_path))
-            assert "no C compiler here" in native.refuses(variants.get("gru"))
+            assert "no C compiler here" in native.unsupported_reason(variants.get("gru"))
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, "platformdirs", None)  # as on a machine whose python is used as it is
-            assert "platformdirs is not installed" in native.refuses(variants.get("gru"))
+            assert "platformdirs is not installed" in native.unsupported_reason(variants.get("gru"))
         native.library.cache_clear()
         with monkeypatch.context() as patch:
             patch.setattr(native, "cache", lambda: tmp_path)
             patch.setattr(native, "KERNELS", tmp_path / "native.c")
             (tmp_path / "native.c").write_text("this is not C")
-            assert "could not compile native.c: " in native.refuses(variants.get("gru"))
+            assert "could not compile native.c: " in native.unsupported_reason(variants.get("gru"))
             hangs = tmp_path / "hangs"
             hangs.write_text('#!/bin/sh\ntest "$1" = --version || exec sleep 60\n')
             hangs.chmod(0o755)
             patch.setenv("CC", str(hangs))
             patch.setattr(native, "PATIENCE_S", 0.2)
-            assert "has not compiled native.c within 0.2 s" in native.refuses(variants.get("gru"))
-        assert "it runs on the CPU" in native.refuses(variants.get("gru"), "cuda")
+            assert "has not compiled native.c within 0.2 s" in native.unsupported_reason(variants.get("gru"))
+        assert "it runs on the CPU" in native.unsupported_reason(variants.get("gru"), "cuda")
     finally:
         native.library.cache_clear()
 
@@ -276,7 +278,7 @@ def test_a_seed_alone_is_the_seed_among_many(variant: str, engine: ModuleType) -
 )
 def test_resident_refuses_with_a_reason(variant: str, reason: str) -> None:
     cell = variants.get(variant)
-    assert reason in resident.refuses(cell)
+    assert reason in resident.unsupported_reason(cell)
     with pytest.raises(ValueError, match=reason):
         resident.unroll(cell(4, 5), torch.zeros(1, 1, 1, dtype=torch.long), (torch.zeros(1, 1, 5),))
 
@@ -311,9 +313,9 @@ def test_resident_in_triton_s_interpreter() -> None:
      (256, 33, "bf16", "at most 32, not 33"), (256, 32, "tf32", "")],
 )  # fmt: skip
 def test_resident_says_what_does_not_fit(hidden: int, batch: int, precision: str, reason: str) -> None:
-    assert reason in resident.fits(hidden, batch, precision)
-    assert bool(resident.fits(hidden, batch, precision)) == bool(reason)
-    assert "it runs on CUDA" in resident.refuses(variants.get("gru"))
+    assert reason in resident.unsupported_size(hidden, batch, precision)
+    assert bool(resident.unsupported_size(hidden, batch, precision)) == bool(reason)
+    assert "it runs on CUDA" in resident.unsupported_reason(variants.get("gru"))
     assert variants.refusals("gru", "cpu", hidden, batch, precision)["resident"] == "it runs on CUDA"
 
 
@@ -324,7 +326,7 @@ def test_resident_says_what_does_not_fit(hidden: int, batch: int, precision: str
 @pytest.mark.parametrize("seeds", [1, 30])
 @pytest.mark.parametrize("variant", ["rnn", "gru", "gru_after", "gru:R=1", "gru:Z=0.3", "gru_after:Z=0.3", "gru:R=0"])
 def test_resident_on_a_gpu_is_near_the_loop(variant: str, seeds: int, hidden: int, precision: str) -> None:
-    if reason := resident.refuses(variants.get(variant), "cuda"):
+    if reason := resident.unsupported_reason(variants.get(variant), "cuda"):
         pytest.skip(reason)
     exact = results(variant, loop, seeds, torch.float64, 32, hidden, "cuda")
     before = torch.get_float32_matmul_precision()
@@ -418,17 +420,17 @@ def test_the_book_s_code_is_the_loop(variant: str, seeds: int, numbers: bool) ->
 
 
 def test_the_book_s_code_trains_nothing_unless_asked_for() -> None:
-    for name in variants.found():
+    for name in variants.catalog():
         engines = [engine for engine, refusal in variants.refusals(name).items() if not refusal]
         assert engines[0] != "book"
         assert ("book" in engines) == (name in ("rnn", "gru", "lstm"))
-    assert "no gate fixed" in book.refuses(variants.get("gru:R=1"))
+    assert "no gate fixed" in book.unsupported_reason(variants.get("gru:R=1"))
 
 
 def test_who_refuses_what() -> None:
-    for name in variants.found():
-        engines = [e.__name__ for e in (loop, fused, native) if not e.refuses(variants.get(name))]
-        assert bool(engines) != (variants.plainest(name) == "library"), name
+    for name in variants.catalog():
+        engines = [e.__name__ for e in (loop, fused, native) if not e.unsupported_reason(variants.get(name))]
+        assert bool(engines) != (variants.reference_engine(name) == "library"), name
 
 
 LINEAR = ["min_gru", "min_gru:Z=0.3", "min_gru:Z=1", "min_lstm", "min_lstm:F=1", "min_lstm:I=0.5", "min_lstm:F=0"]
@@ -480,5 +482,5 @@ def test_the_scan_carries_its_state(T: int) -> None:
 
 
 def test_the_scan_refuses_what_is_not_linear_in_its_state() -> None:
-    assert "not a linear function" in scan.refuses(variants.get("gru"))
-    assert "nothing to scan" in scan.refuses(variants.get("min_gru:Z=0"))
+    assert "not a linear function" in scan.unsupported_reason(variants.get("gru"))
+    assert "nothing to scan" in scan.unsupported_reason(variants.get("min_gru:Z=0"))
