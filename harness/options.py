@@ -8,9 +8,11 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import textwrap
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
+import harness
 from harness.experiments import grids, protocols
 from harness.plan import ON, PRECISIONS, task_names
 from variants import registry
@@ -64,7 +66,27 @@ TAKES = {  # the options of each verb: any other is refused, not ignored
 
 
 FLAGS = ("deterministic", "no_timing", "no_tasks", "full", "undo", "json", "mixed")
-WORDS = ("new", "compare", "merge")  # verbs that take words of their own, before any option
+WORDS = {"new": "cell NAME", "compare": "A B", "merge": "A B ..."}  # what some verbs take before any option
+
+
+EXAMPLES = {
+    "bench": "bench --variants rnn gru nn.gru --seeds 5",
+    "ablate": "ablate --variants gru gru:R=1 gru:Z=0 --set epochs=20",
+    "sweep": "sweep --variants gru --device cpu",
+    "reproduce": "reproduce --seeds 2",
+    "probe": "probe --tasks s3 lag --variants gru gru:R=1",
+    "exercises": "exercises --seeds 3",
+    "claims": "claims --seeds 10",
+    "report": "report --results results/reference/quick",
+    "pack": "pack --results results",
+    "compare": "compare before after --limit 2%",
+    "gate": "gate --base before --limit 2%",
+    "merge": "merge results/shard-1-of-2 results/shard-2-of-2",
+    "new": "new cell my_cell",
+    "list": "list --variants gru:R=1",
+}
+ABOUT = "Recurrent networks, measured: what each gate buys, and costs."
+PROGRAM = "gru-bench" if os.path.basename(sys.argv[0]) == "gru-bench" else "python -m harness"
 
 
 def strange(kind: str, word: str, names: Sequence[str]) -> str:
@@ -95,32 +117,70 @@ class Once(argparse.Action):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, its errors in one line."""
+    """argparse, its errors in one line. The parser of a verb has that verb's options; others are at their default."""
+
+    def __init__(self, verb: str = "") -> None:
+        self.verb = verb
+        about, example = f"{VERBS[verb][0].upper()}{VERBS[verb][1:]}." if verb else ABOUT, EXAMPLES.get(verb, verb)
+        super().__init__(
+            usage=f"{PROGRAM} {verb} {WORDS.get(verb, '')}".rstrip() + " [options]",
+            description=textwrap.fill(about, 100),
+            epilog=f"example: {PROGRAM} {example}",
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        self.register("action", None, Once)
+
+    def option(self, flag: str, **how: Any) -> None:
+        """Declare an option, where the verb takes it; else its default alone."""
+        dest = str(how.get("dest", flag.lstrip("-").replace("-", "_")))
+        if not self.verb or dest in TAKES[self.verb] | {"json"}:
+            self.add_argument(flag, **how)
+        else:
+            self.set_defaults(**{dest: how.get("default", False if how.get("action") == "store_true" else None)})
+
+    def format_help(self) -> str:
+        """What one verb takes; without a verb, what verbs there are."""
+        if self.verb:
+            return super().format_help()
+        rows = "".join(f"  {verb:<10} {about}\n" for verb, about in VERBS.items())
+        return (
+            f"usage: {PROGRAM} VERB [options]\n\n{ABOUT}\n\nverbs:\n{rows}\n"
+            f"`{PROGRAM} VERB --help` shows the options of a verb and an example; --version the version.\n"
+        )
 
     def error(self, message: str) -> NoReturn:
         _, unknown, words = message.partition("unrecognized arguments: ")
         if unknown:
-            flags = [flag for flag in self._option_string_actions if flag.startswith("--")]
-            raise ValueError(strange("option", words.split()[0], flags))
-        raise ValueError(f"{message} (see --help)")
+            raise ValueError(self._unknown(words.split()[0]))
+        raise ValueError(f"{message} (see {self.verb} --help)")
+
+    def _unknown(self, word: str) -> str:
+        dest = {"--set": "settings"}.get(flag := word.partition("=")[0], flag.lstrip("-").replace("-", "_"))
+        if flag.startswith("--") and (takes := [verb for verb, own in TAKES.items() if dest in own]):
+            return f"{self.verb} takes no {flag}: it is an option of {', '.join(takes)}"
+        flags = [flag for flag in self._option_string_actions if flag.startswith("--")]
+        return strange("option", word, flags)
 
     def read(self, arguments: Sequence[str] | None) -> argparse.Namespace:
         """The options of one verb. ValueError, in one line, for what it does not take."""
         words = sys.argv[1:] if arguments is None else list(arguments)
-        end = next((k for k, word in enumerate(words) if word.startswith("-")), len(words)) if words[:1] else 0
-        own = words[1:end] if words and words[0] in WORDS else []
-        options = self.parse_args([*words[:1], *words[1 + len(own) :]])
-        options.words = own
-        if options.verb not in VERBS:
-            raise ValueError(registry.unknown("verb", options.verb, VERBS))
-        given = {dest: flag for dest, flag in vars(options).get("given", {}).items() if flag}
-        given |= {"settings": "--set"} if options.settings else {}
-        given |= {dest: f"--{dest.replace('_', '-')}" for dest in FLAGS if getattr(options, dest)}
-        for dest, flag in given.items():
-            if dest not in TAKES[options.verb] | {"json"}:
-                takes = ", ".join(verb for verb, own in TAKES.items() if dest in own)
-                raise ValueError(f"{options.verb} takes no {flag}: it is an option of {takes}")
-        if options.shard and "results" not in given:
+        verb = words[0] if words else ""
+        if verb in ("-h", "--help", "help"):
+            self.print_help()
+            self.exit()
+        if verb == "--version":
+            print(f"harness {harness.__version__}")
+            self.exit()
+        if not verb or verb.startswith("-"):
+            raise ValueError(f"a verb comes first, one of {', '.join(VERBS)}; {PROGRAM} --help says what each does")
+        if verb not in VERBS:
+            raise ValueError(registry.unknown("verb", verb, VERBS))
+        end = next((k for k, word in enumerate(words) if k and word.startswith("-")), len(words))
+        own = words[1:end] if verb in WORDS else []
+        options = parser(verb).parse_args(words[1 + len(own) :])
+        options.verb, options.words = verb, own
+        if options.shard and "results" not in vars(options).get("given", {}):
             options.results = f"results/shard-{options.shard.replace('/', '-of-')}"
         options.results = os.path.expanduser(options.results)
         if not options.results or options.results.startswith("~"):
@@ -128,63 +188,50 @@ class Parser(argparse.ArgumentParser):
         return options
 
 
-def parser() -> Parser:
-    """Every option of every verb."""
-    top = Parser(
-        prog="python -m harness",
-        description="Recurrent networks, measured: what each gate buys, and costs.",
-        allow_abbrev=False,
-    )
-    top.register("action", None, Once)
-    top.add_argument("verb", metavar="verb", help="; ".join(f"{v}: {about}" for v, about in VERBS.items()))
-    top.add_argument(
-        "--protocol", metavar="NAME", help=f"{' or '.join(protocols.PROTOCOLS)}; on a GPU classic, else quick"
-    )
-    top.add_argument("--corpus", metavar="NAME", help=TEXT_HELP)
-    top.add_argument("--device", metavar="NAME", default="auto", help="auto: cuda where there is one")
-    top.add_argument(
+def parser(verb: str = "") -> Parser:
+    """Every option, each declared once; of a verb, those that it takes."""
+    top = Parser(verb)
+    top.option("--protocol", metavar="NAME", help=f"{' or '.join(protocols.PROTOCOLS)}; on a GPU classic, else quick")
+    top.option("--corpus", metavar="NAME", help=TEXT_HELP)
+    top.option("--device", metavar="NAME", default="auto", help="auto: cuda where there is one")
+    top.option(
         "--engine", metavar="NAME", default="auto",
-        help="what trains: auto (the fastest that can), library, resident, native, scan, fused, loop or book; "
-        "bench times all",
+        help=f"what trains: auto (the fastest that can), {', '.join(registry.ENGINES)}; bench times all",
     )  # fmt: skip
-    top.add_argument(
+    top.option(
         "--precision", metavar="NAME", default="ieee", help=f"of float32 products: {', '.join(PRECISIONS)} (CUDA only)"
     )
-    top.add_argument(
+    top.option(
         "--seeds", metavar="N",
         help=f"how many trainings a variant, {grids.SEEDS} if not given; or until-decided",
     )  # fmt: skip
-    top.add_argument("--max", metavar="N", help="the most seeds of --seeds until-decided, 30 if not given")
-    top.add_argument(
+    top.option("--max", metavar="N", help="the most seeds of --seeds until-decided, 30 if not given")
+    top.option(
         "--variants",
         nargs="+",
         metavar="V",
         help="like rnn gru:R=1 nn.gru (`list` names them all); of your own: ./my_cell.py, package.module:Cell",
     )
-    top.add_argument("--set", nargs="+", action="extend", default=[], dest="settings", metavar="FIELD=VALUE",
+    top.option("--set", nargs="+", action="extend", default=[], dest="settings", metavar="FIELD=VALUE",
                      help=f"fields of the protocol: {', '.join(protocols.FIELDS)}")  # fmt: skip
-    top.add_argument("--tasks", nargs="+", metavar="T", help=f"of probe: {', '.join(task_names())}")
-    top.add_argument("--lengths", nargs="+", metavar="N", help="of probe, of every task")
-    top.add_argument(
-        "--deterministic", action="store_true", help="on CUDA the same bits twice, slower; a CPU gives them"
-    )
-    top.add_argument("--no-timing", action="store_true", help="bench and ablate: train only; what was timed stays")
-    top.add_argument("--no-tasks", action="store_true", help="ablate: text alone, as where variants are given")
-    top.add_argument("--undo", action="store_true", help="pack: put the files back where they were")
-    top.add_argument("--full", action="store_true", help="sweep: every size, engine and number of seeds, for hours")
-    top.add_argument("--base", metavar="DIR", help="gate: the results folder that nothing may be worse than")
-    top.add_argument(
-        "--limit", metavar="SHARE", default="5%", help="compare and gate: what counts as worse, 5%% if not given"
-    )
-    top.add_argument("--to", metavar="FILE", help="compare and gate: write the comparison as a page, like compare.html")
-    top.add_argument("--json", action="store_true", help="every verb: its answer as one JSON document on stdout")
-    top.add_argument(
+    top.option("--tasks", nargs="+", metavar="T", help=", ".join(task_names()))
+    top.option("--lengths", nargs="+", metavar="N", help="lengths of the sequences, of every task")
+    top.option("--deterministic", action="store_true", help="on CUDA the same bits twice, slower; a CPU gives them")
+    top.option("--no-timing", action="store_true", help="train only; what was timed stays")
+    top.option("--no-tasks", action="store_true", help="text alone, as where variants are given")
+    top.option("--undo", action="store_true", help="put the files back where they were")
+    top.option("--full", action="store_true", help="every size, engine and number of seeds, for hours")
+    top.option("--base", metavar="DIR", help="the results folder that nothing may be worse than")
+    top.option("--limit", metavar="SHARE", default="5%", help="what counts as worse, 5%% if not given")
+    top.option("--to", metavar="FILE", help="write the comparison as a page, like compare.html")
+    top.option("--json", action="store_true", help="its answer as one JSON document on stdout")
+    top.option(
         "--on", metavar="CLUSTER",
         help=f"where to train: {', '.join(ON)}; this machine if not given. Timing stays on this machine",
     )  # fmt: skip
-    top.add_argument("--mixed", action="store_true", help="--on ray: nodes of several classes of bits may train")
-    top.add_argument(
+    top.option("--mixed", action="store_true", help="--on ray: nodes of several classes of bits may train")
+    top.option(
         "--shard", metavar="I/N", help="train every N-th seed, this the I-th part, into results/shard-I-of-N; see merge"
     )
-    top.add_argument("--results", metavar="DIR", default="results", help="where everything is written")
+    top.option("--results", metavar="DIR", default="results", help="where everything is written")
     return top

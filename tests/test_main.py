@@ -511,7 +511,7 @@ def test_both_verbs_keep_their_own_speed_baseline(fake: list[Run], tmp_path: Pat
     ("words", "said"),
     [
         (["bnech"], "Did you mean 'bench'"),
-        ([], "required: verb"),
+        ([], "a verb comes first, one of bench"),
         (["bench", "--variants", "ltsm"], "Did you mean 'lstm'"),
         (["bench", "--variants", "gru:Q=1"], "no gate 'Q'"),
         (["ablate", "--variants", "gru:R=2"], "from 0 to 1"),
@@ -709,12 +709,42 @@ def test_report_on_an_empty_folder(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_help_names_what_set_takes_and_nothing_else() -> None:
-    said = " ".join(command.parser().format_help().split())
-    fields = said.partition("fields of the protocol: ")[2].partition(" --tasks")[0].split(", ")
+    said = " ".join(command.parser("probe").format_help().split())
+    fields = said.partition("fields of the protocol: ")[2].partition(" --")[0].split(", ")
     for field in fields:
         default = getattr(Protocol(), field) or 1
         assert protocols.protocol("classic").override([f"{field}={default}"])
     assert {*fields, "name", "task"} == {f.name for f in dataclasses.fields(Protocol)}
+
+
+def test_each_verb_has_a_short_help_with_an_example_that_is_understood(capsys: pytest.CaptureFixture[str]) -> None:
+    assert set(options_of.VERBS) == set(options_of.TAKES) == set(options_of.EXAMPLES)
+    for verb in options_of.VERBS:
+        with pytest.raises(SystemExit) as ended:
+            command.main([verb, "--help"])
+        said = capsys.readouterr().out
+        assert ended.value.code == 0
+        assert said.startswith(f"usage: python -m harness {verb} ")
+        assert max(map(len, said.splitlines())) <= 110
+        example = said.rpartition("example: python -m harness ")[2].split()
+        assert command.parser().read(example).verb == example[0] == verb
+        takes = {"--set" if dest == "settings" else f"--{dest.replace('_', '-')}" for dest in options_of.TAKES[verb]}
+        assert set(re.findall(r"^  (--[\w-]+)", said, re.MULTILINE)) == takes | {"--json"}
+
+
+def test_help_without_a_verb_names_the_verbs_and_the_version_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["--help"], ["-h"], ["help"], ["--version"]):
+        with pytest.raises(SystemExit):
+            command.main(words)
+        said = capsys.readouterr().out
+        for verb in options_of.VERBS:
+            assert (f"\n  {verb} " in said) == (words != ["--version"])
+        assert "--set" not in said
+    assert said == f"harness {harness.__version__}\n"
+    for words, said in (([], "a verb comes first, one of bench, "), (["--seeds", "3", "bench"], "a verb comes first"),
+                        (["ablte"], "no verb 'ablte'. Did you mean 'ablate'?")):  # fmt: skip
+        assert command.main(words) == 2
+        assert said in capsys.readouterr().err
 
 
 def test_a_home_folder_is_meant(fake: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -824,12 +854,12 @@ def test_a_list_that_is_cut_off_ends_well() -> None:
 
 
 def test_help_needs_nothing_slow() -> None:
-    done = ask("--help", hidden_torch=True)
+    done = ask("bench", "--help", hidden_torch=True)
     assert done.returncode == 0
     assert "epochs" in done.stdout
     code = """
 import runpy, sys
-sys.argv = ["harness", "--help"]
+sys.argv = ["harness", "bench", "--help"]
 try:
     runpy.run_module("harness", run_name="__main__")
 except SystemExit:
@@ -903,7 +933,7 @@ def test_the_first_run_is_on_the_book_without_a_network(
 
 def test_what_is_done_to_a_text_is_said_where_a_user_looks(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        command.main(["--help"])
+        command.main(["bench", "--help"])
     said = " ".join(capsys.readouterr().out.split())
     assert "how a text is prepared](docs/protocols.md#texts)" in (ROOT / "README.md").read_text()
     readme = " ".join((ROOT / "docs" / "protocols.md").read_text().split())
@@ -1003,7 +1033,7 @@ def test_sweep_times_by_size_and_seeds(fake: list[Run], tmp_path: Path) -> None:
     assert set(speed["hidden"]) == {128, 256, 512}
     assert command.main(words) == 0
     assert len(pd.read_csv(tmp_path / "speed.csv")) == len(speed)
-    full = planning.sizes([planning.planned("sweep", command.parser().parse_args([*words, "--full"]))], full=True)
+    full = planning.sizes([planning.planned("sweep", command.parser().read([*words, "--full"]))], full=True)
     assert {c.seeds for c in full if c.run.engine != "library"} == {1, 8, 30}
     assert {c.seeds for c in full if c.run.engine == "library"} == {1}
 

@@ -197,7 +197,7 @@ def test_a_rate_that_diverges_for_a_seed_is_not_chosen(tmp_path: Path, monkeypat
     scores = {(0.5, 1000): 9.0, (0.5, 1001): 9.0, (1.0, 1000): 2.0, (1.0, 1001): None}
     found = {key: {"heldout_perplexity": value} if value else None for key, value in scores.items()}
     monkeypatch.setattr(store, "outcome", lambda folder, run: found[run.setting.lr, run.seed])
-    options = command.parser().parse_args(
+    options = command.parser().read(
         ["ablate", "--protocol", "book", "--corpus", "embedded", "--variants", "gru", "--device", "cpu"]
     )
     [plan], rows = pipeline.choose([planning.planned("ablate", options)], tmp_path)
@@ -229,14 +229,14 @@ def test_a_seed_that_chooses_a_rate_is_not_scored(tmp_path: Path, capsys: pytest
     words = ["ablate", "--protocol", "book", "--corpus", "embedded", "--device", "cpu", "--results", str(tmp_path)]
     assert command.main([*words, "--seeds", "1001"]) == 2
     assert "choose the learning rate" in capsys.readouterr().err
-    assert planning.planned("ablate", command.parser().parse_args([*words, "--seeds", "1000"])).seeds == 1000
+    assert planning.planned("ablate", command.parser().read([*words, "--seeds", "1000"])).seeds == 1000
 
 
 def test_book_is_cut_by_position_whatever_the_text() -> None:
-    options = command.parser().parse_args(["ablate", "--protocol", "book", "--corpus", "embedded", "--device", "cpu"])
+    options = command.parser().read(["ablate", "--protocol", "book", "--corpus", "embedded", "--device", "cpu"])
     p = planning.planned("ablate", options).protocol
     assert (p.train_characters, p.validation_characters, p.heldout_characters) == (90_000, 5_000, 5_000)
-    fixed = command.parser().parse_args(
+    fixed = command.parser().read(
         ["ablate", "--protocol", "book", "--corpus", "embedded", "--device", "cpu", "--set", "lr=1"]
     )
     label = planning.planned("ablate", fixed).protocol.label

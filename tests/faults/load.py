@@ -34,7 +34,7 @@ def fill(folder: Path) -> None:
     """As many runs as WORDS asks for, as an ablate would have left them: one of each variant is trained, its perplexity
     then made up for every seed."""
     random = np.random.default_rng(1895)
-    plan = planning.planned("ablate", command.parser().parse_args(WORDS))
+    plan = planning.planned("ablate", command.parser().read(WORDS))
     (folder / "runs").mkdir(parents=True)
     trained = {v: dataclasses.asdict(train([plan.run(v, 0)], plan.corpus)[0]) for v in plan.variants}
     for run in plan.runs:
@@ -85,7 +85,7 @@ def faults() -> Iterator[Tally]:
         yield tally
 
     tally = Tally("a grid of 100,000 runs is planned", 1)
-    plan = planning.planned("ablate", command.parser().parse_args(WORDS))
+    plan = planning.planned("ablate", command.parser().read(WORDS))
     plan = dataclasses.replace(plan, variants=(*grids.ABLATE, "lstm"), seeds=10_000)
     before, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
     first = next(iter(plan.runs))

@@ -127,10 +127,10 @@ def test_tasks_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     (section,) = [s for s in sections.sections(select.typed(results)) if s.id == "tasks"]
     assert not [s for s in sections.sections(select.typed(results)) if s.id == "rates"]  # of a text alone
     assert "of 4 rates" in " ".join(cell.note for row in section.table.rows for cell in row)  # type: ignore[union-attr]
-    again = command.parser().parse_args(section.command.split()[3:])
+    again = command.parser().read(section.command.split()[3:])
     keys = [
         {run.key for plan in planning.on_tasks(asked) for run in plan.runs}
-        for asked in (again, command.parser().parse_args(words))
+        for asked in (again, command.parser().read(words))
     ]
     assert keys[0] == keys[1]  # typed again, it would train the same
 
@@ -147,11 +147,11 @@ def test_the_rate_of_a_task_is_what_solves_it_for_most_then_soonest(
         },
     )  # fmt: skip
     words = ["probe", "--device", "cpu", "--tasks", "s3", "--variants", "gru"]
-    [plan], table = pipeline.choose(planning.on_tasks(command.parser().parse_args(words)), tmp_path)
+    [plan], table = pipeline.choose(planning.on_tasks(command.parser().read(words)), tmp_path)
     assert plan.rates == {"gru": 0.03}  # 750 updates in the middle; 800 at .01
     assert [row["solved"] for row in table] == [0, 1, 2, 2]
     found[0.03] = (500, None, 0.999)
-    [plan], _ = pipeline.choose(planning.on_tasks(command.parser().parse_args(words)), tmp_path)
+    [plan], _ = pipeline.choose(planning.on_tasks(command.parser().read(words)), tmp_path)
     assert plan.rates == {"gru": 0.01}
 
 
