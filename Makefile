@@ -1,16 +1,16 @@
-# make bench      vanilla RNN, scratch GRU, nn.GRU and the rest: perplexity, tokens/sec, memory
-# make ablate     the GRU with its reset or update gate fixed, each value, many seeds
-# make reproduce  what the book publishes on its two protocols, and ours beside it
-# make probe      tasks that ask for memory and nothing else, by length
-# make claims     claims of the literature, each a test fixed beforehand: reproduced, contradicted or undecided
-# make exercises  the four exercises of the book's chapter, each answered in two sentences and a picture
-# make report     the tables and results/report.html again, from what is on file
-# make compare    two results folders, A= and B=: what differs, and whether B is worse than A by more than LIMIT=5%
-# make gate       bench, then compare with the folder BASE=: for a CI, by its exit status
-# make list       what there is, what would run, and what is done
+# make bench      train and time the cells written here and torch's: bench.csv and the report
+# make ablate     train and time the GRU with its gates fixed, on text and four tasks: ablate.csv, tasks.csv, the report
+# make reproduce  train the models whose perplexities the book publishes, on its two protocols: reproduce.csv
+# make probe      train on tasks that ask what a gate is for, until they are solved: tasks.csv, probes.csv
+# make claims     train what nineteen claims of the literature are about, and give each a verdict: claims.csv
+# make exercises  answer the four exercises of the book's chapter: gates, sizes, RNN and GRU, parts of a GRU
+# make report     build the tables and the report again from what is on file, training nothing
+# make compare    compare A B, two results folders or REVISION:FOLDER: what differs, and whether B is worse by LIMIT=
+# make gate       bench, then compare with the folder BASE=, for a CI: status 0 not worse, 1 worse, 3 too noisy to tell
+# make list       what there is, what would run, its keys, and which runs are done
 # make test       every check, on a machine with no GPU
 # make lint       ruff and mypy
-# make sweep      tokens/sec by engine, hidden size and number of seeds; FULL=1: all of it, for hours
+# make sweep      time every engine by hidden size and number of seeds: speed.csv and the report; FULL= for all of it
 # make speed      time forward, backward and whole step of each variant; speed-compare: and beside the time before
 # make peers      one training step by our engines, torch's modules and JAX, interleaved: peers.csv
 # make faults     processes killed, disks full, memory out, for real: what is lost; for 40 minutes

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness import files
+from harness import files, options
 from harness.analysis import stats
 from harness.experiments import grids, protocols
 from harness.experiments.protocols import Protocol
@@ -59,6 +59,7 @@ def spliced(text: str) -> str:
 
 
 def documents() -> Iterator[Path]:
+    yield ROOT / "Makefile"  # before what is made from it
     yield ROOT / "README.md"
     yield from sorted((ROOT / "docs").glob("*.md"))
 
@@ -67,7 +68,7 @@ def main(words: Sequence[str]) -> int:
     stale = []
     for path in documents():
         text = path.read_text(encoding="utf-8")
-        if (new := spliced(text)) != text:
+        if (new := helped(text) if path.name == "Makefile" else spliced(text)) != text:
             stale.append(path.relative_to(ROOT))
             if "--check" not in words:
                 files.write(path, new)
@@ -431,6 +432,50 @@ def tables() -> str:
     rows = [[f"`{name}.csv`", each.row] for name, each in schema.TABLES.items() if name != "ablate"]
     rows[0][0] = "`bench.csv`, `ablate.csv`"
     return table(["file", "a row is"], rows)
+
+
+@block("verbs")
+def verbs() -> str:
+    return table(["verb", "does", "for example"], [
+        [f"`{verb}`", about, f"`python -m harness {options.EXAMPLES[verb]}`"] for verb, about in options.VERBS.items()
+    ])  # fmt: skip
+
+
+@block("options")
+def every_option() -> str:
+    """Every option: its NAME= of make where it has one, the verbs that take it, what it says in their help."""
+    made = (ROOT / "Makefile").read_text(encoding="utf-8").partition("NAMES := ")[2].partition("\n")[0].split()
+    rows = []
+    for action in options.parser()._actions:
+        flag = action.option_strings[-1]
+        takes = [verb for verb, own in options.TAKES.items() if action.dest in own]
+        left = [verb for verb in options.TAKES if verb not in takes]
+        of = ", ".join(takes) if len(takes) <= len(left) else f"all but {', '.join(left)}"
+        name = flag.lstrip("-").replace("-", "_").upper()
+        if flag not in ("--help", "--json"):
+            typed = f"`{flag}`" if action.nargs == 0 else f"`{flag} {action.metavar}`"
+            rows.append([typed, f"`{name}=`" if name in made else "", of, str(action.help).replace("%%", "%")])
+    return table(["option", "make", "of", "meaning"], rows)
+
+
+@block("targets")
+def targets() -> str:
+    """What make has beside the verbs, from its own help."""
+    said = re.findall(r"^# make (\w+) +(.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    return table(["command", "does"], [[f"`make {name}`", about] for name, about in said if name not in options.VERBS])
+
+
+def helped(makefile: str) -> str:
+    """A Makefile whose help says of each verb what the command line says, its options by their NAME=."""
+
+    def named(about: str) -> str:
+        return re.sub(r"--(\w+)", lambda option: f"{option[1].upper()}=", about)
+
+    return re.sub(
+        r"^# make (\w+) .*$",
+        lambda line: f"# make {line[1]:<10} {named(options.VERBS[line[1]])}" if line[1] in options.VERBS else line[0],
+        makefile, flags=re.MULTILINE,
+    )  # fmt: skip
 
 
 @block("columns")

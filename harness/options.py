@@ -77,7 +77,7 @@ EXAMPLES = {
     "probe": "probe --tasks s3 lag --variants gru gru:R=1",
     "exercises": "exercises --seeds 3",
     "claims": "claims --seeds 10",
-    "report": "report --results results/reference/quick",
+    "report": "report --results results",
     "pack": "pack --results results",
     "compare": "compare before after --limit 2%",
     "gate": "gate --base before --limit 2%",

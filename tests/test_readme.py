@@ -22,7 +22,7 @@ from variants.cell import fix
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in splice.documents()}
 README = DOCUMENTS["README.md"]
-WRITTEN = {name: text for name, text in DOCUMENTS.items() if name != "docs/licenses.md"}
+WRITTEN = {name: text for name, text in DOCUMENTS.items() if name not in ("docs/licenses.md", "Makefile")}
 
 
 def test_the_cell_it_adds_is_a_cell() -> None:
@@ -72,6 +72,12 @@ def test_the_readme_is_short() -> None:
 @pytest.mark.parametrize("name", WRITTEN)
 def test_no_figure_is_stale(name: str) -> None:
     assert splice.spliced(WRITTEN[name]) == WRITTEN[name], "make docs writes it anew"
+
+
+def test_make_help_says_what_the_command_line_says() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert splice.helped(makefile) == makefile, "make docs writes it anew"
+    assert splice.helped("# make bench  old\n# make test  every check") != "# make bench  old\n# make test  every check"
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/results.md"])
