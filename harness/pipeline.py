@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from harness.data.corpus import Corpus
     from harness.experiments.runs import Candidate
     from harness.record.tables import Results
+    from harness.run.executors import Finished, OnProgress
 
 
 class Interrupted(KeyboardInterrupt):
@@ -54,6 +55,8 @@ def run(options: argparse.Namespace) -> int:
     except ToMerge as part:
         print(f"shard {options.shard}: {part}")
         return 0
+    finally:
+        leave()
 
 
 def _verb(options: argparse.Namespace, folder: Path) -> int:
@@ -225,16 +228,13 @@ def train(todo: Sequence[Run], corpus: Corpus, name: str, folder: Path, word: st
     """
     from harness import terminal
     from harness.record import store
-    from harness.run.executors.local import cores, execute
+    from harness.run.executors.local import cores
 
-    if plan.where.on:
-        raise ValueError(f"--on {plan.where.on} is not there yet")
     todo = plan.where.own(todo)
     workers = min(cores(), len(todo)) if todo and todo[0].device == "cpu" else 1
     wrong: dict[tuple[str, str], str] = {}
     with terminal.Bar(len(todo), word, "run") as bar:
-        open_checkpoint = functools.partial(store.checkpoint, folder)
-        for finished in execute(todo, corpus, workers, bar.underway, open_checkpoint):
+        for finished in executed(todo, corpus, plan.where, workers, folder, bar.underway):
             outcome = finished.outcome
             store.write_run(folder, finished.run, {
                 "corpus": name, "unknown_share": None if corpus.tokens is None else corpus.unknown_share,
@@ -259,6 +259,25 @@ def train(todo: Sequence[Run], corpus: Corpus, name: str, folder: Path, word: st
             bar.finished(line, outcome.error, finished.run)
     if wrong and plan.engine == "auto":
         raise EngineDisagrees(wrong)
+
+
+def executed(
+    todo: Sequence[Run], corpus: Corpus, where: Where, workers: int, folder: Path, on_progress: OnProgress
+) -> Iterator[Finished]:
+    """Every run, trained where the plan says, as it ends."""
+    from harness.record import store
+
+    if where.on.startswith("ray"):
+        from harness.run.executors import ray
+
+        return ray.execute(todo, corpus, where, folder, on_progress, store.checkpoint)
+    if where.on:
+        from harness.run.executors import slurm
+
+        return slurm.execute(todo, corpus, where, folder, on_progress, store.checkpoint)
+    from harness.run.executors import local
+
+    return local.execute(todo, corpus, workers, on_progress, functools.partial(store.checkpoint, folder))
 
 
 def go(plan: Plan, folder: Path, with_timing: bool = True, tasks: Sequence[Plan] = ()) -> int:
@@ -298,6 +317,7 @@ def go(plan: Plan, folder: Path, with_timing: bool = True, tasks: Sequence[Plan]
                 runs += train_tasks(tasks, folder, "tasks")
             if with_timing:
                 if where.on:
+                    leave()
                     print(f"trained on {where.on}; what follows is timed on this machine")
                 _time(plan.contenders, len(plan.corpus.vocabulary), folder, session)
         except KeyboardInterrupt:
@@ -309,6 +329,14 @@ def go(plan: Plan, folder: Path, with_timing: bool = True, tasks: Sequence[Plan]
         mine = results.speed[(results.speed["session"] == session) & results.speed["error"].fillna("").astype(bool)]
         timings = [f"timing {r['label']}, round {r['round'] + 1}: {r['error']}" for r in mine.to_dict("records")]
         return _ended(runs, folder, timings, where)
+
+
+def leave() -> None:
+    """Leave a Ray cluster, where this process is part of one: nothing of it disturbs a timing, or outlives a verb."""
+    if "harness.run.executors.ray" in sys.modules:
+        from harness.run.executors import ray
+
+        ray.disconnect()
 
 
 def _decided(plan: Plan, folder: Path) -> bool:

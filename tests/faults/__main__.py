@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-NAMES = ("kill", "born", "stop", "disk", "memory", "shared", "load", "cells")
+NAMES = ("kill", "born", "stop", "disk", "memory", "shared", "load", "cells", "cluster")
 
 
 def main() -> int:

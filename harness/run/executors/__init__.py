@@ -47,7 +47,8 @@ class InProgress:
 class FileStore(CheckpointStore, Protocol):
     """A checkpoint that is a file, and so can be carried to another machine as bytes."""
 
-    path: Path
+    @property
+    def path(self) -> Path: ...
 
 
 OnProgress = Callable[[InProgress], None]

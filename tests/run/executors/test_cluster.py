@@ -1,0 +1,181 @@
+"""The driver of a cluster, by a cluster made up; and the real ones, each where it is there."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from faults import cluster as faults
+
+from harness import __main__ as command
+from harness.experiments.protocols import Protocol
+from harness.experiments.runs import Run
+from harness.plan import Where
+from harness.record import store
+from harness.run.executors import Finished, InProgress, group_batchable, ray
+from harness.run.outcome import Outcome
+
+TINY = Protocol(train_characters=300, heldout_characters=100, batch_size=4, num_steps=5, hidden=4, epochs=2)
+RUNS = [Run("rnn", seed, TINY, "sha", "cpu") for seed in range(6)]
+
+
+class Fake:
+    """A cluster that trains in no time what it was given first, until a node of it is ended."""
+
+    def __init__(self, **nodes: int) -> None:
+        self.alive, self.facts = dict(nodes), {"bits": "aaaaaaaa", "host": "n"}
+        self.of: dict[str, dict[str, Any]] = {}  # facts by node
+        self.at: dict[int, str] = {}
+        self.given: dict[int, list[tuple[int, list[Run]]]] = {}
+        self.begun: list[tuple[int, Run, bytes | None]] = []
+        self.stopped: list[int] = []
+        self.ready: list[int] = []
+        self.send: list[ray.Event] = []
+        self.before: Callable[[Fake], None] = lambda fake: None
+
+    def nodes(self) -> dict[str, int]:
+        return dict(self.alive)
+
+    def start(self, place: int, node: str) -> None:
+        self.at[place], self.given[place] = node, []
+        self.ready.append(place)
+
+    def train(self, place: int, job: int, group: Sequence[Run], standing: bytes | None) -> None:
+        self.begun.append((job, group[0], standing))
+        self.given[place].append((job, list(group)))
+
+    def events(self, seconds: float) -> list[ray.Event]:
+        self.before(self)
+        events, self.send = self.send, []
+        events += [ray.Ready(p, {**self.facts, **self.of.get(self.at[p], {})}) for p in self.ready if p in self.at]
+        self.ready = []
+        for place, jobs in self.given.items():
+            if jobs and self.at.get(place) in self.alive:
+                job, group = jobs.pop(0)
+                ppl = 7.0 if self.of.get(self.at[place], self.facts)["bits"] == "aaaaaaaa" else 7.07
+                done = [Finished(r, Outcome(heldout_perplexity=ppl), 1.0, 1, 0.1, "", dict(self.facts)) for r in group]
+                events += [ray.Sign(job, InProgress(tuple(group), 0.5, 7.0)), ray.Answered(job, tuple(done))]
+        return events
+
+    def stop(self, place: int) -> None:
+        self.stopped.append(place)
+        self.at.pop(place, None)
+
+
+def drive(link: Fake, runs: Sequence[Run], folder: Path, mixed: bool = False) -> list[Finished]:
+    driver = ray.Driver(
+        link, "ray at h:1", group_batchable(runs), Where("ray:h:1", mixed), folder, lambda sign: None, store.checkpoint
+    )
+    return list(driver.results())
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "LOOK_S", 0.0)
+
+
+def test_every_run_is_yielded_once_and_the_first_line_says_on_what(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    link = Fake(a=2, b=1)
+    ended = drive(link, RUNS, tmp_path)
+    assert sorted(f.run.seed for f in ended) == list(range(6))
+    assert {(f.together, f.environment["bits"], "host" in f.environment) for f in ended} == {(None, "aaaaaaaa", False)}
+    assert capsys.readouterr().out.startswith("ray at h:1: 2 nodes, 3 processors, one class of bits, torch ")
+    assert sorted(link.stopped) == sorted(link.given)  # nothing is left on any node
+    assert "ray" not in sys.modules
+
+
+def test_runs_of_a_node_that_is_gone_go_to_another_from_their_checkpoint_and_count_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    link = Fake(a=1, b=1)
+    lost: list[tuple[int, Run]] = []
+
+    def before(link: Fake) -> None:
+        if not lost and len(link.begun) >= 2 and any(link.given.values()):
+            [place] = [p for p, node in link.at.items() if node == "b"]
+            job, (run, *_) = link.given[place][0]
+            lost.append((job, run))
+            link.send.append(ray.Kept(job, b"half of it"))
+            del link.alive["b"]
+        elif lost and "b" not in link.alive:
+            job, run = lost[0]
+            twice = Finished(run, Outcome(heldout_perplexity=9.9), 1.0, 1, 0.1, "", {})
+            link.send.append(ray.Answered(job, (twice,)))  # the link healed: what it trained comes after all
+            link.alive["b"] = 1
+
+    link.before = before
+    ended = drive(link, RUNS, tmp_path)
+    assert sorted(f.run.seed for f in ended) == list(range(6))
+    assert {f.outcome.heldout_perplexity for f in ended} == {7.0}
+    [again] = [standing for job, run, standing in link.begun if run == lost[0][1] and job != lost[0][0]]
+    assert again == b"half of it"
+    assert f"note: {lost[0][1].key} is handed out again: its node is gone" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("oom", "why", "times"),
+    [(False, "crashed: 4 times its node or its Ray process ended under it: ActorDiedError", 4),
+     (True, "oom: the system ended its process, which had no memory left", 1)],
+)  # fmt: skip
+def test_a_run_under_which_every_processor_ends_is_one_row_and_no_innocent_run_is(
+    oom: bool, why: str, times: int, tmp_path: Path
+) -> None:
+    link = Fake(a=1)
+
+    def before(link: Fake) -> None:
+        for place, jobs in link.given.items():
+            if jobs and jobs[0][1][0].seed == 0 and place in link.at:
+                link.send.append(ray.Lost(place, "ActorDiedError", oom))
+                jobs.clear()
+
+    link.before = before
+    ended = drive(link, RUNS[:3], tmp_path)
+    assert {f.run.seed: f.outcome.error for f in ended} == {0: why, 1: "", 2: ""}
+    assert sum(run.seed == 0 for _, run, _ in link.begun) == times
+    [bad] = [f for f in ended if f.outcome.error]
+    assert (bad.environment, bad.load, bad.together) == ({}, None, None)  # nothing is known of its machine
+
+
+def test_nodes_that_do_not_train_to_the_same_bits_are_refused_or_mixed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    link = Fake(a=1, b=1)
+    link.of = {"b": {"bits": "bbbbbbbb"}}
+    with pytest.raises(ValueError, match=r"2 classes of bits \(1 of aaaaaaaa, 1 of bbbbbbbb\): .* --mixed \(MIXED=1\)"):
+        drive(link, RUNS, tmp_path)
+    assert not link.begun
+    link = Fake(a=1, b=1)
+    link.of = {"b": {"bits": "bbbbbbbb"}}
+    ended = drive(link, RUNS, tmp_path, mixed=True)
+    assert sorted(f.run.seed for f in ended) == list(range(6))  # seed 0 was trained twice, and is yielded once
+    assert sum(run.seed == 0 for _, run, _ in link.begun) == 2
+    assert "mixed: 1 trainings were trained on two classes of bits; largest difference 0.01 nats" in (
+        capsys.readouterr().out
+    )
+    link = Fake(a=1, b=1)
+    link.of = {"b": {"torch": "9.9", "host": "far"}}
+    with pytest.raises(ValueError, match=r"far has torch 9\.9, this machine 2\.\S+: install the same on both"):
+        drive(link, RUNS, tmp_path)
+
+
+def test_without_ray_or_a_cluster_one_line_says_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    words = ["bench", "--corpus", "embedded", "--no-timing", "--seeds", "1", "--variants", "rnn", "--results"]
+    assert command.main([*words, str(tmp_path / "r"), "--on", "ray"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "error: --on ray needs Ray: pip install 'gru-bench[ray]'"
+    with pytest.raises(ValueError, match=r"no Ray at 127\.0\.0\.1:1: Connection refused; on its first node: ray start"):
+        ray._reachable("127.0.0.1:1")
+    assert command.main(["sweep", "--on", "ray"]) == 2
+    assert "sweep takes no --on" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(bool(faults.missing("ray")), reason=faults.missing("ray") or "there")
+def test_on_a_real_cluster_nothing_is_lost() -> None:
+    assert [(tally.fault, tally.lost) for tally in faults.faults(quick=True) if tally.lost] == []
