@@ -23,7 +23,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .registry import catalog, parse, reference_engine, written
+from .registry import FORGET, catalog, parse, reference_engine, written
 
 HOME = Path(__file__).parent.parent  # where the packages lie that qualified names begin with
 DEEPEST = 20  # imports that hand one name on: they may go in a circle
@@ -50,6 +50,9 @@ def fingerprint(
     own = [f"variants.engines.{engine or reference_engine(variant)}.unroll", "variants.model.Model"]
     rest = code([*own, *COMPUTED, *roots], [*cells, *stops], home)
     return hashlib.sha256((cell + rest).encode()).hexdigest()[:16]
+
+
+FORGET.append(fingerprint.cache_clear)
 
 
 def code(

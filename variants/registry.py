@@ -11,7 +11,7 @@ import functools
 import importlib
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,16 +46,15 @@ class VariantInfo:
 
 
 OUTSIDE: dict[str, VariantInfo] = {}  # cells that lie elsewhere, by name: see outside.py
+FORGET: list[Callable[[], None]] = []  # called where they change, by what remembers something of cells
 
 
 def use(cells: Mapping[str, VariantInfo]) -> None:
     """Have these cells, which lie elsewhere, found by their names, and no others that do."""
-    from . import fingerprint
-
     OUTSIDE.clear()
     OUTSIDE.update(cells)
-    _class.cache_clear()
-    fingerprint.fingerprint.cache_clear()
+    for forget in (_class.cache_clear, *FORGET):
+        forget()
 
 
 def tell(cells: Mapping[str, tuple[Any, ...]]) -> None:

@@ -77,6 +77,18 @@ def build(
             errors.append(_short(clocked["error"], "timed block"))
         rows.append(row | {"error": "; ".join(filter(None, errors))})
     frame = pd.DataFrame(rows, columns=list(COLUMNS["bench"]))
+    _set_types(frame)
+    ps = frame["p_signflip"].to_numpy()
+    family = max(len(set(variants) - {baseline}), int(np.sum(~np.isnan(ps))))  # two engines of one variant are two
+    frame["comparisons"] = pd.Series(family, frame.index, dtype="Int64").where(frame["baseline"] != "")
+    frame["p_holm"] = np.minimum(looks * holm(ps, family), 1.0)
+    numbers = zip(*(frame[c] for c in ("delta_nats", "delta_low", "delta_high", "p_holm")), strict=True)
+    frame["verdict"] = [verdict(*four) for four in numbers]
+    return frame
+
+
+def _set_types(frame: pd.DataFrame) -> None:
+    """Give each column the type that the schema says; a whole number may be missing."""
     for column in COLUMNS["bench"]:
         kind = schema.column("bench", column).type
         if kind is str:
@@ -86,13 +98,6 @@ def build(
             frame[column] = pd.to_numeric(frame[column]).astype(whole)
         else:
             frame[column] = frame[column].astype(kind)
-    ps = frame["p_signflip"].to_numpy()
-    family = max(len(set(variants) - {baseline}), int(np.sum(~np.isnan(ps))))  # two engines of one variant are two
-    frame["comparisons"] = pd.Series(family, frame.index, dtype="Int64").where(frame["baseline"] != "")
-    frame["p_holm"] = np.minimum(looks * holm(ps, family), 1.0)
-    numbers = zip(*(frame[c] for c in ("delta_nats", "delta_low", "delta_high", "p_holm")), strict=True)
-    frame["verdict"] = [verdict(*four) for four in numbers]
-    return frame
 
 
 def _quality(

@@ -87,25 +87,7 @@ def gather(folder: Path) -> Results:
         if same in rows and (rows[same]["run"] in named, rows[same]["started"]) > (key in named, row["started"]):
             continue
         rows[same], held[same] = row, outcome
-    blocks = []
-    sessions = {grid["session"]: verb for verb, grid in asked.items()}  # earlier ones stay on file, untold
-    for path, whole in (one for session in sorted(set(sessions) - {""}) for one in samples(folder, session)):
-        with as_written(path):
-            run, answer = as_run(whole["run"]), whole["answer"]
-            protocols[run.protocol.label] = run.protocol
-            row = _common(run) | {c: whole[c] for c in ("session", "round", "label", "started")} | {"seeds": 1}
-            # files of before `control_of` say it by the end of the label
-            again = whole["label"].removesuffix("#2") if whole["label"].endswith("#2") else ""
-            row |= {"verb": sessions[whole["session"]], "control_of": whole.get("control_of", again)}
-            count = 0  # of its blocks; those of a process that was repeated, because disturbed, come last
-            for one in [answer, *(one for one in whole.get("disturbed", ()) if "blocks" in one)]:
-                said = {k: v for k, v in one.items() if k not in ("blocks", "environment")}
-                said["environment"] = _environment(environments, one["environment"]) if "environment" in one else None
-                own = one.get("blocks", [{}])
-                blocks += [
-                    {**row, **said, **block, **({"block": count + k} if block else {})} for k, block in enumerate(own)
-                ]
-                count += len(own)
+    blocks = _timed_blocks(folder, asked, environments, protocols)
     anchors = {
         (g["protocol"]["label"], g["corpus"], g["corpus_sha256"], model): perplexity
         for grid in asked.values()
@@ -130,6 +112,35 @@ def gather(folder: Path) -> Results:
         protocols=frame("protocols", [{"protocol": label, **vars(protocols[label])} for label in sorted(protocols)]),
         environments=frame("environments", list(environments.values())),
     )  # fmt: skip
+
+
+def _timed_blocks(
+    folder: Path, asked: Mapping[str, Loaded], environments: dict[str, Loaded], protocols: dict[str, Protocol]
+) -> list[Loaded]:
+    """Return the rows of speed.csv: the timed blocks of the sessions that grids name, those of a sample together.
+
+    Environments and protocols that are met are added to theirs.
+    """
+    blocks = []
+    sessions = {grid["session"]: verb for verb, grid in asked.items()}  # earlier ones stay on file, untold
+    for path, whole in (one for session in sorted(set(sessions) - {""}) for one in samples(folder, session)):
+        with as_written(path):
+            run, answer = as_run(whole["run"]), whole["answer"]
+            protocols[run.protocol.label] = run.protocol
+            row = _common(run) | {c: whole[c] for c in ("session", "round", "label", "started")} | {"seeds": 1}
+            # files of before `control_of` say it by the end of the label
+            again = whole["label"].removesuffix("#2") if whole["label"].endswith("#2") else ""
+            row |= {"verb": sessions[whole["session"]], "control_of": whole.get("control_of", again)}
+            count = 0  # of its blocks; those of a process that was repeated, because disturbed, come last
+            for one in [answer, *(one for one in whole.get("disturbed", ()) if "blocks" in one)]:
+                said = {k: v for k, v in one.items() if k not in ("blocks", "environment")}
+                said["environment"] = _environment(environments, one["environment"]) if "environment" in one else None
+                own = one.get("blocks", [{}])
+                blocks += [
+                    {**row, **said, **block, **({"block": count + k} if block else {})} for k, block in enumerate(own)
+                ]
+                count += len(own)
+    return blocks
 
 
 # What a training's outcome holds by the table, a row each. Results of before there was one have none of it.

@@ -169,35 +169,7 @@ def time_steps(run: Run, vocabulary: int, seeds: int = 1) -> Answer:
     warm_until = clock(device) + WARM_S
     while clock(device) < warm_until:
         timed(1)
-    each = statistics.median(timed(1) for _ in range(3))
-    count = max(1, round(BLOCK_S / each))
-    blocks: list[dict[str, Fact]] = []
-    end = clock(device) + LONGEST_S
-    for attempt in range(2 * BLOCKS):
-        before, busy_before = resource.getrusage(resource.RUSAGE_SELF), _busy_s()
-        seconds = timed(count)
-        after, busy_after = resource.getrusage(resource.RUSAGE_SELF), _busy_s()
-        switches = after.ru_nivcsw - before.ru_nivcsw
-        own_s = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
-        others = None
-        if busy_before is not None and busy_after is not None:
-            others = max(0.0, busy_after - busy_before - own_s) / seconds
-        free = max(0, (os.cpu_count() or 1) - torch.get_num_threads())
-        blocks.append(
-            {
-                "block": attempt,
-                "steps": count * WINDOWS,
-                "tokens_per_sec": count * WINDOWS * n * steps * seeds / seconds,
-                "step_ms": 1000 * seconds / (count * WINDOWS),
-                "context_switches": switches,
-                "cpu_per_wall": own_s / seconds,
-                "others_cpu": others,
-                "disturbed": switches / seconds > SWITCHES_PER_S or (others is not None and others > free + OTHERS),
-            }
-        )
-        clean = sum(not b["disturbed"] for b in blocks)
-        if clean == BLOCKS or clock(device) > end:  # disturbed blocks run again, for a while; both stay on file
-            break
+    blocks = _blocks(timed, device, n * steps * seeds)
     allocated = device == "cuda"
     high = _status_mib("VmHWM") if resettable else None
     peak = high - base if high and base else None
@@ -207,11 +179,8 @@ def time_steps(run: Run, vocabulary: int, seeds: int = 1) -> Answer:
     kernels = _kernels(lambda: timed(1), device)
     work = gflop_per_step(model, n * steps)
     peak_gflops, copied = measure_peaks(device)  # after the memory was read: its own would be counted
-    # what a step reached can be reached, whatever the machine was busy with since
-    peak_gflops = max(peak_gflops, *(1000 * work / float(block["step_ms"]) for block in blocks))  # type: ignore[arg-type]
+    peak_gflops = _shares_of_peak(blocks, work, peak_gflops)
     gap_us = node_gap_us() if device == "cuda" else None
-    for block in blocks:
-        block["percent_of_peak"] = 100 * work / (float(block["step_ms"]) / 1000) / peak_gflops  # type: ignore[arg-type]
     again = repeat_difference(run, vocabulary, streams)
     if apart is None:
         apart = max_abs_error(run, vocabulary)
@@ -235,6 +204,57 @@ def time_steps(run: Run, vocabulary: int, seeds: int = 1) -> Answer:
         "load": os.getloadavg()[0],
         "environment": environment(device),
     }
+
+
+def _blocks(timed: Callable[[int], float], device: str, tokens: int) -> list[dict[str, Fact]]:
+    """Time BLOCKS undisturbed blocks. Disturbed ones are followed by others, for a while, and stay among them.
+
+    `timed(count)`: seconds of `count` times WINDOWS training steps, of `tokens` tokens each.
+    """
+    from harness.run.progress import clock
+
+    each = statistics.median(timed(1) for _ in range(3))
+    count = max(1, round(BLOCK_S / each))
+    blocks: list[dict[str, Fact]] = []
+    end = clock(device) + LONGEST_S
+    for attempt in range(2 * BLOCKS):
+        blocks.append({"block": attempt, **_block(timed, count, tokens)})
+        if sum(not b["disturbed"] for b in blocks) == BLOCKS or clock(device) > end:
+            break
+    return blocks
+
+
+def _block(timed: Callable[[int], float], count: int, tokens: int) -> dict[str, Fact]:
+    """Time one block, and record what else ran meanwhile."""
+    import torch
+
+    before, busy_before = resource.getrusage(resource.RUSAGE_SELF), _busy_s()
+    seconds = timed(count)
+    after, busy_after = resource.getrusage(resource.RUSAGE_SELF), _busy_s()
+    switches = after.ru_nivcsw - before.ru_nivcsw
+    own_s = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+    others = None
+    if busy_before is not None and busy_after is not None:
+        others = max(0.0, busy_after - busy_before - own_s) / seconds
+    free = max(0, (os.cpu_count() or 1) - torch.get_num_threads())
+    return {
+        "steps": count * WINDOWS,
+        "tokens_per_sec": count * WINDOWS * tokens / seconds,
+        "step_ms": 1000 * seconds / (count * WINDOWS),
+        "context_switches": switches,
+        "cpu_per_wall": own_s / seconds,
+        "others_cpu": others,
+        "disturbed": switches / seconds > SWITCHES_PER_S or (others is not None and others > free + OTHERS),
+    }
+
+
+def _shares_of_peak(blocks: list[dict[str, Fact]], work: float, peak_gflops: float) -> float:
+    """Write into each block its share of the peak, and return the peak, which is no less than what a step reached."""
+    reached = [1000 * work / float(block["step_ms"]) for block in blocks]  # type: ignore[arg-type]
+    peak_gflops = max(peak_gflops, *reached)
+    for block, gflops in zip(blocks, reached, strict=True):
+        block["percent_of_peak"] = 100 * gflops / peak_gflops
+    return peak_gflops
 
 
 def repeat_difference(run: Run, vocabulary: int, streams: Tensor) -> float:
