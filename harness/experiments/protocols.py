@@ -113,6 +113,13 @@ class Protocol:
         return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
 
 
+# Each field's default as keys know it. No entry is ever changed: where a default is, the keys of its runs must be too.
+UNSAID: dict[str, object] = {
+    "name": "classic", "train_characters": 10_000, "heldout_characters": 10_000, "batch_size": 32, "num_steps": 35,
+    "hidden": 256, "lr": 1.0, "clip": 1.0, "epochs": 500, "init": "own", "evaluations": 20, "text": "lines",
+    "sampling": "sequential", "validation_characters": 0, "rate": "given", "match": "hidden", "update_bias": "own",
+    "task": "text", "max_vocabulary": 0, "stop": "end",
+}  # fmt: skip
 FIELDS: dict[str, Any] = {
     f.name: type(f.default) for f in dataclasses.fields(Protocol) if f.name not in ("name", "task")
 }  # of --set

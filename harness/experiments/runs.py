@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from harness.experiments.protocols import Protocol
+from harness.experiments.protocols import UNSAID, Protocol
 
 # What pandas.read_csv takes for a missing value unless told otherwise: no name of ours.
 MISSING = frozenset((
@@ -55,7 +55,7 @@ class Run:
     @functools.cached_property
     def key(self) -> str:
         """A name for files: readable in front, and behind it a hash of every field that is not at its default."""
-        said = {"run": _said(self, RUN_UNSAID), "protocol": _said(self.protocol, PROTOCOL_UNSAID)}
+        said = {"run": _said(self, RUN_UNSAID), "protocol": _said(self.protocol, UNSAID)}
         whole = json.dumps(said, sort_keys=True)
         safe = "".join(c if c.isalnum() or c in "._=," else "." for c in self.variant)
         return f"{safe}-{self.seed}-{hashlib.sha256(whole.encode()).hexdigest()[:16]}"
@@ -65,12 +65,6 @@ class Run:
 RUN_UNSAID: dict[str, object] = {
     "engine": "loop", "capture": False, "precision": "ieee", "deterministic": False, "source": "", "hidden": 0,
     "lr": 0.0, "tokens": "",
-}  # fmt: skip
-PROTOCOL_UNSAID: dict[str, object] = {
-    "name": "classic", "train_characters": 10_000, "heldout_characters": 10_000, "batch_size": 32, "num_steps": 35,
-    "hidden": 256, "lr": 1.0, "clip": 1.0, "epochs": 500, "init": "own", "evaluations": 20, "text": "lines",
-    "sampling": "sequential", "validation_characters": 0, "rate": "given", "match": "hidden", "update_bias": "own",
-    "task": "text", "max_vocabulary": 0, "stop": "end",
 }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from harness.experiments import grids, protocols
 from harness.experiments.protocols import CHOICES, Protocol
-from harness.experiments.runs import PROTOCOL_UNSAID, RUN_UNSAID, Run
+from harness.experiments.runs import RUN_UNSAID, Run
 
 RUN = Run("gru", 0, Protocol(), "sha", "cpu")
 OTHER: dict[str, Any] = {
@@ -50,7 +50,7 @@ def test_a_field_that_is_added_changes_no_key_until_it_is_used() -> None:
 
 def test_a_default_that_changes_changes_keys() -> None:
     """What is left out of a key is what is written down, not what is the default now."""
-    for own, unsaid in ((Run, RUN_UNSAID), (Protocol, PROTOCOL_UNSAID)):
+    for own, unsaid in ((Run, RUN_UNSAID), (Protocol, protocols.UNSAID)):
         defaults = {f.name: f.default for f in dataclasses.fields(own) if f.default is not dataclasses.MISSING}
         assert unsaid == defaults  # a new field is to be added there, once and for all
 
