@@ -130,8 +130,8 @@ class Plan:
 
     @property
     def captures(self) -> bool:
-        """Whether an epoch is trained as one CUDA graph: of text, on CUDA."""
-        return self.device == "cuda" and self.protocol.task == "text"
+        """Whether an epoch is trained as one CUDA graph: of text, on CUDA, where nothing random is drawn."""
+        return self.device == "cuda" and self.protocol.task == "text" and not self.protocol.dropout
 
     def run(self, variant: str, seed: int, engine: str = "", capture: bool | None = None) -> Run:
         engine = engine or self.engines(variant)[0]
@@ -159,7 +159,10 @@ class Plan:
         import variants
 
         hidden = self.units.get(variant, self.protocol.hidden)
-        found = variants.refusals(variant, self.device, hidden, self.protocol.batch_size, self.precision)
+        size = self.protocol
+        found = variants.refusals(
+            variant, self.device, hidden, size.batch_size, self.precision, size.layers, size.dropout > 0
+        )
         wrong = "it disagrees with the reference engine here"
         return {e: why or wrong * ((variant, e) in self.barred) for e, why in found.items()}
 
@@ -171,7 +174,8 @@ class Plan:
         if self.protocol.match != "parameters":
             return {}
         inputs, outputs = self.ends
-        return {v: matched(v, grids.BASELINE, inputs, self.protocol.hidden, outputs) for v in self.variants}
+        size = self.protocol
+        return {v: matched(v, grids.BASELINE, inputs, size.hidden, outputs, size.layers) for v in self.variants}
 
     @property
     def ends(self) -> tuple[int, int]:

@@ -28,8 +28,9 @@ PARTS = {
     "variants/registry.py variants/__init__.py": "test_properties.py test_variants.py test_main.py",
     "variants/cell.py": "test_variants.py test_train.py",
     "variants/model.py": "test_properties.py test_train.py test_variants.py test_protocols.py test_faults.py",
+    "variants/layers.py": "test_engines.py test_variants.py",
     "variants/engines/fused.py": "test_derive.py test_engines.py",
-    "variants/engines/loop.py variants/engines/scan.py variants/engines/library.py variants/engines/native.py": (
+    "variants/engines/loop.py variants/engines/library.py variants/engines/native.py": (
         "test_engines.py test_variants.py"
     ),
     "variants/engines/derive.py variants/engines/emit.py": "test_derive.py test_engines.py",

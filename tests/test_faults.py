@@ -82,6 +82,7 @@ class Going:
 
 def cases() -> list[Any]:
     windows = dataclasses.replace(TINY, sampling="windows", text="whole", train_characters=40, heldout_characters=20)
+    stacked = dataclasses.replace(TINY, layers=2, dropout=0.3)
     adding = dataclasses.replace(protocols.task_protocol("adding"), num_steps=4, batch_size=3, hidden=3, epochs=8)
     validated = dataclasses.replace(TINY, validation_characters=50)
     found = [
@@ -93,7 +94,8 @@ def cases() -> list[Any]:
             ("gru:Z=0", "fused", TINY, "sequential", (1,)),
             ("gru", "native", TINY, "sequential", (1,)),
             ("nn.lstm", "library", TINY, "sequential", (0,)),
-            ("min_lstm", "scan", TINY, "sequential", (0,)),
+            ("gru", "native", stacked, "layers and dropout", (1, 2)),
+            ("nn.gru", "library", stacked, "layers and dropout", (0,)),
             ("ligru", "loop", TINY, "running averages", (0, 3)),
             ("rnn", "loop", windows, "windows", (0, 1)),
             ("rnn", "loop", validated, "validation", (0,)),

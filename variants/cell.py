@@ -156,7 +156,7 @@ class Cell(nn.Module):
     on_gate: Callable[[str, Tensor], None] | None = None
     fixed: ClassVar[dict[str, float]] = {}
     written: ClassVar[type[Cell] | None] = None
-    linear: Callable[..., tuple[Tensor, Tensor]]  # for engines/scan.py alone
+    layers: ClassVar[int] = 1  # see layers.py
     step: Callable[..., Tensor | State]  # the equations: X (S, n, d) and the state before -> the state after
 
     def __init__(self, d: int, h: int, seeds: int = 1) -> None:
@@ -189,6 +189,10 @@ class Cell(nn.Module):
 
     def _zeros(self, shape: tuple[int, ...]) -> Tensor:
         return self.zero.expand(shape)
+
+    def each_layer(self) -> list[Cell]:
+        """Itself, and the cells of the layers above."""
+        return [self, *getattr(self, "above", ())]
 
     def one_hot(self, X: Tensor) -> Tensor:
         """Characters as indices (T, S, n) -> (T, S, n, d); what is numbers already stays as it is."""

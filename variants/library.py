@@ -25,28 +25,28 @@ class Library(Cell):
         if seeds != 1:
             raise ValueError(f"nn.{self.module.__name__.lower()} trains one seed at a time, not {seeds}")
         super().__init__(d, h, seeds)
-        self.rnn = self.module(d, h)
+        self.rnn = self.module(d, h, self.layers)
 
     def named_parts(self) -> list[tuple[str, Tensor]]:
         """(name, view) for every block, transposed to the shapes of cell.py: W_x* (1, d, h), b_* (1, 1, h)."""
         parts = []
-        for prefix, tensor in (
-            ("W_x", "weight_ih_l0"),
-            ("W_h", "weight_hh_l0"),
-            ("b_x", "bias_ih_l0"),
-            ("b_h", "bias_hh_l0"),
-        ):
-            rows = getattr(self.rnn, tensor).detach().chunk(len(self.blocks))
-            parts += [
-                (prefix + k, r.mT[None] if r.dim() == 2 else r[None, None])
-                for k, r in zip(self.blocks, rows, strict=True)
-            ]
+        kinds = (("W_x", "weight_ih"), ("W_h", "weight_hh"), ("b_x", "bias_ih"), ("b_h", "bias_hh"))
+        for layer in range(self.layers):
+            for prefix, tensor in kinds:
+                rows = getattr(self.rnn, f"{tensor}_l{layer}").detach().chunk(len(self.blocks))
+                parts += [
+                    (f"above.{layer - 1}." * (layer > 0) + prefix + k, r.mT[None] if r.dim() == 2 else r[None, None])
+                    for k, r in zip(self.blocks, rows, strict=True)
+                ]
         return parts
 
     def unroll(self, X: Tensor, state: State) -> tuple[Tensor, State]:
         """X (T, 1, n, d), state -> outputs (T, 1, n, h), state: the whole sequence in torch's one call."""
-        Y, after = self.rnn(X[:, 0], state if self.states > 1 else state[0])
-        return Y[:, None], after if isinstance(after, tuple) else (after,)
+        each = self.states // self.layers  # torch's states are (layers, n, h) each, the bottom layer first
+        first = tuple(torch.cat(state[k::each][::-1]) for k in range(each))
+        Y, after = self.rnn(X[:, 0], first if each > 1 else first[0])
+        parts = [part.split(1) for part in (after if isinstance(after, tuple) else (after,))]
+        return Y[:, None], tuple(part[layer] for layer in reversed(range(self.layers)) for part in parts)
 
 
 class RNN(Library):

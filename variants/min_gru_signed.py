@@ -16,10 +16,6 @@ class MinGRUSigned(Cell):
     def Z(self, X: Tensor) -> Tensor:
         return sigmoid(X @ self.W_xz + self.b_z)
 
-    def linear(self, X: Tensor) -> tuple[Tensor, Tensor]:
-        Z = self.Z(X)
-        return 1 - 2 * Z, Z * (X @ self.W_xh + self.b_h)
-
     def step(self, X: Tensor, H: Tensor) -> Tensor:
-        A, B = self.linear(X)
-        return A * H + B
+        Z, H_tilde = self.Z(X), X @ self.W_xh + self.b_h
+        return (1 - 2 * Z) * H + Z * H_tilde

@@ -21,10 +21,6 @@ class MinLSTM(Cell):
     def I(self, X: Tensor) -> Tensor:
         return sigmoid(X @ self.W_xi + self.b_i)
 
-    def linear(self, X: Tensor) -> tuple[Tensor, Tensor]:
-        F, I = self.F(X), self.I(X)
-        return F / (F + I), I / (F + I) * (X @ self.W_xh + self.b_h)
-
     def step(self, X: Tensor, H: Tensor) -> Tensor:
-        A, B = self.linear(X)
-        return A * H + B
+        F, I, H_tilde = self.F(X), self.I(X), X @ self.W_xh + self.b_h
+        return F / (F + I) * H + I / (F + I) * H_tilde

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from . import get, reference_engine
 from .cell import Cell, State
+from .layers import stack
 from .library import Library
 
 
@@ -27,7 +28,9 @@ class Model(nn.Module):
     Initial values come from a generator per (seed, name of the tensor), so a tensor that two variants share
     starts equal. All weights are float32 values, also in a float64 model. `engine` executes the cell; '' is the
     plainest that can. `outputs` of the output layer, as many as the vocabulary if not given. `update_bias`: of the
-    gate whose bias the cell names in `keeps`, as `grid.Protocol` has it.
+    gate whose bias the cell names in `keeps`, as `grid.Protocol` has it. `layers` of the cell, see layers.py; in
+    training each output that one hands to the next is 0 with probability `dropout`, drawn by a generator per (seed,
+    variant), else scaled by 1 / (1 - dropout).
     """
 
     def __init__(
@@ -43,22 +46,28 @@ class Model(nn.Module):
         update_bias: str = "own",
         horizon: int = 0,
         outputs: int = 0,
+        layers: int = 1,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.cell: Cell = get(variant)(vocabulary, hidden, len(seeds))
+        self.cell: Cell = stack(get(variant), layers, dropout > 0)(vocabulary, hidden, len(seeds))
+        self.layers, self.dropout = layers, dropout
+        self.rngs = [_generator(f"{seed} {variant} dropout") for seed in seeds] if dropout and layers > 1 else []
         self.W_hq = nn.Parameter(torch.zeros(len(seeds), hidden, outputs or vocabulary))
         self.b_q = nn.Parameter(torch.zeros(len(seeds), 1, outputs or vocabulary))
         self.engine = importlib.import_module(f"variants.engines.{engine or reference_engine(variant)}")
         self.unroll = self.engine.unroll
         self.trainer: Any = None  # the engine's own training step, once there is a first
         library = isinstance(self.cell, Library)
+        if isinstance(self.cell, Library) and self.rngs:
+            self.cell.rnn.dropout = dropout
         if init == "own":
             init = "torch" if library else "book"
         parts = self.cell.named_parts() if isinstance(self.cell, Library) else list(self.cell.named_parameters())
         for name, value in [*parts, ("W_hq", self.W_hq), ("b_q", self.b_q)]:
             for k, seed in enumerate(seeds):
                 value.data[k] = initial(name, value.shape[1:], seed, init, hidden)
-                if name == self.cell.keeps and update_bias != "own":
+                if name.rpartition(".")[2] == self.cell.keeps and update_bias != "own":
                     value.data[k] = kept(update_bias, value.shape[1:], seed, horizon)
         self.to(device=device, dtype=dtype)
         self.unknown_nats = 0.0  # what a target of index 0 costs beyond that: see corpus.Corpus
@@ -80,10 +89,25 @@ class Model(nn.Module):
 
     def forward(self, X: Tensor, state: State) -> tuple[Tensor, State]:
         """Characters X (T, S, n) as indices, state -> logits (T, S, n, vocabulary), state."""
-        H, state = self.unroll(self.cell, X, state)
+        if not (self.rngs and self.training):
+            H, state = self.unroll(self.cell, X, state)
+        elif isinstance(self.cell, Library):  # torch's own dropout draws from torch's own generator
+            with torch.random.fork_rng([X.device] if X.is_cuda else []):
+                torch.manual_seed(int(torch.randint(2**62, (), generator=self.rngs[0])))
+                H, state = self.unroll(self.cell, X, state)
+        else:
+            H, state = self.unroll(self.cell, self._with_factors(X), state)
         T, S, n, h = H.shape
         logits = torch.baddbmm(self.b_q, H.transpose(0, 1).reshape(S, T * n, h), self.W_hq)  # one product, not T
         return logits.view(S, T, n, -1).transpose(0, 1), state
+
+    def _with_factors(self, X: Tensor) -> Tensor:
+        """Inputs (T, S, n, d), and behind them what dropout multiplies: (layers - 1) * h columns."""
+        (T, _, n), p = X.shape[:3], self.dropout
+        shape = (T, n, (self.layers - 1) * self.cell.h)
+        kept = torch.stack([torch.rand(shape, generator=rng) >= p for rng in self.rngs], 1)
+        inputs = self.cell.one_hot(X)
+        return torch.cat([inputs, kept.to(inputs.device, inputs.dtype) / (1 - p)], -1)
 
     def nats(self, X: Tensor, Y: Tensor, state: State) -> tuple[Tensor, State]:
         """Cross-entropy (S, T, n) in nats of predicting each of Y (T, S, n) from X, and the state after."""
@@ -165,6 +189,7 @@ class Model(nn.Module):
         """All that a step changes, as arrays: weights, running averages, and Adam's moments once it has made any."""
         whole = {f"weight/{name}": weight for name, weight in self.state_dict().items()}
         whole |= {f"moment/{k}": moment for k, moment in enumerate(self.moments)}
+        whole |= {f"dropout/{k}": rng.get_state() for k, rng in enumerate(self.rngs)}
         return {name: value.cpu().numpy() for name, value in whole.items()} | {"steps": np.array(self.steps)}
 
     @torch.no_grad()
@@ -173,6 +198,8 @@ class Model(nn.Module):
         for name, weight in self.state_dict().items():
             weight.copy_(torch.from_numpy(arrays[f"weight/{name}"]))
         self.steps = int(arrays["steps"])
+        for k, rng in enumerate(self.rngs):
+            rng.set_state(torch.from_numpy(arrays[f"dropout/{k}"]))
         names = [f"moment/{k}" for k in range(2) if f"moment/{k}" in arrays]
         self.moments = tuple(torch.from_numpy(arrays[name]).to(self.b_q.device) for name in names)
 
@@ -199,11 +226,11 @@ def counted(outputs: Tensor, Y: Tensor, counts: Tensor) -> Tensor:
     return (each * counts).sum((0, 2)) / counts.sum((0, 2))
 
 
-def matched(variant: str, like: str, inputs: int, hidden: int, outputs: int) -> int:
+def matched(variant: str, like: str, inputs: int, hidden: int, outputs: int, layers: int = 1) -> int:
     """The hidden size at which `variant` has as many parameters as `like` with `hidden`, or as near as can be."""
 
     def parameters(name: str, h: int) -> int:
-        cell = get(name)
+        cell = stack(get(name), layers)
         with torch.device("meta"):
             return sum(w.numel() for w in cell(inputs, h, 1).parameters()) + (h + 1) * outputs
 
@@ -223,13 +250,17 @@ def initial(name: str, shape: Sequence[int], seed: int, init: str, hidden: int) 
 
     What only scales starts at 1 in both.
     """
-    if name.startswith("g_"):
+    kind, rng = name.rpartition(".")[2], _generator(f"{seed} {name}")
+    if kind.startswith("g_"):
         return torch.ones(*shape)
-    digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
-    rng = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
     if init == "torch":
         return (2 * torch.rand(*shape, generator=rng) - 1) / math.sqrt(hidden)
-    return torch.zeros(*shape) if name.startswith("b_") else 0.01 * torch.randn(*shape, generator=rng)
+    return torch.zeros(*shape) if kind.startswith("b_") else 0.01 * torch.randn(*shape, generator=rng)
+
+
+def _generator(of: str) -> torch.Generator:
+    digest = hashlib.sha256(of.encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
 def kept(bias: str, shape: Sequence[int], seed: int, horizon: int) -> Tensor:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 # the fastest first; the last is only to be timed beside them
 NAME = re.compile(r"[^\W\d][\w-]*(\.[\w-]+)*")  # of a cell
-ENGINES = ("library", "resident", "native", "scan", "fused", "loop", "book")
+ENGINES = ("library", "resident", "native", "fused", "loop", "book")
 
 
 @dataclass(frozen=True)
@@ -325,17 +325,23 @@ def reference_engine(name: str) -> str:
 
 
 def refusals(
-    name: str, device: str = "cpu", hidden: int = 256, batch: int = 32, precision: str = "ieee"
-) -> dict[str, str]:
-    """engine -> why it cannot run this variant at this size, '' where it can; the fastest first."""
-    said = {}
+    name: str, device: str = "cpu", hidden: int = 256, batch: int = 32, precision: str = "ieee", layers: int = 1,
+    drops: bool = False,
+) -> dict[str, str]:  # fmt: skip
+    """engine -> why it cannot run this variant at this size, '' where it can; the fastest first.
+
+    `layers` of it, with dropout between them where it `drops`.
+    """
+    from .layers import stack
+
+    cell, said = stack(get(name), layers, drops), dict[str, str]()
     for name_of in ENGINES:
         try:
             engine = importlib.import_module(f"variants.engines.{name_of}")
         except Exception as error:  # a cell that it builds on is half-written
             said[name_of] = f"it cannot be imported: {one_line(error)}"
             continue
-        said[name_of] = engine.unsupported_reason(get(name), device)
+        said[name_of] = engine.unsupported_reason(cell, device)
         if not said[name_of] and hasattr(engine, "unsupported_size"):
             said[name_of] = engine.unsupported_size(hidden, batch, precision)
         elif not said[name_of] and precision == "bf16":

@@ -25,7 +25,7 @@ CHOICES = {
 }
 PROMPT = "time traveller"  # of a sample, the book's
 SHUT, OPEN = 0.1, 0.9  # a gate's value below and above which it counts as saturated
-MAY_BE_ZERO = {"validation_characters", "max_vocabulary"}
+MAY_BE_ZERO = {"validation_characters", "max_vocabulary", "dropout"}
 RATES = (0.25, 0.5, 1.0, 2.0, 4.0)  # what rate=chosen chooses from, for every variant the same
 TASK_RATES = (0.001, 0.003, 0.01, 0.03)  # the same of a task, where Adam optimises
 RATE_SEEDS = (1000, 1001)  # that choose it: none of them is scored
@@ -56,6 +56,9 @@ class Protocol:
     `update_bias`: initial bias of a GRU's update gate, where Z = 1 keeps: as `init` has it, 0, 1, or log U(1,
     num_steps - 1) (chrono, Tallec and Ollivier 2018).
 
+    `layers` of the cell, each reading the outputs of the one below (variants/layers.py). `dropout`: the probability
+    that such an output is 0, in training; the other outputs are scaled by 1 / (1 - dropout).
+
     `task`: the text, or a task of tasks.py: then `num_steps` is its length, an epoch 100 updates by Adam, and
     `rate` chosen is what solves it for most of RATE_SEEDS, then soonest, of TASK_RATES. `stop` solved ends a training
     on a task once it is solved; the end is `epochs`.
@@ -81,6 +84,8 @@ class Protocol:
     task: str = "text"
     max_vocabulary: int = 0
     stop: str = "end"
+    layers: int = 1
+    dropout: float = 0.0
 
     @property
     def label(self) -> str:
@@ -110,7 +115,14 @@ class Protocol:
             changes.setdefault("rate", "given")
             if changes["rate"] == "chosen":
                 raise ValueError("--set gives lr, and rate=chosen, which chooses it: give one of them")
-        return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
+        changed = dataclasses.replace(self, **changes)  # type: ignore[arg-type]
+        if changed.layers > MOST_LAYERS:
+            raise ValueError(f"layers is at most {MOST_LAYERS}, not {changed.layers}")
+        if not 0 <= changed.dropout < 1:
+            raise ValueError(f"dropout is a probability from 0 to below 1, not {changed.dropout:g}")
+        if changed.dropout and changed.layers == 1:
+            raise ValueError("dropout is between layers, and there is one: add layers=2")
+        return changed
 
 
 # Each field's default as keys know it. No entry is ever changed: where a default is, the keys of its runs must be too.
@@ -118,7 +130,7 @@ UNSAID: dict[str, object] = {
     "name": "classic", "train_characters": 10_000, "heldout_characters": 10_000, "batch_size": 32, "num_steps": 35,
     "hidden": 256, "lr": 1.0, "clip": 1.0, "epochs": 500, "init": "own", "evaluations": 20, "text": "lines",
     "sampling": "sequential", "validation_characters": 0, "rate": "given", "match": "hidden", "update_bias": "own",
-    "task": "text", "max_vocabulary": 0, "stop": "end",
+    "task": "text", "max_vocabulary": 0, "stop": "end", "layers": 1, "dropout": 0.0,
 }  # fmt: skip
 FIELDS: dict[str, Any] = {
     f.name: type(f.default) for f in dataclasses.fields(Protocol) if f.name not in ("name", "task")
@@ -157,7 +169,9 @@ PROTOCOLS = {
     )
 }
 SHORT = ("quick",)  # protocols made for minutes: they show which way things lean
-TASK_FIELDS = ("batch_size", "hidden", "lr", "clip", "epochs", "init", "update_bias", "rate", "stop", "match")
+TASK_FIELDS = ("batch_size", "hidden", "lr", "clip", "epochs", "init", "update_bias", "rate", "stop", "match", "layers",
+               "dropout")  # fmt: skip
+MOST_LAYERS = 16
 
 
 def rates(protocol: Protocol) -> tuple[float, ...]:

@@ -122,6 +122,8 @@ _COLUMNS = (
     Column("match", str, "", "what is equal between variants: `hidden` or `parameters`"),
     Column("update_bias", str, "", "initial bias of the update gate: `own`, `0`, `1` or `chrono`"),
     Column("max_vocabulary", int, "", "most symbols kept; 0 is all"),
+    Column("layers", int, "", "cells on top of each other"),
+    Column("dropout", float, "", "share of the outputs between two layers that is set to 0 in training"),
     Column("task", str, "", "name of the task; `text` for none"),
     Column("stop", str, "", "end of a training on a task: at the `end`, or once `solved`"),
     # a comparison
@@ -334,7 +336,7 @@ TABLES = {
     "protocols": Table("what a cell `protocol` of the others stands for", (
         "protocol", "name", "train_characters", "heldout_characters", "batch_size", "num_steps",
         "hidden", "lr", "clip", "epochs", "init", "evaluations", "text", "sampling", "validation_characters", "rate",
-        "match", "update_bias", "max_vocabulary", "task", "stop",
+        "match", "update_bias", "max_vocabulary", "task", "stop", "layers", "dropout",
     )),
     "environments": Table("what a cell `environment` of the others stands for, as texts", (
         "environment", "torch", "cuda", "driver", "device", "device_name", "cpu", "cores", "threads",

@@ -25,7 +25,7 @@ ENGINES = {  # how a variant is executed, as a reader would say it
     "book": ("the book\u2019s own loop", "Run as the book\u2019s own loop"),
     "loop": ("step by step", "Run step by step in torch"), "fused": ("fused in torch", "Fused in torch"),
     "native": ("compiled to C", "Compiled to C"), "resident": ("one GPU kernel", "As one GPU kernel"),
-    "scan": ("parallel scan", "As a parallel scan"), "library": ("torch\u2019s own", "As torch runs it"),
+    "library": ("torch\u2019s own", "As torch runs it"),
 }  # fmt: skip
 MOST_BARS, MOST_TASKS, MOST_ROWS = 5, 4, 8
 HEIGHT = 34  # pixels, of a row of a panel

@@ -30,7 +30,10 @@ def max_abs_error(run: Run, vocabulary: int) -> float:
     for engine in (plain, run.engine):
         rng = torch.Generator().manual_seed(0)
         dtype = torch.float32 if engine in FLOAT32 else torch.float64
-        model = Model(run.variant, vocabulary, size.hidden, [0], "torch", dtype=dtype, device=device, engine=engine)
+        model = Model(
+            run.variant, vocabulary, size.hidden, [0], "torch", dtype=dtype, device=device, engine=engine,
+            layers=size.layers, dropout=size.dropout,
+        )  # fmt: skip
         X = torch.randint(vocabulary, (size.num_steps + 1, 1, size.batch_size), generator=rng).to(device)
         state = tuple(
             torch.randn(s.shape, generator=rng, dtype=torch.float64).to(device, dtype)

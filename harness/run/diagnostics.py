@@ -5,6 +5,7 @@ Rule: it only looks: weights and states stay as they were. A seed's numbers do n
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -62,7 +63,7 @@ def gates(model: Model, streams: Tensor, alive: Alive = lambda: None) -> list[di
                 "mean": overall, "sd": (square[s].mean() - overall**2).clamp(min=0).sqrt(),
                 "shut": shut[s].mean(), "open": open_[s].mean(), "unit_sd": mean[s].std(correction=0),
             }  # fmt: skip
-            if gate == keeps:
+            if gate.partition(".")[0] == keeps:
                 times = torch.quantile(-1 / log[s].clamp(max=-1e-9), log.new_tensor(QUANTILES))
                 facts |= {f"tau_{100 * q:.0f}": tau for q, tau in zip(QUANTILES, times, strict=True)}
             found[s][gate] = {name: float(value) for name, value in facts.items()}
@@ -113,7 +114,8 @@ def heat(model: Model, corpus: text.Corpus, characters: Tensor, alive: Alive = l
         return []
     read = characters[: 2 * SENTENCE, None, None].expand(-1, len(model.b_q), 1)
     steps = [{g: v[0, 0].expand(model.cell.h) for g, v in seen.items()} for seen in _gate_values(model, read, alive)]
-    shown = [gate for gate in model.cell.gates() if all(gate in seen for seen in steps)]
+    names = [f"{gate}.{k}".removesuffix(".1") for k in range(1, model.layers + 1) for gate in model.cell.gates()]
+    shown = [gate for gate in names if all(gate in seen for seen in steps)]
     if not shown:
         return []
     values = {gate: torch.stack([seen[gate] for seen in steps[SENTENCE:]]) for gate in shown}
@@ -137,7 +139,8 @@ def _gate_values(model: Model, X: Tensor, alive: Alive) -> Iterator[dict[str, Te
     if isinstance(cell, Library) or not set(cell.gates()) - set(cell.fixed):
         return
     state = cell.begin(X.shape[2])
-    cell.on_gate = seen.__setitem__
+    for k, layer in enumerate(cell.each_layer(), 1):
+        layer.on_gate = functools.partial(_note, seen, f".{k}".removesuffix(".1"))
     try:
         for characters in X:
             seen.clear()
@@ -145,7 +148,12 @@ def _gate_values(model: Model, X: Tensor, alive: Alive) -> Iterator[dict[str, Te
             yield {gate: values for gate, values in seen.items() if isinstance(values, Tensor)}
             alive()
     finally:
-        cell.on_gate = None
+        for layer in cell.each_layer():
+            layer.on_gate = None
+
+
+def _note(seen: dict[str, Tensor], layer: str, gate: str, values: Tensor) -> None:
+    seen[gate + layer] = values
 
 
 BEFORE, AFTER = 5, 10  # steps before and after t' that are told

@@ -82,7 +82,8 @@ def lesions(
             lesion = f"{gate}={value:g}"
             name = f"{base}:" + ",".join(f"{g}={v}" for g, v in {**fixed, gate: value}.items())
             try:
-                held = Model(name, d, h, range(S), dtype=model.b_q.dtype, device=str(model.b_q.device)).eval()
+                held = Model(name, d, h, range(S), dtype=model.b_q.dtype, device=str(model.b_q.device),
+                             layers=model.layers).eval()  # fmt: skip
                 held.unknown_nats = model.unknown_nats
                 for key, weight in held.state_dict().items():
                     weight.copy_(trained[key])

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 import variants
 from variants.cell import Cell
-from variants.engines.derive import Unsupported, as_data
+from variants.engines.derive import Unsupported, as_data, last_of
+from variants.layers import stack
 from variants.library import Library
 from variants.model import Model
 
@@ -47,10 +48,12 @@ def _one(cell: Cell, seed: int) -> Cell:
     """One seed's cell on the CPU; torch's own as the cell written here that computes the same."""
     if isinstance(cell, Library):
         parts = dict(cell.named_parts())
-        twin = variants.get(TWINS[cell.module])(cell.d, cell.h).to(next(iter(parts.values())).dtype)
+        twin = stack(variants.get(TWINS[cell.module]), cell.layers)(cell.d, cell.h)
+        twin.to(next(iter(parts.values())).dtype)
         for name, weight in twin.named_parameters():
-            symbol = name.partition("_")[2]
-            weight.copy_(parts[name] if name in parts else parts[f"b_x{symbol}"] + parts[f"b_h{symbol}"])
+            layer, symbol = name[: -len(last_of(name))], name.rpartition("_")[2]
+            both = None if name in parts else parts[f"{layer}b_x{symbol}"] + parts[f"{layer}b_h{symbol}"]
+            weight.copy_(parts[name] if both is None else both)
         return twin.eval()
     one = type(cell)(cell.d, cell.h).to(cell.zero.dtype).eval()
     trained: dict[str, Tensor] = cell.state_dict()

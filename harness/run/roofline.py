@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -81,6 +82,6 @@ def gflop_per_step(model: Model, tokens: int) -> float:
 
     Two forward, two for the gradient of the state, two for that of the weight; the output layer's weights too.
     """
-    names = ("W_h", "weight_hh")  # ours, torch's
-    weights = sum(w.numel() for name, w in model.named_parameters() if any(n in name for n in names))
+    on_states = re.compile(r"W_h|above\.\d+\.W_x|weight_hh|weight_ih_l[1-9]")  # a layer above reads states
+    weights = sum(w.numel() for name, w in model.named_parameters() if on_states.search(name))
     return 6 * tokens * weights / 1e9

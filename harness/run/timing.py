@@ -144,7 +144,10 @@ def time_steps(run: Run, vocabulary: int, seeds: int = 1) -> Answer:
         workspace = torch.cuda.memory_allocated()  # cuBLAS', kept for good, one for each stream it is used on
         torch.cuda.reset_peak_memory_stats()
     many = list(range(run.seed, run.seed + seeds))
-    model = Model(run.variant, vocabulary, protocol.hidden, many, protocol.init, device=device, engine=run.engine)
+    model = Model(
+        run.variant, vocabulary, protocol.hidden, many, protocol.init, device=device, engine=run.engine,
+        layers=protocol.layers, dropout=protocol.dropout,
+    )  # fmt: skip
     rng = torch.Generator().manual_seed(run.seed)
     steps, n = protocol.num_steps, protocol.batch_size
     shape = (WINDOWS * steps + 1, seeds, n) if protocol.sampling == "sequential" else (steps + 1, seeds, WINDOWS * n)
@@ -269,8 +272,9 @@ def repeat_difference(run: Run, vocabulary: int, streams: Tensor) -> float:
     for _ in range(2):
         many = list(range(run.seed, run.seed + streams.shape[1]))
         model = Model(
-            run.variant, vocabulary, protocol.hidden, many, protocol.init, device=run.device, engine=run.engine
-        )
+            run.variant, vocabulary, protocol.hidden, many, protocol.init, device=run.device, engine=run.engine,
+            layers=protocol.layers, dropout=protocol.dropout,
+        )  # fmt: skip
         epoch_of(model, streams, windows=WINDOWS, protocol=protocol)
         weights.append([w.detach() for w in model.parameters()])
     return max(float((a - b).abs().max()) for a, b in zip(*weights, strict=True))

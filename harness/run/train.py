@@ -108,6 +108,7 @@ def train(
     model = Model(
         runs[0].variant, len(corpus.vocabulary), protocol.hidden, seeds, protocol.init, device=device,
         engine=runs[0].engine, update_bias=protocol.update_bias, horizon=protocol.num_steps,
+        layers=protocol.layers, dropout=protocol.dropout,
     )  # fmt: skip
     model.unknown_nats = corpus.unknown_nats
     data = arrange(corpus, protocol, len(runs), device)

@@ -38,6 +38,7 @@ def train(
     model = Model(
         runs[0].variant, task.inputs, setting.hidden, [run.seed for run in runs], setting.init, device=device,
         engine=runs[0].engine, update_bias=setting.update_bias, horizon=setting.num_steps, outputs=task.outputs,
+        layers=setting.layers, dropout=setting.dropout,
     )  # fmt: skip
     diverged = torch.zeros(seeds, dtype=torch.bool, device=device)
     checks = np.full((setting.epochs, seeds), math.nan)

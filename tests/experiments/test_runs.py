@@ -38,13 +38,13 @@ def test_key_changes_with_every_field_of_the_protocol(field: str) -> None:
 def test_a_field_that_is_added_changes_no_key_until_it_is_used() -> None:
     @dataclasses.dataclass(frozen=True)
     class Later(Protocol):
-        dropout: float = 0.0
+        warmth: float = 0.0
 
     def key(protocol: Protocol) -> str:
         return dataclasses.replace(RUN, protocol=protocol).key
 
     assert key(Later()) == RUN.key
-    assert key(Later(dropout=0.1)) != RUN.key
+    assert key(Later(warmth=0.1)) != RUN.key
     assert key(Later(epochs=1)) == key(Protocol(epochs=1)) != RUN.key
 
 

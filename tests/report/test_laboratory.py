@@ -26,6 +26,7 @@ from harness.run import network, train
 from harness.run.outcome import Outcome
 from variants.cell import Cell, gate, sigmoid
 from variants.engines import derive
+from variants.layers import stack
 from variants.model import Model
 
 NODE = shutil.which("node")
@@ -77,7 +78,8 @@ def model_of(variant: str, cell: type[Cell] | None = None, holds: dict[str, floa
         for weight in model.parameters():
             weight.mul_(3 if not cell else 1)
     for symbol, value in (holds or {}).items():
-        model.cell.__dict__[symbol] = functools.partial(_constant, model.cell, value)
+        name, _, layer = symbol.partition(".")
+        model.cell.each_layer()[int(layer or 1) - 1].__dict__[name] = functools.partial(_constant, model.cell, value)
     return model.eval()
 
 
@@ -119,12 +121,16 @@ def in_node(cases: list[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.skipif(NODE is None, reason="no node here")
 def test_a_network_in_javascript_computes_what_it_computes_in_python(tmp_path: Path) -> None:
-    """Every variant there is, some with gates fixed, one of every kind of line; each gate held, too; the gradients."""
+    """Every variant there is, some with gates fixed, one of every kind of line, one of two layers; each gate held,
+
+    too; the gradients.
+    """
     letters, wanted, names = list("?abcdefgh"), list[tuple[float, list[float]]](), list[str]()
     cases = list[dict[str, Any]]()
     cells: dict[str, type[Cell] | None] = {
         **dict.fromkeys([*variants.catalog(), "gru:R=1", "gru:Z=0", "lstm:F=1"]),
         "odd": Odd,
+        "two layers": stack(variants.get("gru"), 2),
     }
     kept = list[str]()
     for name, cell in cells.items():
@@ -134,6 +140,7 @@ def test_a_network_in_javascript_computes_what_it_computes_in_python(tmp_path: P
             assert derive.unsupported_reason(type(model.cell)) or "torch" in spec["why"], spec
             continue
         kept.append(name)
+        assert name != "two layers" or list(spec["gates"]) == ["Z", "R", "Z.2", "R.2"]
         own = [] if name.startswith("nn.") else list(spec["gates"])
         for hold in [{}, *({symbol: value} for symbol in own for value in (0.0, 0.3, 1.0))]:
             wanted.append(answer(model_of("rnn" if cell else name, cell, hold)))

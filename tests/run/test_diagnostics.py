@@ -6,17 +6,20 @@ import functools
 import itertools
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+import variants
 from harness import __main__ as command
-from harness.data import corpus
+from harness.data import batches, corpus
 from harness.data import load as loading
+from harness.experiments import protocols
 from harness.record import tables
 from harness.report import sections, select
-from harness.run import diagnostics
+from harness.run import diagnostics, evaluate
 from variants.model import Model
 
 pytestmark = pytest.mark.usefixtures("in_process")
@@ -40,6 +43,37 @@ def network(variant: str = "gru", seeds: tuple[int, ...] = (0, 1)) -> Model:
 
 def characters(length: int, seeds: int, n: int = 3) -> torch.Tensor:
     return torch.randint(len(book().vocabulary), (length, 1, n), generator=rng(2)).expand(length, seeds, n)
+
+
+def test_the_gates_of_a_second_layer_are_told_apart_and_a_lesion_holds_both() -> None:
+    """By the layers run one after the other by hand."""
+    model = Model("gru", len(book().vocabulary), 6, [0, 1], "torch", dtype=torch.float64, layers=2).eval()
+    X = characters(30, 2)
+    found = diagnostics.gates(model, X)[1]
+    below, above = model.cell.begin(3)[:2]
+    second: Any = model.cell.each_layer()[1]
+    values = []
+    with torch.no_grad():
+        for x in model.cell.one_hot(X[:-1]):
+            below = torch.as_tensor(variants.get("gru").step(model.cell, x, below))
+            values.append(second.Z(below, above))
+            above = second.step(below, above)
+    assert list(found) == ["Z", "R", "Z.2", "R.2"]
+    assert found["Z.2"]["mean"] == pytest.approx(torch.stack(values)[:, 1].mean().item(), abs=1e-12)
+    assert [gate for gate, facts in found.items() if "tau_50" in facts] == ["Z", "Z.2"]
+    assert all(cell.on_gate is None for cell in model.cell.each_layer())
+    shares = diagnostics.reach(model, characters(80, 2))[0]
+    assert shares[0] == 1 > shares[8] > 0
+    letters = torch.arange(2 * diagnostics.SENTENCE) % 5
+    told = {row["gate"] for row in diagnostics.heat(model, book(), letters)}
+    assert told == {"Z", "R", "Z.2", "R.2"}
+    protocol = protocols.protocol("quick")
+    held = batches.split_streams(torch.arange(80) % 5, 2)
+    lesion = evaluate.lesions(model, "gru", held, protocol)[0]["Z=1"]
+    keeps = Model("gru:Z=1", len(book().vocabulary), 6, [0, 1], "torch", dtype=torch.float64, layers=2).eval()
+    for name, weight in keeps.state_dict().items():
+        weight.copy_(model.state_dict()[name])
+    assert lesion == pytest.approx(evaluate.evaluate(keeps, held)[0].exp().item(), rel=1e-12)
 
 
 def test_gate_values_are_those_of_the_equation() -> None:

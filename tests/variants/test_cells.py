@@ -16,9 +16,7 @@ import variants
 from variants import registry
 from variants.cell import Absent, Cell, State, fix, gate, relu, sigmoid, tanh
 from variants.contract import fault
-from variants.engines import scan
 from variants.gru import GRU
-from variants.min_gru import MinGRU
 
 RESET = "W_xr W_hr b_r"
 
@@ -310,7 +308,7 @@ def test_a_cell_that_inherits_is_found_with_its_gates_and_no_engine_of_its_paren
     assert cell.gates() == ["Z", "R"]
     can = [engine for engine, reason in registry.refusals("child:R=1").items() if not reason]
     assert "loop" in can
-    assert not {"book", "scan"} & set(can)  # `fused` and `native` follow from its own step
+    assert "book" not in can  # `fused` and `native` follow from its own step
     assert "written for" in registry.refusals("child")["resident"]
     assert "rnn, gru and lstm" in registry.refusals("child")["book"]
 
@@ -359,16 +357,6 @@ def test_a_child_of_torchs_own_runs_in_torchs_own(folder: Path) -> None:
     )
     assert registry.catalog()["nn.mine"].library
     assert registry.reference_engine("nn.mine") == "library"
-
-
-def test_a_step_written_anew_is_not_scanned_with_the_old_one() -> None:
-    class Own(MinGRU):
-        def step(self, X: Tensor, H: Tensor) -> Tensor:
-            return H + X @ self.W_xh
-
-    assert "written anew" in scan.unsupported_reason(Own)
-    assert scan.unsupported_reason(MinGRU) == ""
-    assert scan.unsupported_reason(fix(MinGRU, (("Z", 0.3),))) == ""
 
 
 def test_a_stray_file_hurts_who_asks_for_it_and_nobody_else(folder: Path) -> None:

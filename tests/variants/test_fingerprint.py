@@ -27,6 +27,7 @@ from variants.fingerprint import COMPUTED, _Walk, code, fingerprint
 
 ROOT = Path(__file__).parents[2]
 TINY = Protocol(train_characters=300, heldout_characters=200, batch_size=4, num_steps=5, hidden=8, epochs=2)
+LAYERS = Protocol(**{**vars(TINY), "layers": 2, "dropout": 0.3})
 WINDOWS = Protocol(train_characters=20, heldout_characters=9, batch_size=4, num_steps=5, hidden=8, epochs=1,
                    sampling="windows", validation_characters=9, update_bias="chrono", init="torch")  # fmt: skip
 TEXT, PROBE = planning.NUMBERS[True], (*planning.NUMBERS[False], "harness.experiments.tasks.copy")
@@ -98,7 +99,7 @@ RUNS = [
     ("lstm", "loop", WINDOWS, TEXT),
     ("gru", "fused", WINDOWS, TEXT),
     ("ligru", "loop", TINY, TEXT),
-    ("min_gru", "scan", TINY, TEXT),
+    ("lstm", "fused", LAYERS, TEXT),
     ("nn.gru", "library", TINY, TEXT),
     ("gru_after", "loop", Protocol(task="copy", num_steps=3, batch_size=2, hidden=4, epochs=1), PROBE),
 ]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from variants import catalog, get, parse, reference_engine, registry
 from variants.cell import Cell, State
+from variants.layers import stack
 from variants.library import Library
 from variants.model import Model
 
@@ -359,18 +360,23 @@ def test_every_module_of_torch_has_its_cell() -> None:
     assert {theirs for theirs, *_ in PAIRS} == set(TORCH)
 
 
+@pytest.mark.parametrize("layers", [1, 2, 3])
 @pytest.mark.parametrize(("theirs", "ours", "blocks", "second"), PAIRS)
-def test_torchs_modules_are_the_cells_written_here(theirs: str, ours: str, blocks: str, second: bool) -> None:
+def test_torchs_modules_are_the_cells_written_here(
+    theirs: str, ours: str, blocks: str, second: bool, layers: int
+) -> None:
+    """Stacked too: `num_layers` of torch's."""
     d, h, n, T = 5, 4, 3, 6
-    library, cell = get(theirs)(d, h), get(ours)(d, h).double()
+    library, cell = stack(get(theirs), layers)(d, h), stack(get(ours), layers)(d, h).double()
     assert isinstance(library, Library)
     distinct(library)
     parts = dict(library.named_parts())
     for name, p in cell.named_parameters():
-        kind = name[-1]
-        p.data = (parts[name] if name in parts else parts[f"b_x{kind}"] + parts[f"b_h{kind}"]).clone()
+        kind, layer = name[-1], name.rpartition(".")[0] + "." * ("." in name)
+        p.data = (parts[name] if name in parts else parts[f"{layer}b_x{kind}"] + parts[f"{layer}b_h{kind}"]).clone()
 
-    states = get(ours).states
+    states = cell.states
+    assert states == library.states == layers * get(ours).states
     X = [normal(T, 1, n, d).requires_grad_() for _ in range(2)]
     begin = [tuple(normal(1, n, h, seed=k + 1).requires_grad_() for k in range(states)) for _ in range(2)]
     weigh = normal(T, 1, n, h, seed=7)
@@ -386,17 +392,15 @@ def test_torchs_modules_are_the_cells_written_here(theirs: str, ours: str, block
         close(begin[0][k].grad, begin[1][k].grad, f"gradient of state {k}")
     close(X[0].grad, X[1].grad, "gradient of X")
     seen = set()
-    for prefix, tensor in (
-        ("W_x", "weight_ih_l0"),
-        ("W_h", "weight_hh_l0"),
-        ("b_x", "bias_ih_l0"),
-        ("b_h", "bias_hh_l0"),
-    ):
-        whole = getattr(library.rnn, tensor).grad
+    kinds = (("W_x", "weight_ih"), ("W_h", "weight_hh"), ("b_x", "bias_ih"), ("b_h", "bias_hh"))
+    for level, (prefix, tensor) in itertools.product(range(layers), kinds):
+        whole = getattr(library.rnn, f"{tensor}_l{level}").grad
         for k, kind in enumerate(blocks):
             part = whole[k * h : (k + 1) * h]
             mine = f"b_{kind}" if prefix.startswith("b") and not second else prefix + kind
-            gradient = getattr(cell, mine).grad
+            mine = f"above.{level - 1}." * (level > 0) + mine
+            gradient = cell.get_parameter(mine).grad
+            assert gradient is not None
             close(
                 part.T if part.dim() == 2 else part,
                 gradient.view(part.T.shape if part.dim() == 2 else part.shape),

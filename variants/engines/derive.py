@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -309,16 +310,23 @@ def parts_of(x: Node, into: Callable[[Node], bool] = lambda part: True) -> set[N
     return seen
 
 
+def last_of(name: str) -> str:
+    """`W_xz` of `above.0.W_xz`, a weight of a layer above the first."""
+    return name.rpartition(".")[2]
+
+
 def trace(
     variant: type[Cell], d: int, h: int, training: bool, gates: bool = False
 ) -> tuple[Graph, list[Node], list[Any]]:
     """`step` run on symbols: its states, and what it gives. `gates`: each gate's value stays a node of its own."""
     graph, probe = Graph(h, variant.averages), variant(d, h)
-    for name in [k for k, _ in [*probe.named_parameters(), *probe.named_buffers()] if k != "zero"]:
-        probe.__dict__[name] = graph.make("weight", name)
+    for name in [k for k, _ in [*probe.named_parameters(), *probe.named_buffers()] if last_of(k) != "zero"]:
+        probe.get_submodule(name.rpartition(".")[0]).__dict__[last_of(name)] = graph.make("weight", name)
     probe.train(training)
-    for symbol in variant.gates() if gates else ():
-        probe.__dict__[symbol] = functools.partial(_watched, graph, symbol, getattr(probe, symbol))
+    for layer, cell in enumerate(probe.each_layer(), 1) if gates else ():
+        for symbol in variant.gates():
+            named = symbol if layer == 1 else f"{symbol}.{layer}"
+            cell.__dict__[symbol] = functools.partial(_watched, graph, named, getattr(cell, symbol))
     states = [graph.make("state", i) for i in range(variant.states)]
     try:
         after: Any = probe.step(graph.make("X"), *states)
@@ -509,7 +517,7 @@ class Program:
                 x = left.pop()
                 factor, W = scaled(x.args[1]) if x.op == "matmul" else (1.0, x)
                 table = x.op == "matmul" and x.args[0].op == "X" and W.op == "weight"
-                if table or (x.op == "weight" and not x.args[0].startswith("W_")):
+                if table or (x.op == "weight" and not last_of(x.args[0]).startswith("W_")):
                     made[x] = factor, W
                     self.weights.setdefault(W.args[0], {})
                 elif x.op in POINTWISE:
@@ -598,7 +606,7 @@ def value(x: Any, cell: Cell, X: Tensor | None, known: dict[Any, Any]) -> Any:
         return known[x]
     of = functools.partial(value, cell=cell, X=X, known=known)
     if x.op == "weight":
-        made = getattr(cell, x.args[0])
+        made = operator.attrgetter(x.args[0])(cell)
     elif x.op == "X":
         made = torch.eye(cell.d, dtype=cell.zero.dtype, device=cell.zero.device) if X is None else X
     elif x.op == "matmul":
@@ -692,7 +700,7 @@ def every_t(call: Node) -> bool:
     name, over = function.__name__, args[1] if len(args) > 1 else dict(kwargs).get("dim")
     if in_place(call) or name in ("detach", "abs"):
         return True
-    return name in ("mean", "var", "std", "sum", "amax") and isinstance(over, int) and over < 0
+    return name in ("mean", "var", "std", "sum", "amax", "narrow") and isinstance(over, int) and over < 0
 
 
 def as_data(cell: Cell) -> tuple[dict[str, Any], dict[str, list[Tensor]]]:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .derive import COMPARE, Node, Program, plain, runs, scaled
+from .derive import COMPARE, Node, Program, last_of, plain, runs, scaled
 
 
 class Segment:
@@ -294,4 +294,4 @@ def _before(plan: Program) -> str:
 
 
 def names_matrix(name: str) -> bool:
-    return name.startswith("W_")
+    return last_of(name).startswith("W_")

@@ -38,7 +38,8 @@ def without_seeds(cell: Cell) -> Cell:
     one = object.__new__(type(cell))
     averages = {name: getattr(cell, name) for name in cell.averages.split()}
     views = {name: weight[0] for name, weight in (dict(cell.named_parameters()) | averages).items()}
-    one.__dict__ = cell.__dict__ | views  # found before a module's own parameters
+    above = tuple(map(without_seeds, cell.each_layer()[1:]))
+    one.__dict__ = cell.__dict__ | views | {"above": above}  # found before a module's own parameters
     return one
 
 

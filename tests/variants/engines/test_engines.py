@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import itertools
 import math
@@ -17,9 +18,11 @@ import torch
 from torch import Tensor
 
 import variants
+from variants import layers as layers_of
 from variants import model as model_of
 from variants.cell import Cell
-from variants.engines import book, derive, fused, loop, native, resident, scan
+from variants.engines import book, derive, fused, loop, native, resident
+from variants.library import Library
 
 WITHOUT = native.unsupported_reason(variants.get("gru"))
 NATIVE = pytest.mark.skipif(bool(WITHOUT), reason=WITHOUT or "it runs")
@@ -433,54 +436,122 @@ def test_who_refuses_what() -> None:
         assert bool(engines) != (variants.reference_engine(name) == "library"), name
 
 
-LINEAR = ["min_gru", "min_gru:Z=0.3", "min_gru:Z=1", "min_lstm", "min_lstm:F=1", "min_lstm:I=0.5", "min_lstm:F=0"]
+# ---- layers of a cell
+
+COMPILED = ["gru", "lstm_peephole", "gru:Z=0.3", "gru:Z=1", newcomers.Highway, newcomers.TwoLayers, newcomers.LayerNorm]
+STACKED = [*WRITTEN, *COMPILED[2:], newcomers.Scaled]
 
 
-@pytest.mark.parametrize("seeds", [1, 3])
-@pytest.mark.parametrize("variant", LINEAR)
-def test_the_scan_is_the_step(variant: str, seeds: int) -> None:
-    one, other = (results(variant, engine, seeds, torch.float64) for engine in (loop, scan))
-    wrong = {name: (other[name] - one[name]).abs().max().item() for name in one if one[name] is not None}
-    assert max(wrong.values()) <= 1e-10, wrong
-    assert variants.refusals(variant)["scan"] == ""
+def stacked(
+    variant: str | type[Cell], engine: str, seeds: list[int], layers: int = 2, dropout: float = 0.0
+) -> tuple[model_of.Model, list[Tensor]]:
+    """What losses and two steps of training give and leave, from a state that is not zero, every weight random."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model_of, "get", lambda name: name if isinstance(name, type) else variants.get(name))
+        make = functools.partial(model_of.Model, engine=engine, layers=layers, dropout=dropout)
+        model = make(variant, 4, 5, seeds, "torch", torch.float64)  # type: ignore[arg-type]
+    rngs = [torch.Generator().manual_seed(seed) for seed in seeds]
+    draw = functools.partial(torch.randn, dtype=torch.float64)
+    state = tuple(torch.stack([draw(3, 5, generator=rng) for rng in rngs]) for _ in range(model.cell.states))
+    text = torch.stack([torch.randint(4, (7, 3), generator=rng) for rng in rngs], 1)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.rpartition(".")[2].startswith(("b_", "g_", "w_")):
+                weight.add_(torch.stack([draw(weight.shape[1:], generator=rng) for rng in rngs]), alpha=0.25)
+    losses, after = model.losses(text[:-1], text[1:], state)
+    losses.sum().backward()
+    found = [losses, *after, *(torch.zeros_like(w) if w.grad is None else w.grad for w in model.parameters())]
+    model.gather()
+    for _ in range(2):
+        losses, norms, state = model.learn(text[:-1], text[1:], state, 0.7, 0.3)
+        found += [losses, norms, *state]
+    return model, [x.detach().clone() for x in (*found, model.flat)]
 
 
-@pytest.mark.parametrize("T", [1, 2, 3, 8, 13])
-def test_a_scan_in_passes_is_the_scan_in_turn(T: int) -> None:
-    """On a GPU log T passes; on a CPU, where T log T operations are slower than the loop, T."""
-    rng = torch.Generator().manual_seed(T)
-    found = []
-    A, B, H = (torch.randn(*shape, 2, 3, 5, generator=rng, dtype=torch.float64) for shape in ((T,), (T,), ()))
-    for way in (scan.in_turn, scan.in_passes):
-        leaves = [x.clone().requires_grad_() for x in (A, B, H)]
-        states = way(*leaves)
-        (states * torch.arange(5)).sum().backward()
-        found.append([states, *(x.grad for x in leaves)])
-    for one, other in zip(*found, strict=True):
-        torch.testing.assert_close(other, one, rtol=0, atol=1e-12)
+@pytest.mark.parametrize("variant", STACKED)
+def test_layers_by_every_engine_are_the_loop_s(variant: str | type[Cell], monkeypatch: pytest.MonkeyPatch) -> None:
+    """With dropout and without; whole steps in C are, too. What cannot be derived says which operation it is."""
+    monkeypatch.setattr(native, "FLAGS", [flag.replace("-O3", "-O1") for flag in native.FLAGS])
+    kind: type[Cell] = variants.get(variant) if isinstance(variant, str) else variant
+    for dropout in (0.0, 0.4) if variant in COMPILED else (0.0,):
+        cell = layers_of.stack(kind, 2, dropout > 0)
+        if reason := derive.unsupported_reason(cell):
+            assert variant == "ligru", reason
+            assert "a mean or sum of the state that is not over the units" in reason
+            continue
+        _, one = stacked(variant, "loop", [0, 1], dropout=dropout)
+        for engine in ["fused"] + ["native"] * (not WITHOUT and variant in COMPILED):
+            model, other = stacked(variant, engine, [0, 1], dropout=dropout)
+            assert max((a - b).abs().max().item() for a, b in zip(one, other, strict=True)) <= 1e-12, engine
+            if engine == "native":
+                assert (model.trainer.plan is None) == (dropout > 0 and variant != "gru:Z=1")
 
 
-def test_a_scan_on_a_cpu_is_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(scan, "in_passes")
-    assert results("min_gru", scan, 1, torch.float64)["H"].shape == (6, 1, 3, 5)
+def test_layers_of_a_cell_are_the_cell_run_layer_by_layer() -> None:
+    """By hand: each layer a cell of its own, run over all of the outputs of the one below."""
+    for variant, layers in (("gru", 3), ("lstm", 2), ("ligru", 2)):
+        model = model_of.Model(variant, 4, 5, [0, 1], "torch", torch.float64, layers=layers)
+        each = variants.get(variant).states
+        rng = torch.Generator().manual_seed(0)
+        X = torch.randint(4, (6, 2, 3), generator=rng)
+        state = tuple(torch.randn(2, 3, 5, generator=rng, dtype=torch.float64) for _ in range(model.cell.states))
+        outputs, after = model.unroll(model.cell, X, state)
+        inputs, ends = model.cell.one_hot(X), list[Tensor]()
+        for k in range(layers):
+            weights = {
+                name.removeprefix(f"above.{k - 1}."): weight for name, weight in model.cell.state_dict().items()
+                if ("above" in name) == (k > 0) and name.startswith(f"above.{k - 1}." * (k > 0))
+            }  # fmt: skip
+            cell = variants.get(variant)(4 if k == 0 else 5, 5, 2).double()
+            cell.load_state_dict(weights, strict=False)  # running averages have moved on
+            for name, average in cell.named_buffers():
+                average.fill_(float(name.startswith("v_")))
+            begin = (layers - 1 - k) * each
+            inputs, last = loop.unroll(cell, inputs, state[begin : begin + each])
+            ends = [*last, *ends]
+        torch.testing.assert_close(outputs, inputs, rtol=0, atol=1e-12)
+        torch.testing.assert_close(list(after), ends, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("T", [1, 2, 3, 8, 13])
-def test_the_scan_carries_its_state(T: int) -> None:
-    """One pass is two, at every length and cut."""
-    cell = variants.get("min_lstm")(4, 5, 2).double()
-    for weight in cell.parameters():
-        weight.data = torch.randn(weight.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
-    X = torch.randint(4, (T, 2, 3), generator=torch.Generator().manual_seed(T))
-    begin = (torch.randn(2, 3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1)),)
-    whole, (last,) = scan.unroll(cell, X, begin)
-    for cut in range(1, T):
-        first, state = scan.unroll(cell, X[:cut], begin)
-        second, (end,) = scan.unroll(cell, X[cut:], state)
-        assert (torch.cat([first, second]) - whole).abs().max() <= 1e-12
-        assert (end - last).abs().max() <= 1e-12
+@pytest.mark.parametrize("engine", ["loop", "fused", pytest.param("native", marks=NATIVE)])
+def test_a_seed_of_several_layers_with_dropout_is_the_seed_alone(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "FLAGS", [flag.replace("-O3", "-O1") for flag in native.FLAGS])
+    for dropout in (0.0, 0.4):  # with which the product of the input is torch's
+        one, many = (stacked("gru", engine, seeds, 2, dropout)[1] for seeds in ([1], [0, 1]))
+        for alone, among in zip(one, many, strict=True):
+            exact = engine == "native" and not dropout
+            torch.testing.assert_close(alone[0], among[1], rtol=0, atol=0 if exact else 1e-12)
 
 
-def test_the_scan_refuses_what_is_not_linear_in_its_state() -> None:
-    assert "not a linear function" in scan.unsupported_reason(variants.get("gru"))
-    assert "nothing to scan" in scan.unsupported_reason(variants.get("min_gru:Z=0"))
+def test_dropout_takes_its_share_scales_the_rest_and_is_off_in_evaluation() -> None:
+    """Of each seed and step other units; the factors of two models of one seed and variant are the same."""
+    for variant in ("gru", "nn.gru"):
+        models = [model_of.Model(variant, 4, 64, [5], "torch", layers=2, dropout=0.25) for _ in range(2)]
+        X = torch.zeros(20, 1, 32, dtype=torch.int64)
+        with torch.no_grad():
+            first, again, other = (m(X, m.cell.begin(32))[0] for m in (*models, models[0]))
+            assert torch.equal(first, again)
+            assert not torch.equal(first, other)
+            plain = model_of.Model(variant, 4, 64, [5], "torch", layers=2).eval()
+            assert torch.equal(plain(X, plain.cell.begin(32))[0], models[0].eval()(X, plain.cell.begin(32))[0])
+    factors = model_of.Model("gru", 4, 64, [5, 6], "torch", layers=3, dropout=0.25)._with_factors(X.expand(-1, 2, -1))
+    assert factors.shape == (20, 2, 32, 4 + 2 * 64)
+    kept = factors[..., 4:]
+    assert kept.unique().tolist() == [0.0, pytest.approx(4 / 3)]
+    assert kept.eq(0).double().mean().item() == pytest.approx(0.25, abs=0.01)
+    assert not torch.equal(kept[:, 0], kept[:, 1])
+
+
+def test_a_layer_more_starts_as_the_network_without_it_and_counts_its_weights() -> None:
+    one, two = (model_of.Model("gru", 7, 5, [3], "torch", layers=layers) for layers in (1, 2))
+    start, more = dict(one.named_parameters()), dict(two.named_parameters())
+    assert all(torch.equal(more[name], value) for name, value in start.items())
+    assert not torch.equal(more["cell.W_hz"], more["cell.above.0.W_hz"])
+    assert two.parameters_per_seed - one.parameters_per_seed == 3 * (5 * 5 + 5 * 5 + 5)
+    library = model_of.Model("nn.gru", 7, 5, [3], "torch", layers=2).cell
+    assert isinstance(library, Library)
+    assert torch.equal(dict(library.named_parts())["above.0.W_xz"], more["cell.above.0.W_xz"])
+    h = model_of.matched("lstm", "gru", 7, 20, 7, layers=2)
+    near = [model_of.Model("lstm", 7, k, [0], layers=2).parameters_per_seed for k in (h - 1, h, h + 1)]
+    want = model_of.Model("gru", 7, 20, [0], layers=2).parameters_per_seed
+    assert min(near, key=lambda p: abs(p - want)) == near[1]
