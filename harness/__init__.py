@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    import torch
+
     from harness.analysis.history import Comparison
     from harness.notebook import Results
 
@@ -87,7 +89,7 @@ def ablate(
 ) -> Results:
     """Train a cell, and it with each of `gates` (all, where none are given) fixed at each of `values`.
 
-    Without a cell it is what `make ablate` does. Differences are from the GRU, which is added where it is missing.
+    Without a cell it is what `make ablate` does. Differences are from the whole cell.
     Errors and interrupts as for `bench`.
     """
     from harness import notebook
@@ -113,3 +115,19 @@ def compare(a: str | os.PathLike[str], b: str | os.PathLike[str], limit: float |
     from harness import notebook
 
     return notebook.compare(a, b, limit)
+
+
+def load_weights(
+    results: str | os.PathLike[str], variant: Cells = "gru", seed: int = 0, protocol: str = ""
+) -> torch.nn.Module:
+    """Load a trained network: a torch module in evaluation mode, with `.vocabulary`, that has the recorded perplexity.
+
+    `model(X, model.cell.begin(n))` takes indices X (T, 1, n), gives logits (T, 1, n, vocabulary) and the state after.
+    Seed 0 of every variant is kept. ValueError, in one line, for weights that are not.
+    """
+    from harness import notebook
+
+    folder = Path(os.path.expanduser(results))
+    if not folder.is_dir():
+        raise ValueError(f"no results folder {str(folder)!r}: bench and ablate fill one")
+    return notebook.load_weights(folder, variant, seed, protocol)

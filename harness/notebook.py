@@ -15,17 +15,19 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import FunctionType, ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from harness import files, pipeline
 from harness.analysis.history import Comparison
-from harness.experiments import grids
 from harness.options import FLAGS, TAKES, parser
 from harness.record import store, tables
 from variants import outside, registry
 from variants.registry import unknown
+
+if TYPE_CHECKING:
+    from variants.model import Model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +113,30 @@ def compare(a: str | os.PathLike[str], b: str | os.PathLike[str], limit: float |
     return answers.compare(str(a), str(b), answers.share(str(limit)))
 
 
+def load_weights(folder: Path, variant: object, seed: int, protocol: str) -> Model:
+    """The trained network that a folder keeps. ValueError for one that it does not."""
+    from harness.run.network import restored
+
+    [name] = outside.resolve([place(variant, folder)])
+    every = [store.as_run(whole["run"]) for _, _, whole in store.runs(folder)]
+    kept = {str(net["run"]): net for net in store.networks(folder)}
+    own = [run for run in every if run.variant == name]
+    if not own:
+        raise ValueError(unknown("variant in that folder", name, dict.fromkeys(run.variant for run in every)))
+    found = [run for run in own if run.seed == seed and protocol in ("", run.protocol.label, run.protocol.name)]
+    with_weights = [run for run in found if "state" in kept.get(run.key, {})]
+    if len({run.protocol.label for run in with_weights}) > 1:
+        labels = " or ".join(repr(run.protocol.label) for run in with_weights)
+        raise ValueError(f"{name} seed {seed} was trained by several protocols: give protocol={labels}")
+    if not with_weights:
+        why = next((str(kept[run.key].get("why", "")) for run in found if run.key in kept), "")
+        seeds = ", ".join(sorted({str(run.seed) for run in own if "state" in kept.get(run.key, {})})) or "none"
+        raise ValueError(
+            f"no weights of {name} seed {seed} are kept{f': {why}' * bool(why)}; of its seeds are: {seeds}"
+        )
+    return restored(with_weights[-1], kept[with_weights[-1].key])
+
+
 def arguments(verb: str, variants: Iterable[str], options: Mapping[str, Any]) -> list[str]:
     """What would be typed for these options. ValueError for one that the verb does not take."""
     words, takes = [verb], {*TAKES[verb], "set"} - {"settings", "variants"}
@@ -135,12 +161,12 @@ def _said(value: object) -> str:
 
 
 def gates_fixed(variant: str, gates: Iterable[str] | None, values: Iterable[float]) -> list[str]:
-    """The variants of an ablation: the baseline, the cell, each gate (None: every one) at each value."""
+    """The variants of an ablation: the cell, which is the baseline, and each gate (None: every one) at each value."""
     if gates is None:
         [name, *_] = outside.resolve([variant])
         gates = registry.catalog()[registry.parse(name)[0]].gates
     own = [f"{variant}:{gate}={value:g}" for gate in gates for value in values]
-    return list(dict.fromkeys([grids.BASELINE, variant, *own]))
+    return list(dict.fromkeys([variant, *own]))
 
 
 # ---- a class as a variant -------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.experiments import grids, protocols
+from harness.experiments.grids import baseline_of
 from harness.experiments.protocols import Protocol
 from harness.experiments.runs import Run
 from harness.plan import (
@@ -229,6 +230,7 @@ def train(todo: Sequence[Run], corpus: Corpus, name: str, folder: Path, word: st
     from harness import terminal
     from harness.record import store
     from harness.run.executors.local import cores
+    from variants.outside import placed
 
     todo = plan.where.own(todo)
     workers = min(cores(), len(todo)) if todo and todo[0].device == "cpu" else 1
@@ -237,7 +239,8 @@ def train(todo: Sequence[Run], corpus: Corpus, name: str, folder: Path, word: st
         for finished in executed(todo, corpus, plan.where, workers, folder, bar.underway):
             outcome = finished.outcome
             store.write_run(folder, finished.run, {
-                "corpus": name, "unknown_share": None if corpus.tokens is None else corpus.unknown_share,
+                "corpus": name, "cell": placed(finished.run.variant),
+                "unknown_share": None if corpus.tokens is None else corpus.unknown_share,
                 "outcome": dataclasses.asdict(outcome),
                 "environment": finished.environment, "started": finished.started, "wall_s": finished.wall_s,
                 "together": finished.together, "load": finished.load,
@@ -563,8 +566,9 @@ def announce(plan: Plan, todo: int, workers: int) -> None:
     need = grids.seeds_needed(contrasts)
     if contrasts and plan.seeds < need:
         print(
-            f"warning: {plan.seeds} seed{'s' * (plan.seeds > 1)} cannot tell a difference from {grids.BASELINE} from "
-            f"chance: an exact paired test of {contrasts} comparison{'s' * (contrasts > 1)} needs {need} "
+            f"warning: {plan.seeds} seed{'s' * (plan.seeds > 1)} cannot tell a difference from "
+            f"{baseline_of(plan.variants)} from chance: an exact paired test of {contrasts} "
+            f"comparison{'s' * (contrasts > 1)} needs {need} "
             f"(SEEDS={need}). Intervals are shown, no verdict but 'undecided' or 'equivalent' can be had",
             file=sys.stderr,
         )
@@ -667,6 +671,7 @@ def tabulate(folder: Path) -> Results:
         speed = results.speed[results.speed["session"] == asked["session"]]
         answers[verb] = compare.build(
             runs, speed, asked["variants"], asked["protocol"]["label"], asked["corpus_sha256"], asked["device"],
+            baseline_of(asked["variants"]),
             speed_baseline=asked["speed_baseline"], looks=max(1, len(asked.get("looks", ()))),
         )  # fmt: skip
     if "reproduce" in grids:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from harness.experiments.grids import no_verdict
+from harness.experiments.grids import BASELINE, no_verdict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -95,7 +95,8 @@ def answer_rows(table: pd.DataFrame) -> list[tuple[str, ...]]:
     from harness.formatting import count, format_interval, mib, nats, ppl, rate
     from harness.report import select
 
-    heads = ("variant", "engine", "parameters", "seeds", "held-out perplexity [95%]", "nats/char vs gru [95%]",
+    base = next((str(b) for b in table["baseline"] if b and b == b), BASELINE)
+    heads = ("variant", "engine", "parameters", "seeds", "held-out perplexity [95%]", f"nats/char vs {base} [95%]",
              "p (Holm)", "verdict", "tokens/sec", "ratio", "MiB")  # fmt: skip
     rows: list[tuple[str, ...]] = [heads]
     for r in table.to_dict("records"):

@@ -259,3 +259,40 @@ def test_every_verb_answers_as_one_json_document(
     assert (status, found["status"]) == (2, 2)
     assert "Did you mean" in found["error"]
     assert spoken("compare", "out", "--json")[1]["status"] == 2
+
+
+# ---- weights ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_loaded_weights_give_the_recorded_perplexity_again(
+    packed: bool, in_process: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from harness.data import load
+    from harness.data.batches import arrange
+    from harness.record import store
+    from harness.run.evaluate import score
+
+    monkeypatch.chdir(tmp_path)
+    names = ["gru:Z=0", "nn.gru", "ligru"] if packed else ["gru"]  # ligru: what it averages is loaded too
+    assert main(["bench", "--variants", *names, "--seeds", "2", *ASK, "--results", "out"]) == 0
+    if packed:
+        assert main(["pack", "--results", "out"]) == 0
+    [protocol] = {store.as_run(w["run"]).protocol for _, _, w in store.runs(Path("out"))}
+    corpus = load.load("embedded")
+    runs = harness.read("out").runs
+    for name in names:
+        model = harness.load_weights("out", name)
+        part = arrange(corpus, protocol, 1, "cpu").heldout
+        recorded = runs[(runs.variant == name) & (runs.seed == 0)].heldout_perplexity.iloc[0]
+        assert math.exp(float(score(model, part, protocol)[0])) == pytest.approx(recorded, rel=1e-6)  # type: ignore[arg-type]
+        assert model.vocabulary == corpus.vocabulary
+    model = harness.load_weights("out", names[0])
+    X = torch.zeros(3, 1, 2, dtype=torch.long)
+    assert model(X, model.cell.begin(2))[0].shape == (3, 1, 2, len(corpus.vocabulary))  # type: ignore[union-attr,operator]
+    for words, why in (((names[0], 1), "of its seeds are: 0"), (("lstm",), "no variant in that folder 'lstm'"),
+                       ((names[0], 0, "classic"), "no weights of")):  # fmt: skip
+        with pytest.raises(ValueError, match=why):
+            harness.load_weights("out", *words)

@@ -208,9 +208,9 @@ def blocks(name: str, language: str) -> list[str]:
 
 
 def test_the_notebook_of_the_docs_runs(in_process: None, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    first, second = blocks("notebook.md", "python")
+    first, second, third = blocks("notebook.md", "python")
     script = folder / "typed.py"
-    script.write_text(first + second, encoding="utf-8")
+    script.write_text(first + second + third, encoding="utf-8")
     module = type(sys)("typed_in_a_notebook")
     monkeypatch.setitem(sys.modules, module.__name__, module)
     exec(compile(script.read_text(encoding="utf-8"), str(script), "exec"), vars(module))
@@ -232,3 +232,33 @@ def test_the_commands_of_the_docs_are_what_they_say(folder: Path, capsys: pytest
         made = plan.planned(asked.verb, asked)
         assert made.variants in (("gru", "my_cell", "my_cell:Z=0"), ("gru", "gru:R=1"))
     assert made.protocol.label.startswith("mine,")
+
+
+def test_an_ablation_of_ones_own_cell_is_against_it_and_its_command_names_its_file(
+    in_process: None, folder: Path
+) -> None:
+    from harness.new_cell import write
+    from harness.report import sentences
+
+    write("mine", Path())
+    r = harness.ablate("./mine.py", gates=["Z"], values=[0], seeds=2, results="out", **HERE)  # type: ignore[arg-type]
+    assert list(r.table.variant) == ["mine", "mine:Z=0"]
+    assert list(r.table.baseline.fillna("")) == ["", "mine"]
+    place = r.table.cell.iloc[0]
+    assert place.startswith("./mine.py:")
+    command = sentences.command("ablate", r.table.iloc[1])
+    assert command.endswith(f"--variants {place} {place}:Z=0")
+    asked = options.parser().read(command.split()[3:])
+    assert outside.resolve(asked.variants) == ("mine", "mine:Z=0")
+    assert outside.placed("gru") == ""
+
+
+def test_two_packages_that_offer_one_name_are_refused_with_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    from importlib.metadata import EntryPoint
+
+    points = [EntryPoint("mine", f"{package}.cells:Mine", outside.GROUP) for package in ("one", "two")]
+    monkeypatch.setattr(outside.importlib.metadata, "entry_points", lambda group: points)  # type: ignore[attr-defined]
+    outside._entry_points.cache_clear()
+    with pytest.raises(ValueError, match=r"two cells are called 'mine': one.cells:Mine of .* and two.cells:Mine of"):
+        outside.resolve(["mine"])
+    outside._entry_points.cache_clear()

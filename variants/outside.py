@@ -54,6 +54,7 @@ def resolve(words: Iterable[str]) -> tuple[str, ...]:
             base = word.partition(":")[0]
             if base in added or base not in installed():
                 continue
+            _alone(base)
             place, cls = installed()[base].module, installed()[base].attr
             cells = {base: _cells(place, cls).popitem()[1]}
         else:
@@ -85,7 +86,15 @@ def installed() -> Mapping[str, importlib.metadata.EntryPoint]:
 
 @functools.cache
 def _entry_points(path: tuple[str, ...]) -> dict[str, importlib.metadata.EntryPoint]:
-    return {point.name: point for point in importlib.metadata.entry_points(group=GROUP)}
+    return {point.name: point for point in reversed(tuple(importlib.metadata.entry_points(group=GROUP)))}
+
+
+def _alone(name: str) -> None:
+    """ValueError where two installed packages offer different cells under one name."""
+    points = [point for point in importlib.metadata.entry_points(group=GROUP) if point.name == name]
+    if len({point.value for point in points}) > 1:
+        both = " and ".join(f"{point.value} of {point.dist.name if point.dist else 'a package'}" for point in points)
+        raise ValueError(f"two cells are called {name!r}: {both}; name one by its place, like {points[0].value}")
 
 
 def load(entry: VariantInfo) -> type[Cell]:
@@ -94,6 +103,20 @@ def load(entry: VariantInfo) -> type[Cell]:
         module = _module(entry.path) if entry.file.endswith(".py") else importlib.import_module(entry.file)
         _classes[entry] = getattr(module, entry.cls)
     return _classes[entry]
+
+
+def placed(variant: str) -> str:
+    """Where the cell of a variant lies, as `resolve` takes it, a file below this folder as ./...; '' of the package's.
+
+    ValueError for a variant that is not known.
+    """
+    entry = registry.catalog()[registry.parse(variant)[0]]
+    if not entry.path:
+        return ""
+    if not entry.file.endswith(".py"):
+        return f"{entry.file}:{entry.cls}"
+    near = os.path.relpath(entry.path)
+    return f"{entry.path if near.startswith(os.pardir) else os.path.join(os.curdir, near)}:{entry.cls}"
 
 
 def importable(module: str) -> bool:

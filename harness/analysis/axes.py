@@ -31,7 +31,7 @@ def build(runs: pd.DataFrame, asked: Mapping[str, Any]) -> pd.DataFrame:
     for part in parts:
         own = runs[runs["run"].isin(part["runs"])]
         table = compare.build(own, own.iloc[:0], part["variants"], part["protocol"]["label"], part["corpus_sha256"],
-                              part["device"])  # fmt: skip
+                              part["device"], grids.baseline_of(part["variants"]))  # fmt: skip
         setting = " ".join(f"{f}={v}" for f, v in zip(others, part["point"][1:], strict=True))
         pieces.append(table.assign(axis=axis, point=part["point"][0], setting=setting))
     frame = pd.concat(pieces, ignore_index=True).reindex(columns=list(COLUMNS["axes"]))

@@ -63,6 +63,7 @@ def build(
         row: dict[str, object] = dict(zip(_ROW, key, strict=True))
         row |= {"device": device, "protocol": protocol, "corpus_sha256": corpus_sha256, "seeds": 0, "failed": 0}
         row |= {"corpus": corpora[0] if corpora else "", "hidden": _first(mine, clocked, column="hidden")}
+        row["cell"] = "" if mine is None else next((str(place) for place in mine["cell"] if place), "")
         row["lr"], row["unknown_share"] = _first(mine, column="lr"), _first(mine, column="unknown_share")
         row["parameters"] = _first(mine, runs[runs["variant"] == key[0]], column="parameters")
         errors = []

@@ -78,14 +78,23 @@ def interim_analyses(contrasts: int, most: int, count: int = 4) -> tuple[int, ..
     return tuple(dict.fromkeys(round(first + (most - first) * k / (count - 1)) for k in range(count)))
 
 
-def contrasts(variants: Sequence[str], baseline: str = BASELINE) -> int:
+def baseline_of(variants: Iterable[str]) -> str:
+    """What differences are taken against: BASELINE; where it is missing, the cell that all others are ablations of."""
+    names = list(variants)
+    cells = {name.partition(":")[0] for name in names}
+    return min(cells) if BASELINE not in names and len(cells) == 1 and cells <= set(names) else BASELINE
+
+
+def contrasts(variants: Sequence[str], baseline: str = "") -> int:
     """How many comparisons against the baseline a grid makes: the family Holm corrects over."""
+    baseline = baseline or baseline_of(variants)
     return sum(v != baseline for v in variants) if baseline in variants else 0
 
 
-def no_verdict(variants: Iterable[str], baseline: str = BASELINE) -> str:
+def no_verdict(variants: Iterable[str], baseline: str = "") -> str:
     """Why a grid has no difference and no verdict, and what to do; '' where it has."""
     names = list(variants)
+    baseline = baseline or baseline_of(names)
     if baseline not in names:
         return f"every difference is from {baseline}, which is not among the variants; add it to --variants"
     return f"every difference is from {baseline}, and there is no other variant" if set(names) == {baseline} else ""

@@ -35,6 +35,7 @@ _COLUMNS = (
     Column("capture", bool, "", "whether it ran as one CUDA graph"),
     Column("precision", str, "", "of float32 products: `ieee`, `tf32` or `bf16`"),
     Column("device", str, "", "`cpu` or `cuda`"),
+    Column("cell", str, "", "place of a cell outside the package, as `--variants` takes it; else empty"),
     Column("seed", int, "", "seed of initial weights and of the order of the data"),
     Column("protocol", str, "", "name of the protocol with its changed fields, described in protocols.csv"),
     Column("corpus", str, "", "name of the text"),
@@ -253,7 +254,7 @@ _HOW = ("variant", "engine", "capture", "precision", "device")
 _COMPARISON = Table(
     "variant x engine: the answer", (
         *_HOW, "protocol", "corpus", "corpus_sha256",
-        "unknown_share", "hidden", "lr", "parameters", "seeds", "failed", "train_perplexity", "train_sd",
+        "cell", "unknown_share", "hidden", "lr", "parameters", "seeds", "failed", "train_perplexity", "train_sd",
         "heldout_perplexity", "heldout_low", "heldout_high", "heldout_iqm", "baseline", "baseline_engine", "pairs",
         "delta_nats", "delta_low", "delta_high", "looks", "comparisons", "p_signflip", "p_holm",
         "p_better", "p_better_low", "p_better_high", "verdict",
@@ -266,8 +267,9 @@ TABLES = {
     "bench": _COMPARISON,
     "ablate": _COMPARISON,
     "runs": Table("variant x seed: one training", (
-        "run", *_HOW, "seed", "protocol", "corpus", "corpus_sha256", "unknown_share", "hidden", "lr", "parameters",
-        "train_perplexity", "heldout_perplexity", "heldout_mean_exp", "tokens", "train_s", "wall_s", "together",
+        "run", *_HOW, "cell", "seed", "protocol", "corpus", "corpus_sha256",
+        "unknown_share", "hidden", "lr", "parameters", "train_perplexity", "heldout_perplexity", "heldout_mean_exp",
+        "tokens", "train_s", "wall_s", "together",
         "sample", "environment", "bits", "started", "load", "unseen", "error",
     )),
     "curves": Table("variant x seed x evaluation, of the validation part where there is one", (

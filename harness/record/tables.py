@@ -70,7 +70,7 @@ def gather(folder: Path) -> Results:
             # the key is what it was when it was written: a field that was added since has changed `run.key`
             row = _common(run) | {
                 "run": key, "seed": run.seed, "corpus": whole["corpus"], "corpus_sha256": run.corpus_sha256,
-                "unknown_share": whole.get("unknown_share"),
+                "unknown_share": whole.get("unknown_share"), "cell": whole.get("cell", ""),
                 "sample": outcome["sample"], "error": outcome["error"], "started": whole["started"],
                 "unseen": "; ".join(f"{what}: {why}" for what, why in outcome.get("unseen", {}).items()),
                 **_numbers(outcome, "parameters", "train_perplexity", "heldout_perplexity", "tokens", "train_s"),

@@ -409,7 +409,12 @@ def command(verb: str, row: pd.Series) -> str:
     """What makes this row again, its baseline included, to be typed at a shell."""
     total = np.nan_to_num(row.seeds) + np.nan_to_num(row.failed)
     words = _ask(verb, row, int(total))
-    return shlex.join([*words, "--variants", *dict.fromkeys([*([row.baseline] if row.baseline else []), row.variant])])
+    baseline, place, variant = row.baseline, str(row.get("cell") or ""), str(row.variant)
+    if place:  # known by its name only once its file is given; so is the cell that it is an ablation of
+        base, _, fixed = variant.partition(":")
+        variant = f"{place}:{fixed}" if fixed else place
+        baseline = place if baseline == base else baseline
+    return shlex.join([*words, "--variants", *dict.fromkeys([*([baseline] if baseline else []), variant])])
 
 
 def _ask(verb: str, row: pd.Series, seeds: int) -> list[str]:

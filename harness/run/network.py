@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 import variants
+from harness.experiments.runs import Run
 from variants.cell import Cell
 from variants.engines.derive import Unsupported, as_data, last_of
 from variants.layers import stack
@@ -26,22 +28,52 @@ EXCERPT = 600  # held-out symbols kept beside it, to be read with gates held
 def network(model: Model, seed: int, vocabulary: Sequence[str], heldout: Sequence[int]) -> dict[str, Any]:
     """One seed of a model, `seed` its place: `as_data`'s program, `weights` (base64 of float32, little-endian) in the
     order x, c, mm, W_hq, b_q, and `sizes`, how many x, c and mm there are. Or `why` there is none.
+
+    And `state`, from which `restored` makes the model again: its state_dict, encoded as `weights` is, in its order.
     """
+    state = [value[seed : seed + 1].detach().cpu().to(torch.float32).numpy().ravel() for value in _per_seed(model)]
+    count = sum(map(len, state))
+    if count > MOST_NUMBERS:
+        return {"why": f"{count:,} numbers: larger than {MOST_NUMBERS:,}"}
+    kept = {"state": _encoded(np.concatenate(state)), "vocabulary": list(vocabulary)}
     try:
         cell = _one(model.cell, seed)
         program, constants = as_data(cell)
     except Unsupported as error:
-        return {"why": str(error)}
+        return {"why": str(error), **kept}
     arrays = [x for op in ("x", "c", "mm") for x in constants[op]] + [model.W_hq[seed], model.b_q[seed]]
     flat = np.concatenate([x.detach().cpu().to(torch.float32).numpy().ravel() for x in arrays])
-    if len(flat) > MOST_NUMBERS:
-        return {"why": f"{len(flat):,} numbers: larger than {MOST_NUMBERS:,}"}
     return {
-        **program, "hidden": cell.h, "sizes": [len(constants[op]) for op in ("x", "c", "mm")],
-        "keeps": cell.keeps.rpartition("_")[2][-1:].upper(), "vocabulary": list(vocabulary),
+        **kept, **program, "hidden": cell.h, "sizes": [len(constants[op]) for op in ("x", "c", "mm")],
+        "keeps": cell.keeps.rpartition("_")[2][-1:].upper(),
         "heldout": [int(x) for x in heldout[:EXCERPT]],
-        "weights": base64.b64encode(flat.astype("<f4").tobytes()).decode(),
+        "weights": _encoded(flat),
     }  # fmt: skip
+
+
+def _encoded(numbers: npt.NDArray[np.float32]) -> str:
+    return base64.b64encode(numbers.astype("<f4").tobytes()).decode()
+
+
+def _per_seed(model: Model) -> list[Tensor]:
+    """The values of a state_dict, each with the seeds first; torch's own modules are of one seed and lack that axis."""
+    seeds = len(model.b_q)
+    state: dict[str, Tensor] = model.state_dict()
+    return [value if value.shape[:1] == (seeds,) and value.dim() > 2 else value[None] for value in state.values()]
+
+
+def restored(run: Run, kept: Mapping[str, Any]) -> Model:
+    """The trained network of a run, in evaluation mode, from what was kept of it. ValueError where it does not fit."""
+    setting, letters = run.setting, kept["vocabulary"]
+    model = Model(run.variant, len(letters), setting.hidden, [run.seed], setting.init, engine=run.engine)
+    numbers = torch.from_numpy(np.frombuffer(base64.b64decode(kept["state"]), "<f4").copy())
+    state: dict[str, Tensor] = model.state_dict()
+    if sum(value.numel() for value in state.values()) != len(numbers):
+        raise ValueError(f"the weights kept of {run.variant} are not those of the cell as it is now: it was edited")
+    values = zip(state.items(), numbers.split([value.numel() for value in state.values()]), strict=True)
+    model.load_state_dict({name: value.view(like.shape).to(like.dtype) for (name, like), value in values})
+    vars(model)["vocabulary"] = tuple(letters)  # not in Model: what is only read again is in no key
+    return model.eval()
 
 
 def _one(cell: Cell, seed: int) -> Cell:
