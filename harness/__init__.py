@@ -68,6 +68,9 @@ class Options(TypedDict, total=False):
     no_tasks: bool
     tasks: Iterable[str]
     lengths: Iterable[int]
+    on: str
+    shard: str
+    mixed: bool
     results: str | os.PathLike[str]
 
 
