@@ -528,6 +528,8 @@ def execute(
 
 def connect(address: str) -> None:
     """Be a driver of the cluster at HOST:PORT, or of one of this machine alone. Signals stay as they were."""
+    if address:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray's own default for a cluster, read when it is imported
     try:
         import ray
         from ray._private import worker
@@ -584,7 +586,7 @@ def _reachable(address: str) -> None:
                          f"ray start --head --port={port}") from None  # fmt: skip
     token: object = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
     if (
-        os.environ.get("RAY_AUTH_MODE", "token") == "token"
+        os.environ.get("RAY_AUTH_MODE") == "token"
         and not token
         and not Path("~/.ray/auth_token").expanduser().exists()
     ):
@@ -598,6 +600,8 @@ def _said(error: str) -> str:
         return "it wants another token: copy ~/.ray/auth_token from its first node, or set RAY_AUTH_TOKEN"
     if "Version mismatch" in error:
         return f"another Ray or Python there; {' '.join(error.split())[:200]}"
+    if "Failed to connect" in error:
+        return "it does not answer: is its token, ~/.ray/auth_token of its first node, that of this machine?"
     if "running raylet" in error or "raylet" in error:
         return "this machine is no node of it: ray start --address=HOST:PORT --num-cpus=0, then again"
     return " ".join(error.split())[:200]
