@@ -354,7 +354,7 @@ class Processor:
 
     def __init__(self, cells: dict[str, tuple[Any, ...]], device: str, checkpoints: Checkpoints, box: Any) -> None:
         registry.tell(cells)
-        self.cells, self.device, self.checkpoints, self.box = cells, device, checkpoints, box
+        self.device, self.checkpoints, self.box = device, checkpoints, box
         self.place = tempfile.TemporaryDirectory(prefix="gru-bench-")
         self.pool: local.Pool | None = None
         self.text = ""
@@ -362,7 +362,8 @@ class Processor:
     def ready(self) -> tuple[dict[str, Fact], str]:
         """The machine, and what is missing on it."""
         machine.configure_process(1, "ieee")
-        missing = [str(entry[0]) for entry in self.cells.values() if entry[0] and not os.path.exists(str(entry[0]))]
+        paths = [entry.path for entry in registry.OUTSIDE.values() if entry.path]
+        missing = [path for path in paths if not os.path.exists(path)]
         why = f"does not see {missing[0]}: put the cell where every node sees it" if missing else ""
         return {**machine.training_facts(self.device), "host": platform.node()}, why
 
