@@ -75,11 +75,12 @@ def keep_streams() -> None:
         old = getattr(sys, name)
         if old is not None and not (isinstance(old, io.TextIOWrapper) and old.fileno() == handle):
             continue  # whoever put another there knows why
-        encoding, buffered = (old.encoding, old.line_buffering) if old else ("utf-8", True)
+        # PYTHONUNBUFFERED says it by `write_through`
+        encoding, by_line = (old.encoding, old.line_buffering or old.write_through) if old else ("utf-8", True)
         with contextlib.suppress(OSError):
             (old or io.StringIO()).flush()
         # a folder's name may be no Unicode, a terminal may have no accents
-        new = io.TextIOWrapper(io.BufferedWriter(Stream(handle)), encoding, "backslashreplace", line_buffering=buffered)
+        new = io.TextIOWrapper(io.BufferedWriter(Stream(handle)), encoding, "backslashreplace", line_buffering=by_line)
         setattr(sys, name, new)
 
 
