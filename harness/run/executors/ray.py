@@ -586,11 +586,7 @@ def _reachable(address: str) -> None:
         raise ValueError(f"no Ray at {address}: {error.strerror or error}; on its first node: "
                          f"ray start --head --port={port}") from None  # fmt: skip
     token: object = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
-    if (
-        os.environ.get("RAY_AUTH_MODE") == "token"
-        and not token
-        and not Path("~/.ray/auth_token").expanduser().exists()
-    ):
+    if os.environ.get("RAY_AUTH_MODE") == "token" and not token and not Path("~/.ray/auth_token").expanduser().exists():
         raise ValueError("no token for the Ray cluster: copy ~/.ray/auth_token from its first node to this machine, or "
                          "set RAY_AUTH_TOKEN (RAY_AUTH_MODE=disabled, where the cluster has none)")  # fmt: skip
 

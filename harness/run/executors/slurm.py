@@ -276,11 +276,9 @@ class Driver:
         """Cancel the jobs that are out, and take away what lies in `jobs/` for them."""
         if batches := sorted({batch for batch, _ in self.standing.slices}):
             for batch in batches:
+                if self.left:  # at once, where Slurm would ask first and wait: a job's files are whole at any instant
+                    run_quietly(["scancel", f"--name={batch}", "--full", "--signal=KILL", "--state=RUNNING"])
                 run_quietly(["scancel", f"--name={batch}"])
-            if self.left:
-                end = time.monotonic() + 3
-                while time.monotonic() < end and any(s not in OVER for s in (states(set(batches)) or {}).values()):
-                    time.sleep(0.2)
         with contextlib.suppress(OSError):
             for path in self.jobs.iterdir():
                 if path.name.startswith("_") or path.suffix == ".sign":
