@@ -25,7 +25,7 @@ from harness.analysis import stats
 from harness.experiments import grids, protocols
 from harness.experiments.protocols import Protocol
 from harness.experiments.tasks import TASKS
-from harness.formatting import count, format_interval, format_range, pct, percent, plain, ppl, sd, times, unique
+from harness.formatting import count, format_interval, format_range, pct, percent, plain, ppl, sd, unique
 from harness.record import pack, schema
 from harness.record import tables as record_tables
 from harness.record.schema import COLUMNS
@@ -387,28 +387,58 @@ def classic() -> str:
     return shown + "\n\n" + paragraph(*heart)
 
 
-@block("engines")
-def engines() -> str:
-    """Ratio to the speed baseline by variant and engine."""
-    own = results("cpu-engines").bench
-    names = [name for name in dict.fromkeys(own.engine) if name != "library"]
-    rows = []
-    for variant, each in own[own.engine != "library"].groupby("variant", sort=False):
-        by = each.set_index("engine")
-        rows.append([f"`{variant}`", *(
-            f"{ranged(by.speed_ratio[e], by.speed_ratio_low[e], by.speed_ratio_high[e], times)}, "
-            f"{by.percent_of_peak[e]:.0f} %" if e in by.index else "" for e in names
-        )])  # fmt: skip
-    base = own[own.variant == grids.SPEED_BASELINE].iloc[0]
+PEERS = ("native", "fused", "loop", "jax lax.scan")  # columns of the table, as peers.csv names them
+
+
+@block("peers")
+def peers() -> str:
+    """Times as fast as torch's module, by cell, size and peer: results/reference/peers/peers.csv."""
+    own = pd.read_csv(REFERENCE / "peers" / "peers.csv")
+    one = own[(own.threads == 1) & (own.clock == "process_time")]
+    speed = one.set_index(["cell", "size", "peer"]).times_nn
+    cells = [cell for cell in dict.fromkeys(one.cell)]
+    heads = ["cell", "to", *(f"{size}: {peer}" for size in ("quick", "classic") for peer in PEERS)]
+    rows = [
+        [f"`{cell}`", next(peer for peer in one[one.cell == cell].peer if peer.startswith("nn.")),
+         *(f"{speed[cell, size, peer]:.3g}" if (cell, size, peer) in speed.index else ""
+           for size in ("quick", "classic") for peer in PEERS)]
+        for cell in cells
+    ]  # fmt: skip
     note = (
-        f"Speed as a ratio to `{base.variant}` ({base.percent_of_peak:.0f} %), of {format_range(own.speed_samples)} "
-        "fresh processes paired by round, with its 95 % interval; then the share of the machine's rate for large "
-        f"products. Protocol `{base.protocol}`, one seed."
+        f"A whole training step, times as fast as torch's module, in processor time, 1 thread, medians of "
+        f"{format_range(one.rounds)} interleaved rounds; two cores that other work shared; no interval was taken."
     )
-    return table(["variant", *(f"engine `{e}`" for e in names)], rows) + "\n\n" + note
+    return table(heads, rows) + "\n\n" + note
 
 
-# ---- the other documents --------------------------------------------------------------------------------------------
+@block("claims")
+def claims() -> str:
+    """The verdict on each claim of the literature, and its numbers."""
+    section = sections.claims(results("claims"))
+    if section is None or section.table is None:
+        return "*Not on file: `make claims RESULTS=results/reference/claims` makes it.*"
+    rows = [
+        [f"{row[0].text.rstrip(chr(46))} ({source(row[0].note)})", *(cell.text for cell in row[1:])]
+        for row in section.table.rows
+    ]
+    heads = ["claim", "verdict", "evidence, 95 % intervals", "least n"]
+    return paragraph(*section.said) + "\n\n" + table(heads, rows) + "\n\n" + paragraph(section.setting)
+
+
+def source(note: str) -> str:
+    """The source of a claim, and how much of it was read."""
+    return note.splitlines()[0].replace(" (read:", "; read:").removesuffix(")")
+
+
+@block("exercises")
+def exercises() -> str:
+    """The book's four exercises, each answered in two sentences."""
+    section = sections.exercises(results("exercises"))
+    if section is None or section.table is None:
+        return "*Not on file: `make exercises RESULTS=results/reference/exercises` makes it.*"
+    return table(
+        ["exercise, in our words", "answer, from the rows"], [[cell.text for cell in row] for row in section.table.rows]
+    )
 
 
 @block("protocols")

@@ -83,7 +83,7 @@ def _solved(own: pd.DataFrame) -> tuple[int, int, float, float]:
 
 def _share(own: pd.DataFrame, solves: bool) -> Fact:
     good, n, low, high = _solved(own)
-    words = _word(low > HALF, high < HALF) if solves else _word(high < HALF, low > HALF)
+    words = _word(low > HALF, False) if solves else _word(high < HALF, low > HALF)  # a budget contradicts nothing
     return {"measure": "share", "estimate": good / n, "low": low, "high": high, "outcome": words,
             "evidence": f"{good} of {n} seeds"}  # fmt: skip
 
@@ -91,15 +91,13 @@ def _share(own: pd.DataFrame, solves: bool) -> Fact:
 def _better(own: pd.DataFrame, other: pd.DataFrame) -> Fact:
     (good, n, low, high), (others, of, other_low, other_high) = _solved(own), _solved(other)
     said = f"{good} of {n} seeds against {others} of {of}"
-    if low > other_high or high < other_low:
+    apart = low > other_high or high < other_low
+    if apart or not (low > HALF and other_low > HALF):
         # the interval of a difference of shares, from those of both (Newcombe 1998)
         mine, its = good / n, others / of
         below, above = math.hypot(mine - low, other_high - its), math.hypot(high - mine, its - other_low)
         return {"measure": "difference of shares", "estimate": mine - its, "low": mine - its - below,
-                "high": mine - its + above, "outcome": _word(low > other_high, True), "evidence": said}  # fmt: skip
-    if not (low > HALF and other_low > HALF):
-        return {"measure": "difference of shares", "estimate": good / n - others / of, "outcome": "undecided",
-                "evidence": said}  # fmt: skip
+                "high": mine - its + above, "outcome": _word(low > other_high, apart), "evidence": said}  # fmt: skip
     logs = np.log(_updates(own) / _updates(other)).dropna().to_numpy(float)
     low, high = (math.exp(x) for x in interval(logs)[:2])
     return {"measure": "ratio of updates", "estimate": math.exp(logs.mean()), "low": low, "high": high,
