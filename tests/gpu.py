@@ -1,9 +1,10 @@
 """Everything that needs a GPU, in calls of minutes: python3 -m tests.gpu --minutes 9 --out DIR [--text FILE]
 
 Stages, the most worth first, each a process with a limit: one that fails is said, and the others go on. What comes is
-written as it comes: facts into DIR/gpu.jsonl, all that is printed into DIR/gpu.log, the results of the harness packed
-into DIR/results.tar.gz, in parts under 16 MiB. Another call goes on from there, or from a copy (--from COPY), and makes
-only what is missing. --dry-run prints the plan: what is measured, in which order, how long it takes by stated costs.
+written as it comes: facts into DIR/gpu.jsonl, all that is printed into DIR/gpu.log, the kernel's fastest tiles into
+DIR/tiles.json, which later stages read, the results of the harness packed into DIR/results.tar.gz, in parts under
+16 MiB. Another call goes on from there, or from a copy (--from COPY), and makes only what is missing. --dry-run prints
+the plan: what is measured, in which order, how long it takes by stated costs.
 
 Agreement comes first. Of variants whose resident kernel disagrees nothing of that kernel is timed; all else is.
 """
@@ -60,9 +61,9 @@ def stages(work: Path, text: str) -> list[Stage]:
     return [
         Stage("agree", "resident against the loop in float64: 8 kinds, hidden 32 to 256, 1 and 30 seeds", 70),
         Stage("gaps", "from node to node of a graph; a meeting of 8 and of 16 blocks", 15),
-        Stage("tiles", "resident forward and backward by (units, warps), both resets, rnn; 1 and 30 seeds", 55),
+        Stage("tiles", "resident forward and backward by (units, warps), both resets, rnn; 1, 10 and 30 seeds", 70),
         Stage("speed", "nn.gru, nn.rnn, fused, loop, resident; eager and captured; ieee and tf32: a sample each", 150),
-        Stage("seeds", "30 seeds side by side; nn.gru in 1 and in 8 processes", 65),
+        Stage("seeds", "30 seeds side by side; nn.gru: 8 and 30 branches of a graph, 1 and 8 processes", 85),
         Stage("book", "an epoch of `book` captured (lstm, loop): seconds, memory", 35),
         Stage("ablate", "classic, 10 seeds, tf32: trained", 70, harness("ablate", "tf32", "--no-timing")),
         Stage("bench", "classic, 10 seeds, ieee: trained", 180, harness("bench", "ieee", "--no-timing")),
@@ -167,18 +168,21 @@ def tiles(done: set[str]) -> Iterator[Fact]:
     import torch
 
     import variants
+    from harness.run.agreement import ROUNDED
     from variants.engines import resident
 
     torch.set_float32_matmul_precision("high")
-    for S, variant, (units, warps) in itertools.product((1, 30), FAMILY[:3], TILES):
+    first: dict[tuple[int, str], list[torch.Tensor]] = {}
+    for S, variant, (units, warps) in itertools.product((1, 10, 30), FAMILY[:3], TILES):
         key = f"{variant} x {S}, {units} units, {warps} warps"
         if key in done:
             continue
-        resident.tile = lambda *sizes, chosen=(units, warps): chosen
-        cell = variants.get(variant)(28, 256, S).cuda()
+        asked: list[tuple[Any, ...]] = []
+        resident.tile = lambda *sizes, asked=asked, chosen=(units, warps): (asked.append(sizes), chosen)[1]
+        cell, rng = variants.get(variant)(28, 256, S), torch.Generator().manual_seed(0)
         for weight in cell.parameters():
-            torch.nn.init.normal_(weight, std=0.05)
-        X = torch.randint(28, (35, S, 32), device="cuda")
+            torch.nn.init.normal_(weight, std=0.05, generator=rng)
+        cell, X = cell.cuda(), torch.randint(28, (35, S, 32), generator=rng).cuda()
 
         def step(cell: Any = cell, X: Any = X, S: int = S) -> Any:
             H, _ = resident.unroll(cell, X, (torch.zeros(S, 32, 256, device="cuda"),))
@@ -187,19 +191,41 @@ def tiles(done: set[str]) -> Iterator[Fact]:
         H = step()
         forward = milliseconds(step)
         backward = milliseconds(lambda: H.backward(torch.ones_like(H), retain_graph=True))  # noqa: B023
-        yield {"key": key, "variant": variant, "forward_ms": forward, "backward_ms": backward}
+        made = [H.detach(), *(weight.grad for weight in cell.parameters() if weight.grad is not None)]
+        pairs = zip(made, first.setdefault((S, variant), made), strict=True)  # each tile is another compiled kernel
+        apart = max(float((a - b).norm() / b.norm().clamp(min=1e-30)) for a, b in pairs)
+        _, hidden, products, _, reset, card = asked[0]
+        yield {"key": key, "variant": variant, "card": card, "hidden": hidden, "products": products, "reset": reset,
+               "seeds": S, "units": units, "warps": warps, "forward_ms": forward, "backward_ms": backward,
+               "apart": apart, **({} if apart <= ROUNDED["tf32"] else {"error": "disagrees"})}  # fmt: skip
 
 
-def fastest(facts: Sequence[Fact]) -> list[str]:
-    """Of what `tiles` measured, the fastest (units, warps) by variant and seeds: to be written into `resident.tile`."""
-    of: dict[str, list[tuple[float, str]]] = {}
+def fastest(facts: Sequence[Fact]) -> dict[str, list[Fact]]:
+    """Return card -> the fastest tile of each kind of kernel and number of seeds, for `resident.measured_tiles`."""
+    of: dict[tuple[Any, ...], list[Fact]] = {}
     for fact in facts:
-        if "forward_ms" in fact:
-            what, _, sizes = fact["key"].partition(", ")
-            of.setdefault(what, []).append((fact["forward_ms"] + fact["backward_ms"], sizes))
-    return [
-        f"{what}: {sizes} ({ms:.3f} ms) of {len(found)}" for what, found in of.items() for ms, sizes in [min(found)]
-    ]
+        if "forward_ms" in fact and "error" not in fact:
+            of.setdefault(tuple(fact[k] for k in ("card", "reset", "products", "hidden", "seeds")), []).append(fact)
+    found: dict[str, list[Fact]] = {}
+    for (card, reset, products, hidden, seeds), measured in of.items():
+        ms, units, warps = min((f["forward_ms"] + f["backward_ms"], f["units"], f["warps"]) for f in measured)
+        found.setdefault(card, []).append(
+            {"reset": reset, "products": products, "hidden": hidden, "seeds": seeds, "units": units, "warps": warps,
+             "ms": round(ms, 4), "of": len(measured)}
+        )  # fmt: skip
+    return found
+
+
+def keep_tiles(found: dict[str, list[Fact]], path: Path) -> None:
+    """Write measured tiles into a file; those of other cards in it stay."""
+    try:
+        before = json.loads(path.read_text())
+    except (OSError, ValueError):
+        before = {}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f"{path.name}.new")
+    fresh.write_text(json.dumps({**before, **found}, indent=1) + "\n")
+    fresh.replace(path)
 
 
 def timed(contenders: Sequence[tuple[str, str, bool, str, int]], done: set[str]) -> Iterator[Fact]:
@@ -238,7 +264,8 @@ def seeds(done: set[str]) -> Iterator[Fact]:
     rows = [
         ("gru_after", "resident", True, "tf32", 30), ("gru", "resident", True, "tf32", 30),
         ("gru", "fused", True, "ieee", 30), ("gru", "loop", True, "ieee", 30),
-        ("gru_after", "resident", True, "tf32", 8),
+        ("gru_after", "resident", True, "tf32", 8), ("nn.gru", "library", True, "tf32", 8),
+        ("nn.gru", "library", True, "tf32", 30),
     ]  # fmt: skip
     yield from timed(rows, done)
     if "nn.gru, processes" not in done:
@@ -306,7 +333,7 @@ class Call:
             with tarfile.open(fileobj=io.BytesIO(b"".join(p.read_bytes() for p in parts))) as packed:
                 packed.extractall(self.work, filter="data")
         if before != self.out:
-            for path in (before / "gpu.jsonl", before / "gpu.log", *parts):
+            for path in (before / "gpu.jsonl", before / "gpu.log", before / "tiles.json", *parts):
                 if path.exists():
                     (self.out / path.name).write_bytes(path.read_bytes())
 
@@ -334,7 +361,8 @@ class Call:
         with self.log_file.open("a") as log, self.facts_file.open("a") as facts:
             child = subprocess.Popen(
                 [sys.executable, "-m", *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=log, start_new_session=True,
-                env={**os.environ, "PYTHONUNBUFFERED": "1", "TRITON_CACHE_DIR": str(self.work.parent / "triton")},
+                env={**os.environ, "PYTHONUNBUFFERED": "1", "TRITON_CACHE_DIR": str(self.work.parent / "triton"),
+                     "RESIDENT_TILES": str((self.out / "tiles.json").resolve())},
             )  # fmt: skip
             status = self._listen(child, stage, begun + limit_s, log, facts)
             took = time.monotonic() - begun
@@ -389,6 +417,21 @@ class Call:
         if len(parts) > 1:
             (self.out / "results.tar.gz").unlink(missing_ok=True)
 
+    def tiles(self) -> None:
+        """Write the fastest tiles to DIR/tiles.json, and to where `resident` looks for them from now on; print them."""
+        from variants.engines import resident
+
+        if not (found := fastest(self.facts())):
+            return
+        keep_tiles(found, self.out / "tiles.json")
+        if everywhere := resident.tiles_file():
+            keep_tiles(found, everywhere)
+        for name, rows in found.items():
+            print(f"fastest tiles of {name}, in tiles.json:")
+            for row in rows:
+                print("  reset {reset}, {products} products, {hidden} x {seeds}: {units} units, {warps} warps "
+                      "({ms:.3f} ms) of {of}".format(**row), flush=True)  # fmt: skip
+
     def all(self, planned: Sequence[Stage]) -> int:
         """Each stage that is missing and whose time is not over; how many failed."""
         failed = 0
@@ -401,7 +444,7 @@ class Call:
             said = "its time was over" if status is None else f"status {status}"
             print(f"{stage.name}: {said}; {self.end - time.monotonic():.0f} s left", flush=True)
             if stage.name == "tiles":
-                print("fastest, for resident.tile:", *fastest(self.facts()), sep="\n  ", flush=True)
+                self.tiles()
             self.pack()
         return failed
 

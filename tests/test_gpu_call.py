@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -141,6 +142,9 @@ def test_each_stage_of_its_own_runs_to_its_end(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(resident, "triton", SimpleNamespace(next_power_of_2=lambda n: n))
     monkeypatch.setattr(resident, "processors", lambda device: 132)
     monkeypatch.setattr(resident, "tile", resident.tile)  # the stage puts another in its place
+    monkeypatch.setattr(resident, "card", lambda device: "a card")
+    monkeypatch.setattr(torch.Tensor, "new_empty", torch.Tensor.new_zeros)  # what no kernel writes
+    monkeypatch.setattr(torch, "empty_like", torch.zeros_like)
     monkeypatch.setattr(gpu, "meetings", lambda: kernel)
     monkeypatch.setattr("harness.run.roofline.node_gap_us", lambda: 1.3)
     monkeypatch.setattr("harness.run.machine.environment", lambda device: {"device": device})
@@ -154,7 +158,8 @@ def test_each_stage_of_its_own_runs_to_its_end(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("test_engines.results", lambda variant, engine, *sizes: {
         k: v + 0.1 * (engine is resident and variant == "rnn") for k, v in made.items()
     })  # fmt: skip
-    few = {f"{v} x 30, {u} units, {w} warps" for v in gpu.FAMILY for u, w in gpu.TILES} | {"nn.gru, processes"}
+    few = {f"{v} x {S}, {u} units, {w} warps" for S in (10, 30) for v in gpu.FAMILY for u, w in gpu.TILES}
+    few |= {"nn.gru, processes"}
     try:
         with Here():
             found = {name: list(stage(few)) for name, stage in gpu.OWN.items()}
@@ -166,7 +171,14 @@ def test_each_stage_of_its_own_runs_to_its_end(monkeypatch: pytest.MonkeyPatch) 
     assert len(found["tiles"]) == 3 * len(gpu.TILES)
     assert {how["num_warps"] for how in kernel.launches} == {2, 4, 8}
     assert len(found["speed"]) == 16
-    assert len(found["seeds"]) == 5
+    assert {(f["reset"], f["products"], f["card"]) for f in found["tiles"]} == {
+        ("after", 3, "a card"), ("before", 3, "a card"), ("none", 1, "a card")
+    }  # fmt: skip
+    assert not any("error" in f for f in found["tiles"])
+    assert [f["key"] for f in found["seeds"] if "nn.gru" in f["key"]] == [
+        "nn.gru library captured tf32 x 8", "nn.gru library captured tf32 x 30"
+    ]  # fmt: skip
+    assert len(found["seeds"]) == 7
     assert [(f["key"], len(f["nodes"])) for f in found["book"]] == [
         ("book, graphs of 8 windows", 2), ("book, graphs of 149 windows", 1)
     ]  # fmt: skip
@@ -178,16 +190,59 @@ def test_each_stage_of_its_own_runs_to_its_end(monkeypatch: pytest.MonkeyPatch) 
         assert all(len(list(stage(done))) <= (name == "agree") for name, stage in gpu.OWN.items())
 
 
-def test_the_fastest_tiles_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Of what was measured, forward and back together: what is written into `resident.tile` by hand."""
-    measured = [("gru x 1", "16 units, 2 warps", 1.0, 4.0), ("gru x 1", "32 units, 8 warps", 2.0, 2.5),
-                ("rnn x 30", "32 units, 4 warps", 0.5, 0.25)]  # fmt: skip
-    code = "; ".join(fact(key=f"{a}, {b}", variant="x", forward_ms=c, backward_ms=d) for a, b, c, d in measured)
-    assert call(tmp_path, "one").all([stage("tiles", code)]) == 0
+def test_the_fastest_tiles_are_what_the_kernel_is_launched_with_from_then_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a card of that name, forward and back together; one that gave other numbers is none. Elsewhere as before."""
+    cache = tmp_path / "cache" / "tiles.json"
+    gpu.keep_tiles(
+        {"other": [{"reset": "none", "products": 1, "hidden": 64, "seeds": 1, "units": 16, "warps": 1}]}, cache
+    )
+    monkeypatch.setenv("RESIDENT_TILES", str(cache))
+    gru, rnn = {"reset": "before", "products": 3, "hidden": 256}, {"reset": "none", "products": 1, "hidden": 256}
+    measured = [
+        {**gru, "seeds": 1, "units": 16, "warps": 2, "forward_ms": 1.0, "backward_ms": 4.0},
+        {**gru, "seeds": 1, "units": 32, "warps": 8, "forward_ms": 2.0, "backward_ms": 2.5},
+        {**gru, "seeds": 1, "units": 32, "warps": 4, "forward_ms": 0.1, "backward_ms": 0.1, "error": "other numbers"},
+        {**gru, "seeds": 30, "units": 16, "warps": 4, "forward_ms": 1.0, "backward_ms": 2.0},
+        {**rnn, "seeds": 30, "units": 64, "warps": 8, "forward_ms": 0.5, "backward_ms": 0.25},
+    ]
+    code = "; ".join(fact(key=f"{k}", variant="x", card="a card", **one) for k, one in enumerate(measured))
+    one = call(tmp_path, "one")
+    assert one.all([stage("tiles", code)]) == 0
     assert capsys.readouterr().out.splitlines()[1:] == [
-        "fastest, for resident.tile:", "  gru x 1: 32 units, 8 warps (4.500 ms) of 2",
-        "  rnn x 30: 32 units, 4 warps (0.750 ms) of 1",
-    ]  # fmt: skip
+        "fastest tiles of a card, in tiles.json:",
+        "  reset before, 3 products, 256 x 1: 32 units, 8 warps (4.500 ms) of 2",
+        "  reset before, 3 products, 256 x 30: 16 units, 4 warps (3.000 ms) of 1",
+        "  reset none, 1 products, 256 x 30: 64 units, 8 warps (0.750 ms) of 1",
+    ]
+    assert set(json.loads(cache.read_text())) == {"other", "a card"}
+    assert set(json.loads((one.out / "tiles.json").read_text())) == {"a card"}
+    resident.measured_tiles.cache_clear()
+    monkeypatch.setattr(resident, "card", lambda device: "a card")
+    monkeypatch.setattr(resident, "triton", SimpleNamespace(next_power_of_2=lambda n: n))
+    monkeypatch.setattr(resident, "processors", lambda device: 132)
+    here = torch.device("cpu")
+    for seeds, columns, reset, chosen in ((1, 3, "before", (32, 8)), (4, 3, "before", (32, 8)),
+                                          (8, 3, "before", (16, 4)), (1, 1, "none", (64, 8)),
+                                          (1, 3, "after", (16, 2)), (30, 3, "after", (32, 2))):  # fmt: skip
+        *_, how = next(resident._launches(seeds, 5, 256, 32, 256 * columns, reset, None, here))
+        assert (256 // how["C"], how["num_warps"]) == chosen, (seeds, columns, reset)
+    assert resident.tile(1, 256, 3, 132, "before", "a third card") == (16, 2)
+    assert resident.tile(1, 256, 3, 132, "before") == (16, 2)
+    for wrong in ("no JSON", '{"a card": [{"hidden": 256}]}', '{"a card": [7]}', "[]",
+                  cache.read_text().replace('"units": 16', '"units": 24')):  # fmt: skip
+        cache.write_text(wrong)
+        resident.measured_tiles.cache_clear()
+        with pytest.raises(
+            ValueError, match=r"cache/tiles\.json is no file of measured tiles .*: delete it, or measure"
+        ):
+            resident.tile(1, 256, 3, 132, "before", "a card")
+    monkeypatch.delenv("RESIDENT_TILES")
+    monkeypatch.setitem(sys.modules, "platformdirs", None)  # as on a machine whose python is used as it is
+    resident.measured_tiles.cache_clear()
+    assert resident.tile(1, 256, 3, 132, "before", "a card") == (16, 2)
+    resident.measured_tiles.cache_clear()
 
 
 def test_the_plan_fits_a_call(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ Rule: what starts, what is optimised and what is scored is the same for every ce
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib
 import math
@@ -32,6 +33,8 @@ class Model(nn.Module):
     training each output that one hands to the next is 0 with probability `dropout`, drawn by a generator per (seed,
     variant), else scaled by 1 / (1 - dropout).
     """
+
+    branches = 0  # how many networks are trained each by itself, see `SideBySide`
 
     def __init__(
         self,
@@ -215,6 +218,70 @@ class Model(nn.Module):
     def subtract(self, change: Tensor) -> None:
         """Take a change (S, P) from the weights."""
         torch._foreach_sub_(self.values, change.split([v.shape[1] for v in self.values], 1))
+
+
+class SideBySide(Model):
+    """S networks that take one seed each, as one model: every number is that of the network alone.
+
+    `models`: they. Trained by `harness.run.train.steps`, each by itself; read from here, one after the other.
+    """
+
+    models: Sequence[Model]
+    W_hq = property(lambda self: torch.cat([one.W_hq for one in self.models]))
+    b_q = property(lambda self: torch.cat([one.b_q for one in self.models]))
+
+    def __init__(self, models: Sequence[Model]) -> None:
+        nn.Module.__init__(self)
+        self.models = nn.ModuleList(models)  # type: ignore[assignment]
+        self.branches = len(models)
+
+    @property
+    def cell(self) -> Cell:  # type: ignore[override]
+        """The first network's, whose states are of all."""
+        cell = copy.copy(self.models[0].cell)
+        cell.seeds = self.branches
+        return cell
+
+    @property
+    def unknown_nats(self) -> float:
+        return self.models[0].unknown_nats
+
+    @unknown_nats.setter
+    def unknown_nats(self, nats: float) -> None:
+        for one in self.models:
+            one.unknown_nats = nats
+
+    @property
+    def parameters_per_seed(self) -> int:
+        return self.models[0].parameters_per_seed
+
+    def forward(self, X: Tensor, state: State) -> tuple[Tensor, State]:
+        found = [one(X[:, k : k + 1], tuple(s[k : k + 1] for s in state)) for k, one in enumerate(self.models)]
+        states = zip(*(after for _, after in found), strict=True)
+        return torch.cat([logits for logits, _ in found], 1), tuple(torch.cat(parts) for parts in states)
+
+    def nats(self, X: Tensor, Y: Tensor, state: State) -> tuple[Tensor, State]:
+        found = [
+            one.nats(X[:, k : k + 1], Y[:, k : k + 1], tuple(s[k : k + 1] for s in state))
+            for k, one in enumerate(self.models)
+        ]
+        states = zip(*(after for _, after in found), strict=True)
+        return torch.cat([nats for nats, _ in found]), tuple(torch.cat(parts) for parts in states)
+
+    def snapshot(self) -> dict[str, npt.NDArray[Any]]:
+        return {f"{k}/{name}": x for k, one in enumerate(self.models) for name, x in one.snapshot().items()}
+
+    def restore(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        for k, one in enumerate(self.models):
+            start = f"{k}/"
+            one.restore({name.removeprefix(start): x for name, x in arrays.items() if name.startswith(start)})
+
+
+def build(variant: str, vocabulary: int, hidden: int, seeds: Sequence[int], *how: Any, **more: Any) -> Model:
+    """`Model` of all seeds; of torch's own modules, which take one each, as many `SideBySide`."""
+    if len(seeds) == 1 or not issubclass(get(variant), Library):
+        return Model(variant, vocabulary, hidden, seeds, *how, **more)
+    return SideBySide([Model(variant, vocabulary, hidden, [seed], *how, **more) for seed in seeds])
 
 
 def counted(outputs: Tensor, Y: Tensor, counts: Tensor) -> Tensor:

@@ -91,6 +91,7 @@ _COLUMNS = (
     Column("peak_memory_mib", float, "MiB", "peak of allocated memory"),
     Column("peak_reserved_mib", float, "MiB", "peak of memory reserved by torch's allocator (CUDA)"),
     Column("graph_mib", float, "MiB", "memory of the CUDA graph"),
+    Column("graph_nodes", float, "", "nodes of the CUDA graph, kernels and copies, a training step"),
     Column("context_switches", int, "", "involuntary context switches"),
     Column("cpu_per_wall", float, "", "processor time of the process over elapsed time"),
     Column("others_cpu", float, "", "processors' worth of work by other processes"),
@@ -296,7 +297,7 @@ TABLES = {
     "speed": Table("one timed block; a sample (fresh process) has several", (
         "session", "verb", "round", "label", "control_of", *_HOW, "protocol", "hidden", "seeds", "block", "steps",
         "tokens_per_sec", "step_ms", "first_step_ms", "peak_memory_mib", "peak_reserved_mib", "graph_mib",
-        "context_switches", "cpu_per_wall", "others_cpu", "load", "disturbed", "kernels", "disagreement",
+        "graph_nodes", "context_switches", "cpu_per_wall", "others_cpu", "load", "disturbed", "kernels", "disagreement",
         "repeat_difference", "gflop", "peak_gflops", "copy_gib_per_s", "node_gap_us", "floor_ms", "percent_of_peak",
         "environment", "started", "error",
     )),

@@ -6,12 +6,15 @@ Rule: it knows no cell and no engine. What it captures must never read a value b
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 Work = Callable[..., Sequence[Tensor]]  # of tensors; trains the weights it closes over
+Result = TypeVar("Result")
 
 
 def captured(work: Work, example: Sequence[Tensor], weights: Sequence[Tensor]) -> Graph:
@@ -53,6 +56,31 @@ class Graph:
             old.copy_(new)
         self.graph.replay()
         return tuple(output.clone() for output in self.outputs)
+
+
+def branches(works: Sequence[Callable[[], Result]], device: torch.device) -> list[Result]:
+    """Call each, on a GPU on a stream of its own: captured, they are parallel branches of one graph.
+
+    All begin after what the current stream was asked for before, and it goes on after the last of them has ended. What
+    one allocates on its stream is given back to that stream, so nothing of it is overwritten while it is still read.
+    """
+    if device.type != "cuda":
+        return [work() for work in works]
+    current, found = torch.cuda.current_stream(), list[Result]()
+    for k, work in enumerate(works):
+        stream = _stream(k)
+        stream.wait_stream(current)
+        with torch.cuda.stream(stream):
+            found.append(work())
+    for k in range(len(works)):
+        current.wait_stream(_stream(k))
+    return found
+
+
+@functools.cache
+def _stream(k: int) -> torch.cuda.Stream:
+    """The same for a branch at every call: libraries keep memory for each stream they have run on."""
+    return torch.cuda.Stream()
 
 
 def nodes(graph: torch.cuda.CUDAGraph) -> int | None:

@@ -128,7 +128,7 @@ def time_steps(run: Run, vocabulary: int, seeds: int = 1) -> Answer:
     from harness.run.progress import clock
     from harness.run.train import epoch_of, graphs_of, start_of
     from variants import registry
-    from variants.model import Model
+    from variants.model import build
 
     protocol, device = run.setting, run.device
     registry.get(run.variant)  # checks its contract once, which imports 100 MiB that are not the step's
@@ -144,7 +144,7 @@ def time_steps(run: Run, vocabulary: int, seeds: int = 1) -> Answer:
         workspace = torch.cuda.memory_allocated()  # cuBLAS', kept for good, one for each stream it is used on
         torch.cuda.reset_peak_memory_stats()
     many = list(range(run.seed, run.seed + seeds))
-    model = Model(
+    model = build(
         run.variant, vocabulary, protocol.hidden, many, protocol.init, device=device, engine=run.engine,
         layers=protocol.layers, dropout=protocol.dropout,
     )  # fmt: skip
@@ -161,11 +161,14 @@ def time_steps(run: Run, vocabulary: int, seeds: int = 1) -> Answer:
             epoch(streams)
         return clock(device) - begun
 
-    begun, graph_mib = clock(device), None
+    begun, graph_mib, graph_nodes = clock(device), None, None
     if run.capture:
         taken = _outside_mib()
-        epoch = functools.partial(epoch, graphs=graphs_of(model, streams, WINDOWS, protocol))
+        graphs = graphs_of(model, streams, WINDOWS, protocol)
+        epoch = functools.partial(epoch, graphs=graphs)
         graph_mib = _outside_mib() - taken
+        nodes: list[Any] = [getattr(graph, "nodes", None) for _, graph in graphs.values()]
+        graph_nodes = None if None in nodes else sum(nodes) / WINDOWS
     else:
         epoch_of(model, streams[: steps + 1], windows=1, protocol=protocol)
     first_s = clock(device) - begun
@@ -177,7 +180,8 @@ def time_steps(run: Run, vocabulary: int, seeds: int = 1) -> Answer:
     high = _status_mib("VmHWM") if resettable else None
     peak = high - base if high and base else None
     if allocated:
-        peak = (torch.cuda.max_memory_allocated() - workspace * (1 + run.capture)) / 2**20
+        streams_used = 1 + run.capture + model.branches
+        peak = (torch.cuda.max_memory_allocated() - workspace * streams_used) / 2**20
     reserved = torch.cuda.max_memory_reserved() / 2**20 if allocated else None
     kernels = _kernels(lambda: timed(1), device)
     work = gflop_per_step(model, n * steps)
@@ -195,6 +199,7 @@ def time_steps(run: Run, vocabulary: int, seeds: int = 1) -> Answer:
         "peak_memory_mib": peak,
         "peak_reserved_mib": reserved,
         "graph_mib": graph_mib,
+        "graph_nodes": graph_nodes,
         "seeds": seeds,
         "kernels": kernels,
         "disagreement": apart,
@@ -266,12 +271,12 @@ def repeat_difference(run: Run, vocabulary: int, streams: Tensor) -> float:
     0 where the same seed gives the same bits, as on every CPU.
     """
     from harness.run.train import epoch_of
-    from variants.model import Model
+    from variants.model import build
 
     protocol, weights = run.setting, []
     for _ in range(2):
         many = list(range(run.seed, run.seed + streams.shape[1]))
-        model = Model(
+        model = build(
             run.variant, vocabulary, protocol.hidden, many, protocol.init, device=run.device, engine=run.engine,
             layers=protocol.layers, dropout=protocol.dropout,
         )  # fmt: skip

@@ -22,14 +22,14 @@ from harness.experiments.grids import BASELINE
 from harness.experiments.protocols import Protocol
 from harness.experiments.runs import Run
 from harness.run import diagnostics
-from harness.run.cuda_graph import Work, captured
+from harness.run.cuda_graph import Work, branches, captured
 from harness.run.evaluate import evaluation_epochs, generate, lesions, score
 from harness.run.network import network
 from harness.run.outcome import Outcome, Point, divergence, perplexity
 from harness.run.process import describe
 from harness.run.progress import Arrays, CheckpointStore, Monitor, Progress, get_rng_state, set_rng_state
 from variants.cell import State
-from variants.model import Model
+from variants.model import Model, SideBySide, build
 
 GRAPH_WINDOWS = 8  # of one CUDA graph, which is replayed: an epoch of `book` has 149, of a thousand kernels and more
 Graphs = Mapping[int, tuple[int, Work]]  # first window -> (window after the last, graph)
@@ -105,7 +105,7 @@ def train(
     """
     protocol, device = runs[0].setting, runs[0].device
     seeds = [run.seed for run in runs]
-    model = Model(
+    model = build(
         runs[0].variant, len(corpus.vocabulary), protocol.hidden, seeds, protocol.init, device=device,
         engine=runs[0].engine, update_bias=protocol.update_bias, horizon=protocol.num_steps,
         layers=protocol.layers, dropout=protocol.dropout,
@@ -206,6 +206,14 @@ def part_of(streams: Tensor, begin: int, end: int, protocol: Protocol) -> Tensor
 
 def steps(model: Model, protocol: Protocol, part: Tensor, total: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
     """Train over some windows, laid out as an epoch's: the sum of mean losses (S,) so far, and the state after them."""
+    if isinstance(model, SideBySide):  # each seed by itself, from the first of these windows to the last
+        works = [
+            functools.partial(
+                steps, one, protocol, part[:, k : k + 1], total[k : k + 1], *(s[k : k + 1] for s in state)
+            )
+            for k, one in enumerate(model.models)
+        ]
+        return tuple(torch.cat(parts) for parts in zip(*branches(works, part.device), strict=True))
     T, n, carried = protocol.num_steps, protocol.batch_size, protocol.sampling == "sequential"
     for w in range((len(part) - 1) // T if carried else math.ceil(part.shape[2] / n)):
         window = part_of(part, w, w + 1, protocol)

@@ -22,9 +22,10 @@ from harness.data.batches import windows_per_epoch
 from harness.experiments import protocols, tasks
 from harness.experiments.protocols import Protocol
 from harness.experiments.runs import Run
-from harness.run import progress, roofline, timing, train_task
+from harness.run import cuda_graph, progress, roofline, timing, train_task
 from harness.run import train as training
-from harness.run.cuda_graph import Work, captured
+from harness.run.cuda_graph import Work, branches, captured
+from harness.run.executors import group_batchable
 from variants.engines import fused, resident
 from variants.model import Model
 
@@ -397,6 +398,95 @@ def test_after_a_capture_the_stream_and_the_weights_are_what_they_were(
     assert weight.tolist() == [1, 1]
 
 
+class Order:
+    """As much of torch.cuda's streams as branches ask for: what each operation happens after."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.streams = 0
+        self.current = self.stream()
+
+        @contextlib.contextmanager
+        def on(stream: SimpleNamespace) -> Iterator[None]:
+            before, self.current = self.current, stream
+            yield
+            self.current = before
+
+        patch.setattr(torch.cuda, "Stream", self.stream)
+        patch.setattr(torch.cuda, "current_stream", lambda: self.current)
+        patch.setattr(torch.cuda, "stream", on)
+        cuda_graph._stream.cache_clear()
+
+    def stream(self) -> SimpleNamespace:
+        one = SimpleNamespace(after=set(), number=self.streams)
+        one.wait_stream = lambda other: one.after.update(other.after)
+        self.streams += 1
+        return one
+
+    def work(self, name: str) -> set[str]:
+        """An operation on the current stream: which others it happens after."""
+        before = set(self.current.after)
+        self.current.after.add(name)
+        return before
+
+
+def test_branches_of_a_graph_wait_for_what_was_before_and_not_for_one_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what comes after waits for all of them. Their streams are the same ones each time."""
+    order = Order(monkeypatch)
+    order.work("data")
+    try:
+        for time in ("first", "second"):
+            before = set(order.current.after)
+            names = [f"{time} {k}" for k in range(3)]
+            found = branches([lambda name=name: (name, order.work(name)) for name in names], torch.device("cuda"))  # type: ignore[misc]
+            assert found == [(name, before) for name in names]
+            assert order.current.number == 0
+            assert order.work(f"after {time}") == {*before, *names}
+        assert order.streams == 1 + 3
+    finally:
+        cuda_graph._stream.cache_clear()
+    assert branches([lambda: order.streams], torch.device("cpu")) == [4]
+
+
+@pytest.mark.parametrize(
+    ("variant", "sampling"), [("nn.rnn", "sequential"), ("nn.gru", "windows"), ("nn.lstm", "sequential")]
+)
+def test_seeds_of_torch_s_own_modules_as_branches_are_each_alone(
+    variant: str, sampling: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit for bit, captured or not, also gone on from a checkpoint: curve, perplexities, sample, reach, network."""
+    characters = 240 if sampling == "sequential" else 42
+    protocol = dataclasses.replace(TINY, sampling=sampling, train_characters=characters, heldout_characters=50)
+    runs = [Run(variant, seed, protocol, "", "cpu", "library", capture=True) for seed in (0, 1, 5)]
+    monkeypatch.setattr(progress, "CHECKPOINT_S", 0.0)
+    monkeypatch.setattr(training, "captured", Replayed)
+    alone = [training.train([run], embedded.embedded())[0] for run in runs]
+    works: list[int] = []
+
+    def counted(those: Sequence[Callable[[], Any]], device: torch.device) -> list[Any]:
+        works.append(len(those))
+        return branches(those, device)
+
+    monkeypatch.setattr(training, "branches", counted)
+    kept = Kept(after=3)
+    with pytest.raises(Stopped):
+        training.train(runs, embedded.embedded(), keep=kept)
+    for how in (Replayed, _fails):
+        monkeypatch.setattr(training, "captured", how)
+        for keep in [None, Kept(arrays=kept.arrays)][how is _fails :]:
+            together = training.train(runs, embedded.embedded(), keep=keep)
+            assert all(outcome.unseen == {} for outcome in together)
+            same = {"train_s": 0.0, "uncaptured": ""}
+            for one, other in zip(alone, together, strict=True):
+                assert dataclasses.replace(other, **same) == dataclasses.replace(one, **same)  # type: ignore[arg-type]
+    assert set(works) == {3}
+
+
+def test_on_a_gpu_seeds_of_torch_s_own_modules_train_together_where_they_are_captured() -> None:
+    runs = [Run("nn.gru", seed, TINY, "", "cuda", "library", capture=True) for seed in range(3)]
+    steps = [dataclasses.replace(run, capture=False) for run in runs]
+    assert list(group_batchable([*runs, *steps])) == [runs, *([run] for run in steps)]
+
+
 class OnCPU(TorchFunctionMode):
     """What is asked of a GPU is done on the CPU."""
 
@@ -411,6 +501,7 @@ def test_a_sample_on_a_gpu_agrees_before_its_first_step_and_tells_memory_apart(
 ) -> None:
     """What a compiler takes is in no clock, and cuBLAS' workspaces, one a stream, in no peak; a graph's is told."""
     cuda = Streams(monkeypatch)
+    monkeypatch.setattr("harness.run.cuda_graph.nodes", lambda graph: 120)
     monkeypatch.setattr(timing, "BLOCK_S", 0.0)
     monkeypatch.setattr(timing, "WARM_S", 0.0)
     for name, value in {
@@ -430,7 +521,11 @@ def test_a_sample_on_a_gpu_agrees_before_its_first_step_and_tells_memory_apart(
     if apart:
         assert all("disagrees" in answer["error"] for answer in found.values())
         return
-    assert [(a["peak_memory_mib"], a["graph_mib"]) for a in found.values()] == [(68, None), (36, 7)]
+    graph = [(a["peak_memory_mib"], a["graph_mib"], a["graph_nodes"]) for a in found.values()]
+    assert graph == [(68, None, None), (36, 7, 120 / timing.WINDOWS)]
+    monkeypatch.setattr("harness.run.cuda_graph.nodes", lambda graph: None)  # a driver that does not say
+    with OnCPU():
+        assert timing.time_steps(Run("gru", 0, TINY, "", "cuda", "fused", True), 28)["graph_nodes"] is None
     for engine, kernels in (("fused", 2 * TINY.num_steps), ("loop", 2 * TINY.num_steps), ("resident", 2)):
         with OnCPU():
             monkeypatch.setattr(resident, "unroll", fused.unroll)

@@ -10,13 +10,17 @@ Weight gradients are family.py's: one product over all of time. No seed's arithm
 from __future__ import annotations
 
 import functools
+import json
+import math
+import os
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..cell import Cell, State
-from . import family
+from . import family, native
 
 try:
     import triton
@@ -47,14 +51,53 @@ def unsupported_size(hidden: int, batch: int, precision: str) -> str:
     return "" if batch <= BATCH else f"its batch is at most {BATCH}, not {batch}"
 
 
-def tile(seeds: int, hidden: int, products: int, multiprocessors: int) -> tuple[int, int]:
-    """Return hidden units of a thread block and its warps: the least work a step by the compiled code (no GPU yet).
+def tile(
+    seeds: int, hidden: int, products: int, multiprocessors: int, reset: str = "none", card: str = ""
+) -> tuple[int, int]:
+    """Return hidden units of a thread block and its warps: the fastest measured on this card, see `measured_tiles`.
 
-    16 units halve what a multiprocessor does, and twice as many of them serve a seed: while all seeds fit at once. With
-    more warps than a product of 32 rows fills, each would read all weights again; one product alone spills with 2.
+    Without a measurement the least work a step by the compiled code. 16 units halve what a multiprocessor does, and
+    twice as many of them serve a seed: while all seeds fit at once. With more warps than a product of 32 rows fills,
+    each would read all weights again; one product alone spills with 2.
     """
+    if found := measured_tiles(card).get((hidden, products, reset)):
+        return found[min(found, key=lambda count: abs(math.log(count / seeds)))]
     units = 16 if seeds * hidden <= 16 * multiprocessors else 32
     return units, 4 if products == 1 else 2
+
+
+def tiles_file() -> Path | None:
+    """Return the file of measured tiles: RESIDENT_TILES, else tiles.json in the cache folder; None without one."""
+    if named := os.environ.get("RESIDENT_TILES"):
+        return Path(named)
+    try:
+        return native.cache() / "tiles.json"
+    except OSError:
+        return None
+
+
+@functools.cache
+def measured_tiles(card: str) -> dict[tuple[int, int, str], dict[int, tuple[int, int]]]:
+    """Return (hidden size, products, reset) -> seeds -> (units, warps) as measured on a card of that name.
+
+    `python3 -m tests.gpu` writes the file, a JSON object of lists by the card's name; read once a process. Empty where
+    nothing was measured. ValueError for a file with anything else in it.
+    """
+    found: dict[tuple[int, int, str], dict[int, tuple[int, int]]] = {}
+    path = tiles_file() if card else None
+    if path is None or not path.is_file():
+        return found
+    try:
+        for row in json.loads(path.read_text(encoding="utf-8")).get(card, []):
+            h, units, warps = row["hidden"], row["units"], row["warps"]
+            if h % units or units & (units - 1) or units < 16 or warps not in (1, 2, 4, 8) or row["seeds"] < 1:
+                raise ValueError(f"{units} units with {warps} warps is no tile of {h}")
+            found.setdefault((h, row["products"], row["reset"]), {})[row["seeds"]] = units, warps
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path} is no file of measured tiles ({error}): delete it, or measure again with python3 -m tests.gpu"
+        ) from None
+    return found
 
 
 def unroll(cell: Cell, X: Tensor, state: State) -> tuple[Tensor, State]:
@@ -116,7 +159,7 @@ class Recurrence(torch.autograd.Function):
 def _launches(S: int, T: int, h: int, n: int, columns: int, reset: str, z: float | None, device: torch.device) -> Any:
     """(first seed, counters, grid, constants) of each launch: blocks that wait for one another must all be resident."""
     on_gpu = processors(device)
-    units, warps = tile(S, h, columns // h, on_gpu)
+    units, warps = tile(S, h, columns // h, on_gpu, reset, card(device))
     blocks = h // units if on_gpu else 1  # the interpreter runs them one after another
     wave = max(1, on_gpu // blocks)
     how = {
@@ -135,6 +178,12 @@ def _launches(S: int, T: int, h: int, n: int, columns: int, reset: str, z: float
 def processors(device: torch.device) -> int:
     """Return how many blocks run at once, one a multiprocessor: 0 of a CPU."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 0
+
+
+@functools.cache
+def card(device: torch.device) -> str:
+    """Return the GPU's name: '' of a CPU."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else ""
 
 
 if triton:

@@ -58,11 +58,16 @@ Checkpoints = Callable[[Path, Sequence[Run], Mapping[str, Fact]], FileStore]
 
 
 def group_batchable(runs: Iterable[Run]) -> Iterator[list[Run]]:
-    """Runs that can train side by side: on CUDA all seeds of one scratch variant; on a CPU each by itself, lazily."""
+    """Runs that can train side by side: on CUDA all seeds of one variant; on a CPU each by itself, lazily.
+
+    On CUDA each by itself too of torch's own modules that are not captured: as branches of a graph seeds run at once,
+    fed step by step by one process they do not.
+    """
     groups: dict[Run, list[Run]] = {}
     for run in runs:
         if run.device == "cpu":
             yield [run]
             continue
-        groups.setdefault(run if run.engine == "library" else replace(run, seed=0), []).append(run)
+        alone = run.engine == "library" and not run.capture
+        groups.setdefault(run if alone else replace(run, seed=0), []).append(run)
     yield from groups.values()

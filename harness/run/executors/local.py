@@ -77,11 +77,11 @@ def execute(
     if first[0].device == "cuda":
         todo = [first, *groups]
         # one process for all that trains its seeds side by side: what a fault leaves behind in it is lost with it
-        side_by_side = [pack for pack in todo if pack[0].engine != "library"]
+        side_by_side = [pack for pack in todo if pack[0].engine != "library" or pack[0].capture]
         yield from Pool(side_by_side, corpus, 1, tell, open_checkpoint).results()
-        # torch's own modules take one seed at a time, which leaves most of a GPU idle: several processes share it
-        library = [pack for pack in todo if pack[0].engine == "library"]
-        yield from Pool(library, corpus, min(SHARING, cores(), len(library)), tell, open_checkpoint).results()
+        # torch's own modules step by step, a seed at a time, leave most of a GPU idle: several processes share it
+        alone = [pack for pack in todo if pack not in side_by_side]
+        yield from Pool(alone, corpus, min(SHARING, cores(), len(alone)), tell, open_checkpoint).results()
     else:
         yield from Pool(itertools.chain([first], groups), corpus, workers, tell, open_checkpoint).results()
 
