@@ -17,7 +17,7 @@ from variants.cell import Cell
 from variants.engines.derive import Unsupported, as_data, last_of
 from variants.layers import stack
 from variants.library import Library
-from variants.model import Model
+from variants.model import Model, SideBySide
 
 TWINS: dict[type[nn.Module], str] = {nn.RNN: "rnn", nn.GRU: "gru_after", nn.LSTM: "lstm"}  # the same mathematics
 MOST_NUMBERS = 500_000  # of one network: larger ones are not kept
@@ -31,6 +31,8 @@ def network(model: Model, seed: int, vocabulary: Sequence[str], heldout: Sequenc
 
     And `state`, from which `restored` makes the model again: its state_dict, encoded as `weights` is, in its order.
     """
+    if isinstance(model, SideBySide):
+        return network(model.models[seed], 0, vocabulary, heldout)
     state = [value[seed : seed + 1].detach().cpu().to(torch.float32).numpy().ravel() for value in _per_seed(model)]
     count = sum(map(len, state))
     if count > MOST_NUMBERS:
