@@ -31,6 +31,8 @@ from harness.run.roofline import FED, gflop_per_step, lower_bound_ms, measure_pe
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from harness.run.train import Graphs
+
 
 ROUNDS, BLOCKS = 5, 3
 WINDOWS = 4  # training steps between two looks at the clock
@@ -167,8 +169,7 @@ def time_steps(run: Run, vocabulary: int, seeds: int = 1) -> Answer:
         graphs = graphs_of(model, streams, WINDOWS, protocol)
         epoch = functools.partial(epoch, graphs=graphs)
         graph_mib = _outside_mib() - taken
-        nodes: list[Any] = [getattr(graph, "nodes", None) for _, graph in graphs.values()]
-        graph_nodes = None if None in nodes else sum(nodes) / WINDOWS
+        graph_nodes = _nodes_per_step(graphs)
     else:
         epoch_of(model, streams[: steps + 1], windows=1, protocol=protocol)
     first_s = clock(device) - begun
@@ -180,8 +181,7 @@ def time_steps(run: Run, vocabulary: int, seeds: int = 1) -> Answer:
     high = _status_mib("VmHWM") if resettable else None
     peak = high - base if high and base else None
     if allocated:
-        streams_used = 1 + run.capture + model.branches
-        peak = (torch.cuda.max_memory_allocated() - workspace * streams_used) / 2**20
+        peak = (torch.cuda.max_memory_allocated() - workspace * (1 + run.capture + model.branches)) / 2**20
     reserved = torch.cuda.max_memory_reserved() / 2**20 if allocated else None
     kernels = _kernels(lambda: timed(1), device)
     work = gflop_per_step(model, n * steps)
@@ -263,6 +263,12 @@ def _shares_of_peak(blocks: list[dict[str, Fact]], work: float, peak_gflops: flo
     for block, gflops in zip(blocks, reached, strict=True):
         block["percent_of_peak"] = 100 * gflops / peak_gflops
     return peak_gflops
+
+
+def _nodes_per_step(graphs: Graphs) -> float | None:
+    """Return nodes a training step of what WINDOWS steps are replayed as; None where the driver does not say."""
+    nodes: list[Any] = [getattr(graph, "nodes", None) for _, graph in graphs.values()]
+    return None if None in nodes else sum(nodes) / WINDOWS
 
 
 def repeat_difference(run: Run, vocabulary: int, streams: Tensor) -> float:
