@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -18,11 +18,93 @@ from harness.experiments.runs import Run
 from harness.experiments.tasks import SYMBOLS, TASKS, Batch, Task
 from harness.run import diagnostics
 from harness.run.outcome import Outcome
-from harness.run.progress import CheckpointStore, Monitor, Progress
+from harness.run.progress import Arrays, CheckpointStore, Monitor, Progress
 from variants.model import Model
 
 UPDATES = 100  # in an epoch: between two checks
 HELD = 2  # checks in a row that reach the threshold: then it is solved, at the first of them
+
+
+class TaskState:
+    """Everything that the rest of a training on a task follows from; S is the seeds that train side by side."""
+
+    def __init__(self, model: Model, runs: Sequence[Run]) -> None:
+        self.model, self.seeds, self.setting = model, [run.seed for run in runs], runs[0].setting
+        self.task = TASKS[self.setting.task]
+        self.device = runs[0].device
+        self.epoch = 0  # how many are done
+        self.steps = 0  # of a sequence, once there was one
+        self.diverged = torch.zeros(len(runs), dtype=torch.bool, device=self.device)
+        self.checks = np.full((self.setting.epochs, len(runs)), math.nan)  # the score after each epoch
+        self.ends = np.zeros(len(runs), dtype=int)  # epoch at which each seed's training ended, 0 while it has not
+        self.longer = np.full(len(runs), math.nan)  # the score at the longer length, when it ended
+
+    def state_dict(self) -> Arrays:
+        """Return the checkpoint: weights, optimizer state, epochs done, scores."""
+        return {
+            **self.model.snapshot(), "epoch": np.array(self.epoch), "diverged": self.diverged.cpu().numpy(),
+            "checks": self.checks, "ends": self.ends, "longer": self.longer,
+        }  # fmt: skip
+
+    def load_state_dict(self, arrays: Arrays) -> None:
+        """Continue where the training that `arrays` is the `state_dict` of stood."""
+        self.model.restore(arrays)
+        self.epoch, self.diverged = int(arrays["epoch"]), torch.from_numpy(arrays["diverged"]).to(self.device)
+        self.checks, self.ends, self.longer = arrays["checks"], arrays["ends"], arrays["longer"]
+
+    def train_epoch(self, heartbeat: Callable[[], None]) -> None:
+        """Train UPDATES minibatches of sequences that were never seen; `heartbeat` is called after each."""
+        model, size = self.model, self.setting.batch_size
+        fresh_data = [drawn(self.task, self.setting.num_steps, size, seed, self.epoch) for seed in self.seeds]
+        X, Y, counts = (part.to(self.device) for part in stacked(fresh_data))
+        self.steps = len(X)
+        model.train()
+        for x, y, asked in zip(*(part.split(size, 2) for part in (X, Y, counts)), strict=True):
+            _, norms, _ = model.learn(
+                x, y, model.cell.begin(size), self.setting.lr, self.setting.clip, adam=True, counts=asked
+            )
+            self.diverged.logical_or_(~norms.isfinite())
+            heartbeat()
+        self.epoch += 1
+
+    def check(self) -> float:
+        """Score each network, and end the training of those that solved the task or diverged. The first's score."""
+        model, setting, now = self.model, self.setting, self.epoch - 1
+        model.eval()
+        self.checks[now] = score(model, self.task, setting.num_steps, setting.batch_size)
+        gone = self.diverged.cpu().numpy()
+        self.checks[now, gone] = math.nan
+        scores = self.checks[: self.epoch].T
+        held = [solved(self.task, own) > 0 and setting.stop == "solved" for own in scores]
+        new = (self.ends == 0) & (np.array(held) | gone | (self.epoch == setting.epochs))
+        if new.any():
+            self.ends[new] = self.epoch
+            self.longer[new] = score(model, self.task, self.task.longer * setting.num_steps, setting.batch_size)[new]
+        return float(self.checks[now, 0])
+
+    def outcomes(self, train_s: float) -> list[Outcome]:
+        """The result of each seed."""
+        gone = self.diverged.cpu().numpy()
+        positions: list[diagnostics.Facts] = []
+        unseen: dict[str, str] = {}
+        try:
+            if len(self.seeds) == 1 and not gone.any():
+                positions = looked_into(self.model, self.task, self.setting.num_steps)
+        except Exception as error:  # a look that fails loses no number
+            unseen["positions"] = f"{type(error).__name__}: {error}"
+        tokens = UPDATES * self.setting.batch_size * self.steps
+        outcomes = []
+        for end, longer, lost, checks in zip(self.ends, self.longer, gone, self.checks.T, strict=True):
+            own = tuple(float(value) for value in checks[:end])
+            outcomes.append(Outcome(
+                parameters=self.model.parameters_per_seed, train_s=train_s, tokens=int(end) * tokens,
+                score=None if lost else own[-1],
+                score_longer=None if lost or not math.isfinite(longer) else float(longer),
+                solved_after=None if lost else solved(self.task, own) * UPDATES or None,
+                checks=() if lost else own, positions=tuple(positions), unseen=unseen,
+                error="diverged: the gradient is not a number" if lost else "",
+            ))  # fmt: skip
+        return outcomes
 
 
 def train(
@@ -33,72 +115,25 @@ def train(
     `score` and `score_longer` are those of the check at which a seed's training ended: where it had solved the task
     (with `stop` solved), or at the end of the budget. `solved_after` is in updates, None where it was not solved.
     """
-    setting, device, seeds = runs[0].setting, runs[0].device, len(runs)
+    setting, device = runs[0].setting, runs[0].device
     task = TASKS[setting.task]
     model = Model(
         runs[0].variant, task.inputs, setting.hidden, [run.seed for run in runs], setting.init, device=device,
         engine=runs[0].engine, update_bias=setting.update_bias, horizon=setting.num_steps, outputs=task.outputs,
         layers=setting.layers, dropout=setting.dropout,
     )  # fmt: skip
-    diverged = torch.zeros(seeds, dtype=torch.bool, device=device)
-    checks = np.full((setting.epochs, seeds), math.nan)
-    ends = np.zeros(seeds, dtype=int)  # epoch at which each seed's training ended, 0 while it has not
-    longer = np.full(seeds, math.nan)
-    first, watch = 0, Monitor(device, progress, keep)
+    state, watch = TaskState(model, runs), Monitor(device, progress, keep)
     if found := watch.load():
-        model.restore(found)
-        first, diverged = int(found["epoch"]), torch.from_numpy(found["diverged"]).to(device)
-        checks, ends, longer = found["checks"], found["ends"], found["longer"]
-    for epoch in range(first, setting.epochs):
+        state.load_state_dict(found)
+    while state.epoch < setting.epochs and not state.ends.all():
         watch.start()
-        X, Y, counts = stacked([drawn(task, setting.num_steps, setting.batch_size, run.seed, epoch) for run in runs])
-        X, Y, counts = X.to(device), Y.to(device), counts.to(device)
-        model.train()
-        for x, y, asked in zip(*(part.split(setting.batch_size, 2) for part in (X, Y, counts)), strict=True):
-            state = model.cell.begin(setting.batch_size)
-            _, norms, _ = model.learn(x, y, state, setting.lr, setting.clip, adam=True, counts=asked)
-            diverged.logical_or_(~norms.isfinite())
-            watch.alive()
+        state.train_epoch(watch.alive)
         watch.stop()
-        model.eval()
-        checks[epoch] = score(model, task, setting.num_steps, setting.batch_size)
-        gone = diverged.cpu().numpy()
-        checks[epoch, gone] = math.nan
-        last = epoch + 1 == setting.epochs
-        held = [solved(task, checks[: epoch + 1, s]) > 0 and setting.stop == "solved" for s in range(seeds)]
-        new = (ends == 0) & (np.array(held) | gone | last)
-        if new.any():
-            ends[new] = epoch + 1
-            longer[new] = score(model, task, task.longer * setting.num_steps, setting.batch_size)[new]
-        watch.sign((epoch + 1) / setting.epochs, float(checks[epoch, 0]))
-        if ends.all():
-            break
+        watch.sign(state.epoch / setting.epochs, state.check())
         watch.start()
-        watch.between((epoch + 1) / setting.epochs, lambda done=epoch + 1: {  # type: ignore[misc]
-            **model.snapshot(), "epoch": np.array(done), "diverged": diverged.cpu().numpy(), "checks": checks,
-            "ends": ends, "longer": longer,
-        })  # fmt: skip
+        watch.between(state.epoch / setting.epochs, state.state_dict)
         watch.stop()
-    gone = diverged.cpu().numpy()
-    positions: list[diagnostics.Facts] = []
-    unseen: dict[str, str] = {}
-    try:
-        positions = looked_into(model, task, setting.num_steps) if seeds == 1 and not gone.any() else []
-    except Exception as error:  # a look that fails loses no number
-        unseen["positions"] = f"{type(error).__name__}: {error}"
-    tokens = UPDATES * setting.batch_size * len(X)
-    return [
-        Outcome(
-            parameters=model.parameters_per_seed, train_s=watch.seconds, tokens=int(ends[s]) * tokens,
-            score=None if gone[s] else float(checks[ends[s] - 1, s]),
-            score_longer=None if gone[s] or not math.isfinite(longer[s]) else float(longer[s]),
-            solved_after=(solved(task, checks[: ends[s], s]) * UPDATES or None) if not gone[s] else None,
-            checks=tuple(float(value) for value in checks[: ends[s], s]) if not gone[s] else (),
-            error="diverged: the gradient is not a number" if gone[s] else "", positions=tuple(positions),
-            unseen=unseen,
-        )
-        for s in range(seeds)
-    ]  # fmt: skip
+    return state.outcomes(watch.seconds)
 
 
 def looked_into(model: Model, task: Task, length: int) -> list[diagnostics.Facts]:
