@@ -216,6 +216,8 @@ class Driver:
             whole = {"corpus": text, "checkpoints": how, "runs": [run.fields for run in slice_]}
             write(self.jobs / f"_{batch}.{k}.json", sealed(json.dumps(whole, indent=1)))
             self.standing.slices[batch, str(k)] = [run.key for run in slice_]
+            for run in slice_:  # of a job that was cancelled while it said so
+                (self.jobs / f"{run.key}.sign").unlink(missing_ok=True)
         self.standing.save()  # before Slurm has it: a driver that is killed here submits nothing twice
         code = f"import os, pathlib; from {__name__} import work; "
         code += f"work(pathlib.Path({str(self.jobs)!r}), {batch!r}, os.environ['SLURM_ARRAY_TASK_ID'])"
@@ -279,10 +281,11 @@ class Driver:
                 if self.left:  # at once, where Slurm would ask first and wait: a job's files are whole at any instant
                     run_quietly(["scancel", f"--name={batch}", "--full", "--signal=KILL", "--state=RUNNING"])
                 run_quietly(["scancel", f"--name={batch}"])
+        self.standing.path.unlink(missing_ok=True)
+        for path in list(self.jobs.iterdir()):
+            if path.name.startswith("_") or path.suffix == ".sign":
+                path.unlink(missing_ok=True)  # what a run gave stays: the same command takes it up
         with contextlib.suppress(OSError):
-            for path in self.jobs.iterdir():
-                if path.name.startswith("_") or path.suffix == ".sign":
-                    path.unlink()  # what a run gave stays: the same command takes it up
             self.jobs.rmdir()
 
 
