@@ -271,8 +271,10 @@ def executed(
     from harness.record import store
 
     if where.on.startswith("ray"):
+        from harness.analysis import stats
         from harness.run.executors import ray
 
+        where = dataclasses.replace(where, margin=stats.MARGIN_NATS)
         return ray.execute(todo, corpus, where, folder, on_progress, store.checkpoint)
     if where.on:
         from harness.run.executors import slurm

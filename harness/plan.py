@@ -64,6 +64,7 @@ class Where:
     on: str = ""
     mixed: bool = False
     shard: tuple[int, int] = (1, 1)
+    margin: float = 0.0  # nats a character within which variants are equivalent: what classes of bits are held against
 
     def owns(self, run: Run) -> bool:
         """Whether this shard trains that run."""

@@ -60,6 +60,18 @@ def differences(data: tables.Results, table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=["label", "seed", "delta_nats"])
 
 
+def crossing(trained: pd.DataFrame, table: pd.DataFrame) -> tuple[int, int]:
+    """How many pairs of a table's trainings have machines of two classes of bits, of how many where both are known."""
+    known = trained[trained.bits != ""].drop_duplicates(["variant", "seed"])
+    bits = known.pivot(index="seed", columns="variant", values="bits")
+    found = total = 0
+    for variant, base in table[["variant", "baseline"]].drop_duplicates().itertuples(index=False):
+        if {variant, base} <= set(bits) and variant != base:
+            both = bits[[variant, base]].dropna()
+            found, total = found + int((both[variant] != both[base]).sum()), total + len(both)
+    return found, total
+
+
 def lesions(data: tables.Results) -> pd.DataFrame:
     """Of the ablation's baseline: seed, lesion, and in nats/char, against the same seed's network left whole:
 

@@ -519,12 +519,17 @@ def _disturbed(blocks: pd.DataFrame) -> str:
     return f" Samples with none, whose speed is of a busy machine: {', '.join(found)}." if found else ""
 
 
+def _crossing(crossing: int, pairs: int) -> list[Markup]:
+    said = "{} of {} pairs cross machines of two classes of bits: their difference is also that of the machines."
+    return [Markup(said).format(count(crossing), count(pairs))] * bool(crossing)
+
+
 def _caveats(data: tables.Results, verb: str, table: pd.DataFrame) -> list[Markup]:
     """Those of one table."""
     if table.empty:
         return []
-    said = []
     trained = select.finished(data, table)
+    said = _crossing(*select.crossing(trained, table))
     dirty = set(data.environments.environment[data.environments.dirty.str.lower() == "true"])
     if changed := int(trained.environment.isin(dirty).sum()):
         said.append(

@@ -1135,6 +1135,12 @@ def test_trainings_of_uncommitted_code_are_counted(results: tables.Results) -> N
     assert f"<b>Ablation.</b> 12 of {len(ABLATE) * 10} trainings ran code with changes that were not committed" in said
     assert "Measured on 2 machines (made-up CPU and other)." in said
     assert "not committed" not in " ".join(sentences.caveats(select.typed(results)))
+    assert "cross machines" not in said  # nothing is known of their bits
+    runs = results.runs.assign(bits=["b" * 8 if seed == 3 and v != "gru" else "a" * 8 for seed, v in
+                                     zip(results.runs.seed, results.runs.variant, strict=True)])  # fmt: skip
+    said = " ".join(sentences.caveats(select.typed(dataclasses.replace(results, runs=runs))))
+    many = len(set(ABLATE)) - 1
+    assert f"{many} of {10 * many} pairs cross machines of two classes of bits" in said
 
 
 def test_past_its_best_is_judged_by_the_mean_curve(tmp_path: Path) -> None:

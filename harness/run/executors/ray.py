@@ -186,7 +186,7 @@ class Driver:
                 self.link.stop(number)
         if self.apart:
             print(f"mixed: {len(self.apart)} trainings were trained on two classes of bits; largest difference "
-                  f"{max(self.apart):.2g} nats/character")  # fmt: skip
+                  f"{max(self.apart):.2g} nats/character (equivalent: within {self.where.margin:g})")  # fmt: skip
 
     def look(self) -> Iterator[Finished]:
         """Take on the processors of nodes that have come, and give up those of nodes that are gone."""
