@@ -1,4 +1,4 @@
-"""ANSWERS: what a verb found, for another program: two folders compared, one JSON document, the files of other tools.
+"""Answer another program: two folders compared, a verb's answer as one JSON document, the files of other tools.
 
 Rule: as the report: it reads what is on file, and computes no statistic of its own.
 """

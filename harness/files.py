@@ -1,4 +1,4 @@
-"""FILES: whole or not at all, as they were written, and one writer a folder.
+"""Write files whole or not at all, read them as they were written, and allow one writer a folder.
 
 Rule: it knows neither what is in a file nor what it is called. No torch, no pandas.
 """

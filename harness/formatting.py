@@ -1,4 +1,4 @@
-"""How a number is spelt: once, for the page, its figures and the screen.
+"""Format numbers, intervals and lists of words: once, for the page, its figures and the terminal.
 
 Rule: numbers in, text out, '' for one that is not finite; a missing number never becomes a 0.
 """

@@ -1,4 +1,4 @@
-"""What `harness new cell NAME` writes: a cell to begin with, and the test of it by its scalar twin."""
+"""Write a cell to begin with and the test of it by its scalar twin: `harness new cell NAME`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `harness.bench`, `harness.ablate` and `harness.probe` do: the command line's verbs, their answers as DataFrames.
+"""Run the command line's verbs from Python, and return their answers as DataFrames.
 
 Rule: options mean what they mean on the command line, and are read by the same parser. A class becomes a file, which
 the workers import; they never import the script or notebook that it was written in.

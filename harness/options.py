@@ -1,4 +1,4 @@
-"""OPTIONS: every option of every verb, declared once: for the command line, and for `harness.bench` and the like.
+"""Declare every option of every verb once: for the command line, and for `harness.bench` and the like.
 
 Rule: bad input is a ValueError of one line: the thing, the choices and the next step.
 """

@@ -1,4 +1,4 @@
-"""PIPELINE: plan -> run -> record -> analysis -> report, for the command line and a notebook.
+"""Run a plan: plan -> run -> record -> analysis -> report, for the command line and a notebook.
 
 Rule: a run that failed is a row, and the exit status 1. An interrupt is raised as `Interrupted`; what ended is on file.
 """

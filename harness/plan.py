@@ -1,4 +1,4 @@
-"""PLAN: what was asked for, whole and checked, before anything runs.
+"""Check what was asked for, whole, before anything runs.
 
 Rule: it trains, times and writes nothing. What cannot be is a ValueError of one line that names it, the choices and the
 next step.

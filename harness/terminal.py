@@ -1,4 +1,4 @@
-"""THE SCREEN: a bar with the time left, a line a finished run where there is no terminal, and the table at the end.
+"""Show progress and the table at the end: a bar with the time left, or a line a run where there is no terminal.
 
 Rule: nothing redraws by itself. A bar that did would slow what is being timed.
 """

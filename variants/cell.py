@@ -1,4 +1,4 @@
-"""What every recurrent cell shares: its weights, its gates, and how a gate is fixed.
+"""Define what every recurrent cell shares: its weights, its gates, and how a gate is fixed.
 
 Shapes, explained here and only here:
 

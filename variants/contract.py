@@ -1,4 +1,4 @@
-"""What every cell must keep, checked when it is first asked for, so that what it breaks is said in words.
+"""Check what every cell must keep, when it is first asked for, and say in words what it breaks.
 
 It runs a few steps of a small network: the names and shapes of its weights, its states, its gates, and that a training
 can be stopped and go on, alone or beside other seeds, to the same numbers.

@@ -1,4 +1,4 @@
-"""Which weights a fixed gate leaves without any way to the output.
+"""Find the weights that a fixed gate leaves without any way to the output.
 
 `step` is run once on real numbers, each tensor known by what it depends on: weights, buffers, states, the input. Only a
 product with a constant 0 ends a dependence, never a number that merely came out as 0: a closed ReLU, a state that is

@@ -1,4 +1,4 @@
-"""A hash of the code that a variant's numbers follow from, read as text: no module is imported.
+"""Hash the code that a variant's numbers follow from, read as text: no module is imported.
 
     fingerprint("gru:R=1", "native", ("harness.run.train.train",))   16 hexadecimal digits
 

@@ -1,4 +1,4 @@
-"""Stacked layers: a cell above itself, each reading the outputs of the one below, as one cell with one step.
+"""Stack layers: a cell above itself, each reading the outputs of the one below, as one cell with one step.
 
     H1 = step(X, H1)    H2 = step(H1, H2)    ...
 

@@ -1,4 +1,4 @@
-"""torch.nn.RNN, GRU and LSTM behind the same face, each the same mathematics as a cell written here.
+"""Wrap torch.nn.RNN, GRU and LSTM behind the same face, each the same mathematics as a cell written here.
 
 Their weights lie side by side in torch's own tensors, in torch's order of blocks; `weights` names
 each part as the cell written here names it, so that both start from the same values for a seed. torch adds a

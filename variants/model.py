@@ -1,4 +1,4 @@
-"""A character language model: a cell and the output layer `H @ W_hq + b_q`, for S seeds at once.
+"""Build a character language model: a cell and the output layer `H @ W_hq + b_q`, for S seeds at once.
 
 Rule: what starts, what is optimised and what is scored is the same for every cell.
 """

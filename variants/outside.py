@@ -1,4 +1,4 @@
-"""Cells that lie elsewhere: in a file, in a module, in an installed package that names them as its entry points.
+"""Load cells that lie elsewhere: in a file, in a module, in an installed package that names them as entry points.
 
     resolve(["gru", "./my_cell.py", "my_cell:T=1", "package.module:Cell:Z=0"])     names, as `registry.parse` takes them
 

@@ -1,4 +1,4 @@
-"""TABLE: bench.csv and ablate.csv, a row a variant, from trainings and timed blocks. Frames in, a frame out.
+"""Build bench.csv and ablate.csv, a row a variant, from trainings and timed blocks. Frames in, a frame out.
 
 Rule: as stats.py, whose numbers it puts side by side: no disk, no clock, no device; what cannot be computed
 is missing, never 0; a failed run is counted and enters no mean; the order of the rows never matters.

@@ -1,4 +1,4 @@
-"""RATES: timed blocks in, speeds and their ratios out.
+"""Compute speeds and their ratios from timed blocks.
 
 Rule: as stats.py. A sample is a fresh process, of several blocks; only samples of one round are paired, and two
 sessions or two machines are never pooled.

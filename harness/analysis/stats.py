@@ -1,4 +1,4 @@
-"""ANALYSE: intervals and paired tests. Arrays in, numbers out.
+"""Compute intervals and paired tests. Arrays in, numbers out.
 
 Rule: no disk, no clock, no device, no torch. What cannot be computed is NaN, never 0; a failed run is
 counted and enters no mean; the order of the rows never matters. A difference is in nats a character

@@ -1,1 +1,1 @@
-"""Texts: where they come from, how they are prepared, what counting their characters achieves."""
+"""Get texts, prepare them, and compute what counting their characters achieves."""

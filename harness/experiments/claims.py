@@ -1,4 +1,4 @@
-"""Claims of the literature, each with its test fixed before it is run: data, no code that trains.
+"""Declare claims of the literature, each with its test fixed before it is run: data, no code that trains.
 
 One rule: a claim is one entry of CLAIMS. Its source and how much of it was read, the sentence in our words, and the
 comparisons that it predicts. A comparison names what is trained (an `Arm`), the kind of outcome predicted, and a

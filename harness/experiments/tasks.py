@@ -1,4 +1,4 @@
-"""Tasks that ask what a gate is for: sequences with an exact answer, an exact chance and an exact optimum.
+"""Make tasks that ask what a gate is for: sequences with an exact answer, an exact chance and an exact optimum.
 
 One rule: a task is one function with one declaration above it, and knows no network. It is called with a length, a
 number of sequences and a NumPy generator, and gives `(inputs, answers, counts)`, each with time first:

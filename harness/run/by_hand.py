@@ -1,4 +1,4 @@
-"""Weights written by hand that solve the book's exercise 1 exactly: use the input at t' to predict at a later t.
+"""Write weights by hand that solve the book's exercise 1 exactly: use the input at t' to predict at a later t.
 
 The task is `delayed_recall`: one of the symbols is marked, at t', and asked for at the last step. One unit stands for
 each symbol. The update gate is 0 at the marked step, so that the state becomes the candidate, and 1 at every other, so

@@ -1,4 +1,4 @@
-"""INSIDE: what the gates of a trained network do over held-out text, and how far back its gradient reaches.
+"""Measure what the gates of a trained network do over held-out text, and how far back its gradient reaches.
 
 Rule: it only looks: weights and states stay as they were. A seed's numbers do not depend on which others are beside it.
 """

@@ -1,4 +1,4 @@
-"""A trained network as data: its cell's program and the numbers it runs on, for what has no torch, such as the page."""
+"""Export a trained network as data: its cell's program and its numbers, for what has no torch, such as the page."""
 
 from __future__ import annotations
 

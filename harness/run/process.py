@@ -1,4 +1,4 @@
-"""PROCESS: how another process of ours is started, and how one goes on when nobody listens to it any more.
+"""Start processes of ours, and let one go on when nobody listens to it any more.
 
 Rule: no torch, and nothing of the harness.
 """

@@ -1,4 +1,4 @@
-"""BETWEEN TWO STEPS: the stopwatch of a training, its signs of life, and the checkpoints it goes on from.
+"""Count a training's seconds, give signs of life, and save and load its checkpoints.
 
 Rule: nothing here is on the clock, and nothing decides a number. A checkpoint is arrays by name and no code; a training
 that goes on from one is, on a CPU, bit for bit the one that never stopped.

@@ -1,4 +1,4 @@
-"""How a variant is executed, one engine a file.
+"""Execute a variant: one engine a file.
 
 Each file has
 

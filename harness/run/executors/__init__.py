@@ -1,4 +1,4 @@
-"""Where groups of runs are trained: on this machine, or on a cluster.
+"""Train groups of runs on this machine or on a cluster: what every executor gives.
 
 The contract: groups of runs go in, finished runs, signs of life and checkpoints come out. Only the process that called
 the executor, the driver, writes results. Each run is yielded once, in any order; closing the iterator ends all work.

@@ -1,4 +1,4 @@
-"""WHERE IT RUNS: here, or in single-threaded worker processes, one a core.
+"""Train here, or in single-threaded worker processes, one a core.
 
 Rule: on a CPU every training runs on one thread, so its numbers do not depend on how many workers there are. What an
 engine trains counts only where it agrees with the reference engine, there and then. A run that fails is an outcome with

@@ -1,4 +1,4 @@
-"""ON RAY: an actor a processor, which keeps one worker of the local executor and is fed groups of runs.
+"""Train on Ray: an actor a processor, which keeps one worker of the local executor and is fed groups of runs.
 
 Rule: only the driver writes, and it alone decides what is tried again. A run whose node ends is handed out again, at
 most three times; a run whose process ends is one row, as on one machine. Ray is imported where it is asked for.

@@ -1,4 +1,4 @@
-"""ON SLURM: an array of jobs, each with a slice of the runs, trained by the local executor in that job.
+"""Train on Slurm: an array of jobs, each with a slice of the runs, trained by the local executor in that job.
 
 Rule: jobs leave sealed files in `jobs/` of the results folder, which every node sees; the driver alone moves them into
 the results. Jobs go on when the driver is gone, and the same command takes up what they left. Plain JSON, no pickle.
