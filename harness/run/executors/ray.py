@@ -40,6 +40,7 @@ VERSION = "2.60"  # of Ray: nodes and driver must have the same one
 AHEAD = 2  # groups that a processor has: the next is there before the last has ended
 LOOK_S = 1.0  # between two looks at the nodes and the mailbox
 JOIN_S = 60.0  # how long the first training waits for a node whose processors are taken by others
+HEAD_S = 20.0  # a first node that does not answer for so long is gone
 ALONE_S = 120.0  # without a node for so long the driver ends
 TWICE = 10  # with --mixed every tenth training is trained on another class too
 
@@ -439,7 +440,9 @@ class Mailbox:
 class RayLink:
     """A Ray cluster as the driver sees it. `device` is what a processor is: a core, or a GPU."""
 
-    def __init__(self, corpus: Corpus, device: str, checkpoints: Checkpoints) -> None:
+    gone = False  # the cluster's first node: nothing more is asked of Ray, which would wait a minute and end us
+
+    def __init__(self, address: str, corpus: Corpus, device: str, checkpoints: Checkpoints) -> None:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
 
@@ -448,6 +451,7 @@ class RayLink:
         self.corpus, self.text = [ray.put(corpus)], f"{corpus.name} {corpus.tokens_sha256}"
         here = On(ray.get_runtime_context().get_node_id(), soft=False)
         self.box = ray.remote(num_cpus=0)(Mailbox).options(scheduling_strategy=here).remote()
+        self.address, self.silent, self.known = address, 0.0, dict[str, int]()
         self.actors: dict[int, Any] = {}
         self.asked: dict[Any, int] = {}  # what is awaited -> the place that is getting ready
         self.out: dict[Any, tuple[int, int]] = {}  # -> the place and the job
@@ -463,8 +467,18 @@ class RayLink:
         )
 
     def nodes(self) -> dict[str, int]:
+        """As `Link` says. OSError where the first node of the cluster has not answered for HEAD_S."""
+        if self.address and not _answers(self.address):
+            self.silent = self.silent or time.monotonic()
+            if time.monotonic() - self.silent < HEAD_S:
+                return self.known
+            RayLink.gone = True
+            raise OSError(errno.EHOSTDOWN, f"its first node has not answered for {HEAD_S:g} s; what is finished is "
+                          "kept, and the same command goes on", f"ray at {self.address}")  # fmt: skip
+        self.silent = 0.0
         found = {node["NodeID"]: int(node["Resources"].get(self.kind, 0)) for node in self.ray.nodes() if node["Alive"]}
-        return {node: processors for node, processors in found.items() if processors}
+        self.known = {node: processors for node, processors in found.items() if processors}
+        return self.known
 
     def start(self, place: int, node: str) -> None:
         self.actors[place] = self.make(node)
@@ -508,7 +522,7 @@ class RayLink:
     def stop(self, place: int) -> None:
         self.asked = {ref: at for ref, at in self.asked.items() if at != place}
         self.out = {ref: at for ref, at in self.out.items() if at[0] != place}
-        if (actor := self.actors.pop(place, None)) is not None:
+        if (actor := self.actors.pop(place, None)) is not None and not self.gone:
             with contextlib.suppress(Exception):
                 self.ray.kill(actor)
 
@@ -522,7 +536,7 @@ def execute(
         return
     address = where.on.partition(":")[2]
     connect(address)
-    link = RayLink(corpus, first[0].device, checkpoints)
+    link = RayLink(address, corpus, first[0].device, checkpoints)
     name = f"ray at {address}" if address else "ray on this machine"
     yield from Driver(link, name, itertools.chain([first], groups), where, folder, on_progress, checkpoints).results()
 
@@ -569,12 +583,22 @@ def connect(address: str) -> None:
 
 def disconnect() -> None:
     """Leave the cluster; one of this machine alone ends with it."""
-    if (ray := sys.modules.get("ray")) is not None and ray.is_initialized():
+    if (ray := sys.modules.get("ray")) is not None and ray.is_initialized() and not RayLink.gone:
         held = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         with _quiet():
             ray.shutdown()
         for number, handler in held.items():
             signal.signal(number, handler)
+
+
+def _answers(address: str) -> bool:
+    """Whether somebody listens at HOST:PORT."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), 3).close()
+    except OSError:
+        return False
+    return True
 
 
 def _reachable(address: str) -> None:
