@@ -7,6 +7,7 @@ import dataclasses
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -17,15 +18,20 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from harness import pipeline
+from harness import plan as planning
 from harness.data import embedded
 from harness.data.batches import windows_per_epoch
 from harness.experiments import protocols, tasks
 from harness.experiments.protocols import Protocol
 from harness.experiments.runs import Run
+from harness.record import store
 from harness.run import cuda_graph, progress, roofline, timing, train_task
 from harness.run import train as training
+from harness.run.agreement import check_agreement
 from harness.run.cuda_graph import Work, branches, captured
-from harness.run.executors import group_batchable
+from harness.run.executors import group_batchable, local
+from harness.run.outcome import Outcome
 from variants.engines import fused, resident
 from variants.model import Model
 
@@ -485,6 +491,38 @@ def test_on_a_gpu_seeds_of_torch_s_own_modules_train_together_where_they_are_cap
     runs = [Run("nn.gru", seed, TINY, "", "cuda", "library", capture=True) for seed in range(3)]
     steps = [dataclasses.replace(run, capture=False) for run in runs]
     assert list(group_batchable([*runs, *steps])) == [runs, *([run] for run in steps)]
+
+
+def test_where_resident_disagrees_on_a_gpu_fused_trains_that_variant_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The variant alone; what else resident trains stays its own, and who asks for resident by name is told."""
+    monkeypatch.setattr(resident, "triton", object())
+    size = dataclasses.replace(protocols.protocol("classic"), hidden=32, epochs=1)
+    plan = planning.Plan("ablate", ("gru", "rnn"), size, 1, embedded.embedded(), "cuda", precision="tf32")
+    trained: list[tuple[str, str]] = []
+
+    def execute(runs: Sequence[Run], *rest: object) -> Iterator[local.Finished]:
+        for run in runs:
+            trained.append((run.variant, run.engine))
+            wrong = trained[-1] == ("gru", "resident")
+            error = f"{check_agreement(run, 0.5)}: --engine names another" if wrong else ""
+            outcome = Outcome(error=error, heldout_perplexity=None if wrong else 2.0)
+            yield local.Finished(run, outcome, 0.1, 1, 0.0, "", {"device": "cuda"})
+
+    def verb(plans: list[planning.Plan]) -> int:
+        todo = [run for run in plans[0].runs if not store.done(tmp_path, run)]
+        pipeline.train(todo, plans[0].corpus, "embedded", tmp_path, plan=plans[0])
+        return 0
+
+    monkeypatch.setattr(local, "execute", execute)
+    assert pipeline.with_others(verb, [plan], tmp_path) == 0
+    assert trained == [("gru", "resident"), ("rnn", "resident"), ("gru", "fused")]
+    said = "note: gru: resident differs from the reference engine by 0.5, over 0.002; fused trains it instead"
+    assert said in capsys.readouterr().err
+    asked = dataclasses.replace(plan, engine="resident")
+    assert verb([asked]) == 0
+    assert trained[3:] == [("gru", "resident")]
 
 
 class OnCPU(TorchFunctionMode):
