@@ -69,7 +69,7 @@ class Noting(Model):
 def test_windows_are_drawn_each_once_an_epoch_in_another_order_from_a_zero_state(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(training, "Model", Noting)
+    monkeypatch.setattr(training, "build", Noting)
     [outcome] = train([run(V1)], embedded())
     saw = Noting.last.saw
     sizes = [16, 16, 16, 2]  # 50 windows, the last batch what is left
@@ -115,7 +115,7 @@ def test_n_grams_count_and_score_the_characters_that_networks_see(monkeypatch: p
 
 def test_v1_scores_each_window_from_a_zero_state_in_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
     """Once more, window by window: exp of the mean loss, and the mean over minibatches of exp(loss)."""
-    monkeypatch.setattr(training, "Model", Noting)
+    monkeypatch.setattr(training, "build", Noting)
     [outcome] = train([run(V1)], embedded())
     tokens = torch.from_numpy(embedded().tokens.astype("int64"))
     losses = []

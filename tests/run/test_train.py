@@ -70,7 +70,7 @@ class Watched(Model):
 
 @pytest.fixture
 def watched(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "Model", Watched)
+    monkeypatch.setattr(training, "build", Watched)
 
 
 # ---- the book's loop, written a second time: nothing of variants/ or harness/run/train.py but the initial values ----
@@ -262,7 +262,7 @@ def test_held_out_perplexity_is_that_of_one_stream_whatever_the_batch(monkeypatc
     """Read once more character by character, in one piece from a zero state: under 0.1 % apart, and far under it."""
     made: list[Model] = []
     real = Model
-    monkeypatch.setattr(training, "Model", lambda *a, **k: made.append(real(*a, **k)) or made[-1])  # type: ignore[func-returns-value]
+    monkeypatch.setattr(training, "build", lambda *a, **k: made.append(real(*a, **k)) or made[-1])  # type: ignore[func-returns-value]
     monkeypatch.setattr(training, "lesions", lambda model, *rest: [{}])
     protocol = dataclasses.replace(SMALL, train_characters=20_000, heldout_characters=3_000, hidden=16, batch_size=16,
                                    num_steps=16, epochs=2)  # fmt: skip
@@ -320,7 +320,7 @@ def test_heldout_perplexity_is_the_text_that_follows_read_once_with_its_state(mo
     """Once more, character by character."""
     made: list[Model] = []
     real = Model
-    monkeypatch.setattr(training, "Model", lambda *a, **k: made.append(real(*a, **k)) or made[-1])  # type: ignore[func-returns-value]
+    monkeypatch.setattr(training, "build", lambda *a, **k: made.append(real(*a, **k)) or made[-1])  # type: ignore[func-returns-value]
     outcome = train([run()], book())[0]
     held = book().tokens[SMALL.train_characters : SMALL.train_characters + SMALL.heldout_characters].astype(int)
     nats, state = [], made[0].cell.begin(1)
@@ -389,7 +389,7 @@ def test_a_seed_that_diverges_between_two_looks_is_its_own_row(poison: str, monk
                     losses = losses + 0 * (self.b_q[1].sum() - self.b_q[1].detach().sum() + 0).sqrt()
             return losses, state
 
-    monkeypatch.setattr(training, "Model", Poisoned)
+    monkeypatch.setattr(training, "build", Poisoned)
     ill = train(many([0, 1, 2], evaluations=1), book())
     assert ill[1].error == "diverged: the loss is not a number by epoch 3"
     assert ill[1].heldout_perplexity is ill[1].train_perplexity is None
