@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -179,3 +181,12 @@ def test_without_ray_or_a_cluster_one_line_says_what_to_do(
 @pytest.mark.skipif(bool(faults.missing("ray")), reason=faults.missing("ray") or "there")
 def test_on_a_real_cluster_nothing_is_lost() -> None:
     assert [(tally.fault, tally.lost) for tally in faults.faults(quick=True) if tally.lost] == []
+
+
+def test_stderr_is_not_held_back_where_python_is_unbuffered() -> None:
+    """PYTHONUNBUFFERED=1, as containers have it: a note of a run of hours is said when it happens."""
+    code = "import os, sys; from harness.run.process import keep_streams; keep_streams(); "
+    code += "print('note', file=sys.stderr); os._exit(0)"
+    env, root = {**os.environ, "PYTHONUNBUFFERED": "1"}, Path(__file__).parents[3]
+    done = subprocess.run([sys.executable, "-c", code], env=env, cwd=root, capture_output=True, text=True, timeout=60)
+    assert done.stderr == "note\n"
