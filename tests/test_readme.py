@@ -80,10 +80,19 @@ def test_make_help_says_what_the_command_line_says() -> None:
     assert splice.helped("# make bench  old\n# make test  every check") != "# make bench  old\n# make test  every check"
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/results.md"])
+# Figures that nothing on file makes: versions, levels that were chosen, what was tried by hand with its date beside it.
+BY_HAND = {"docs/cluster.md", "docs/maintenance.md"}
+CHOSEN = ("Python 3.11", "95 %", "95%", "0.01 is about 1 %")
+
+
+@pytest.mark.parametrize("name", [name for name in WRITTEN if name not in BY_HAND])
 def test_no_measured_figure_stands_outside_what_is_spliced(name: str) -> None:
-    prose = re.sub(r"```.*?```", "", splice.BLOCK.sub("", WRITTEN[name]), flags=re.DOTALL)
-    assert re.findall(r"\d[\d,]*\.\d+|\d+ ?%|\[\d|n = \d+", prose.replace("Python 3.11", "")) == []
+    prose = re.sub(
+        r"```.*?```|`[^`\n]*`|^    .*$", "", splice.BLOCK.sub("", WRITTEN[name]), flags=re.DOTALL | re.MULTILINE
+    )
+    for chosen in CHOSEN:
+        prose = prose.replace(chosen, "")
+    assert re.findall(r"\d[\d,]*\.\d+|\d+ ?%|(?<!\])\[\d|n = \d+", prose) == []
 
 
 def test_a_figure_that_changes_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
