@@ -143,6 +143,7 @@ def test_each_stage_of_its_own_runs_to_its_end(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(resident, "processors", lambda device: 132)
     monkeypatch.setattr(resident, "tile", resident.tile)  # the stage puts another in its place
     monkeypatch.setattr(resident, "card", lambda device: "a card")
+    monkeypatch.setitem(sys.modules, "platformdirs", None)  # a machine's own python does without it
     monkeypatch.setattr(torch.Tensor, "new_empty", torch.Tensor.new_zeros)  # what no kernel writes
     monkeypatch.setattr(torch, "empty_like", torch.zeros_like)
     monkeypatch.setattr(gpu, "meetings", lambda: kernel)

@@ -501,6 +501,8 @@ def test_a_graph_on_a_gpu_trains_as_step_by_step(variant: str, engine: str) -> N
         assert other.uncaptured == ""
         assert other.train_perplexity == pytest.approx(one.train_perplexity, rel=1e-4)
         assert other.heldout_perplexity == pytest.approx(one.heldout_perplexity, rel=1e-4)
+    [alone] = train(here[1:], book())
+    assert alone.heldout_perplexity == pytest.approx(eager[1].heldout_perplexity, rel=1e-4)
 
 
 def test_who_trains_beside_whom() -> None:
