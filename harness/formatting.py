@@ -85,7 +85,7 @@ def percent(delta: float) -> float:
 
 
 def plain(x: float) -> str:
-    """What a program reads: no thousands separator, ten digits."""
+    """Return what a program reads: no thousands separator, ten digits."""
     return f"{x:.10g}" if math.isfinite(x) else ""
 
 

@@ -138,7 +138,7 @@ def load_weights(folder: Path, variant: object, seed: int, protocol: str) -> Mod
 
 
 def arguments(verb: str, variants: Iterable[str], options: Mapping[str, Any]) -> list[str]:
-    """What would be typed for these options. ValueError for one that the verb does not take."""
+    """Return what would be typed for these options. ValueError for one that the verb does not take."""
     words, takes = [verb], {*TAKES[verb], "set"} - {"settings", "variants"}
     for name, value in options.items():
         if name not in takes:

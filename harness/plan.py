@@ -81,7 +81,7 @@ class Where:
 
 
 def where(options: argparse.Namespace) -> Where:
-    """What `--on`, `--shard` and `--mixed` say. ValueError, in one line, for what they cannot."""
+    """Return what `--on`, `--shard` and `--mixed` say. ValueError, in one line, for what they cannot."""
     on, mixed, shard = (getattr(options, name, None) for name in ("on", "mixed", "shard"))
     kind, _, place = (on or "").partition(":")
     wrong = kind not in ("", "ray", "slurm") or (place and kind == "ray" and not re.fullmatch(r".+:\d+", place))
@@ -227,7 +227,7 @@ def source(run: Run) -> str:
 
 
 def planned(verb: str, options: argparse.Namespace) -> Plan:
-    """What the options ask for, whole and checked. ValueError, in one line, names what is wrong with them."""
+    """Return what the options ask for, whole and checked. ValueError, in one line, names what is wrong with them."""
     from harness.data import load as loading
     from variants.outside import resolve
 
@@ -379,7 +379,7 @@ def _on_tasks(options: argparse.Namespace) -> list[Plan]:
 
 
 def tasks_of(options: argparse.Namespace) -> argparse.Namespace:
-    """What `ablate` asks of tasks: those that tell the gates apart, as many seeds, on the same device."""
+    """Return what `ablate` asks of tasks: those that tell the gates apart, as many seeds, on the same device."""
     seeds = None if options.seeds == UNTIL else options.seeds
     return argparse.Namespace(
         **{**vars(options), "tasks": grids.ANSWERING, "lengths": (), "settings": (), "seeds": seeds}
@@ -423,7 +423,7 @@ def sizes(plans: Sequence[Plan], full: bool) -> list[Candidate]:
 
 
 def described(plan: Plan) -> dict[str, object]:
-    """What a grid's file says of a plan."""
+    """Return what a grid's file says of a plan."""
     from harness.data import batches, ngrams
 
     size = plan.protocol

@@ -38,7 +38,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """What cell.py offers, when it is asked for: names are read without torch."""
+    """Return what cell.py offers, when it is asked for: names are read without torch."""
     if name not in __all__:
         raise AttributeError(f"module 'variants' has no attribute {name!r}")
     from . import cell

@@ -135,7 +135,7 @@ def _steps(probe: Cell, Xs: Tensor) -> State:
 
 
 def _hidden(probe: Cell) -> bytes:
-    """What a cell holds beside weights and buffers, to be compared."""
+    """Return what a cell holds beside weights and buffers, to be compared."""
     own = {k: v for k, v in vars(probe).items() if not k.startswith("_") and k not in ("training", "on_gate")}
     try:
         return pickle.dumps({k: v.detach().numpy() if isinstance(v, Tensor) else v for k, v in own.items()})

@@ -80,7 +80,7 @@ def resolve(words: Iterable[str]) -> tuple[str, ...]:
 
 
 def installed() -> Mapping[str, importlib.metadata.EntryPoint]:
-    """What installed packages offer, by name; none is imported for it."""
+    """Return what installed packages offer, by name; none is imported for it."""
     return _entry_points(tuple(sys.path))
 
 

@@ -73,7 +73,7 @@ def catalog() -> dict[str, VariantInfo]:
 
 
 def unusable() -> dict[str, str]:
-    """What lies in this folder and cannot be used, by the name it would have: why, in one line."""
+    """Return what lies in this folder and cannot be used, by the name it would have: why, in one line."""
     return _read()[1]
 
 
@@ -187,7 +187,7 @@ def _is_base(modules: dict[str, _Module], full: str) -> bool:
 
 
 def _methods(modules: dict[str, _Module], full: str) -> dict[str, ast.stmt]:
-    """What the body of a class says, by name; none of a class that is not written here."""
+    """Return what the body of a class says, by name; none of a class that is not written here."""
     stem, _, cls = full.removeprefix("variants.").partition(".")
     node = modules[stem].classes.get(cls) if stem in modules else None
     said: dict[str, ast.stmt] = {}
@@ -215,7 +215,7 @@ def _gates(modules: dict[str, _Module], line: list[str]) -> tuple[str, ...]:
 
 
 def _name_of(node: ast.ClassDef) -> str | None:
-    """What a class says its variant is called, if it does."""
+    """Return what a class says its variant is called, if it does."""
     for line in node.body:
         if isinstance(line, ast.Assign | ast.AnnAssign) and isinstance(line.value, ast.Constant):
             target = line.targets[0] if isinstance(line, ast.Assign) else line.target
@@ -233,7 +233,7 @@ def parse(name: str) -> tuple[str, dict[str, float]]:
 
 
 def _slip(name: str) -> str:
-    """What was meant by a name that is none because of its signs; '' where that is not why."""
+    """Return what was meant by a name that is none because of its signs; '' where that is not why."""
     plain, why = ascii_of(name), list[str]()
     if plain != name:
         why.append(foreign(name))

@@ -112,7 +112,7 @@ ZEROS = {"0101": "UTF-16LE", "1010": "UTF-16BE", "0111": "UTF-32LE", "1110": "UT
 
 
 def _encoding(data: bytes) -> str:
-    """What bytes that are not UTF-8 text most likely are, as iconv calls it; '' where they are no text."""
+    """Return what bytes that are not UTF-8 text most likely are, as iconv calls it; '' where they are no text."""
     if data.startswith(codecs.BOM_UTF8):
         return "UTF-8"
     if data.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):

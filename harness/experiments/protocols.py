@@ -175,7 +175,7 @@ MOST_LAYERS = 16
 
 
 def rates(protocol: Protocol) -> tuple[float, ...]:
-    """What the learning rate is chosen from."""
+    """Return what the learning rate is chosen from."""
     return RATES if protocol.task == "text" else TASK_RATES
 
 
@@ -232,7 +232,7 @@ def _parse(field: str, text: str) -> int | float | str:
 
 
 def meant(text: str, kind: type = int) -> str:
-    """What to write instead of a number with commas in it; '' where there is none."""
+    """Return what to write instead of a number with commas in it; '' where there is none."""
     if re.fullmatch(r"\d{1,3}([,'_ ]\d{3})+", text):
         return ": write " + re.sub(r"\D", "", text)
     if re.fullmatch(r"\d*(,\d+)+", text):

@@ -85,7 +85,7 @@ def _fits(column: Column, cell: str) -> bool:
 
 
 def _problem(name: str, head: Sequence[str], row: Sequence[str], seen: set[str]) -> str:
-    """What is wrong with a line of a table; '' for nothing. `seen`: the runs of the lines before it."""
+    """Return what is wrong with a line of a table; '' for nothing. `seen`: the runs of the lines before it."""
     if len(row) != len(head):
         return f"{len(row)} cells under {len(head)} heads"
     for title, cell in zip(head, row, strict=True):

@@ -112,7 +112,7 @@ def machine_of(folder: Path, run: Run) -> Loaded:
 
 
 def outcome(folder: Path, run: Run) -> Loaded | None:
-    """What a run gave that ended well; None where there is none."""
+    """Return what a run gave that ended well; None where there is none."""
     return dict(load(folder, _run(run))["outcome"]) if done(folder, run) else None
 
 
@@ -251,7 +251,7 @@ def _protocol(*fields: tuple[str, object]) -> Protocol:
 
 @contextlib.contextmanager
 def as_written(path: Path) -> Iterator[None]:
-    """What a file of another make holds is an error that names it."""
+    """Return what a file of another make holds is an error that names it."""
     try:
         yield
     except (KeyError, TypeError, AttributeError, ValueError) as error:

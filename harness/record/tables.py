@@ -251,7 +251,7 @@ def _common(run: Run) -> Loaded:
 
 
 def _probe(run: Run, outcome: Loaded) -> Loaded:
-    """What a training on a task has besides."""
+    """Return what a training on a task has besides."""
     protocol = run.protocol
     if protocol.task == "text":
         return {}

@@ -29,7 +29,7 @@ class CheckpointStore(Protocol):
     """Where the checkpoint of a training that has not ended is kept."""
 
     def load(self) -> Arrays | None:
-        """What was last saved; None where that is nothing, or cannot be gone on from here."""
+        """Return what was last saved; None where that is nothing, or cannot be gone on from here."""
 
     def save(self, arrays: Arrays) -> None:
         """Instead of what was saved before, whole or not at all. OSError where that cannot be."""
@@ -46,7 +46,7 @@ class Monitor:
         self.perplexity: float | None = None
 
     def load(self) -> Arrays | None:
-        """What the training goes on from."""
+        """Return what the training goes on from."""
         found = self.keep.load() if self.keep else None
         if found is not None:
             self.seconds = float(found["train_s"])

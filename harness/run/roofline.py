@@ -14,7 +14,7 @@ FED = ("loop", "fused")  # engines that a GPU is fed kernel by kernel: one waits
 
 
 def measure_peaks(device: str) -> tuple[float, float]:
-    """What this machine reaches at best: GFLOP/s of float32, GiB/s of a large copy, read and written.
+    """Return what this machine reaches at best: GFLOP/s of float32, GiB/s of a large copy, read and written.
 
     At the precision that `configure_process` set, with its threads. Of a large product of torch's and, on a CPU with a
     compiler, of the micro-kernel of native.c the faster one: torch's own product (MKL) uses a fraction of an AMD

@@ -300,7 +300,7 @@ def scaled(x: Node) -> tuple[float, Node]:
 
 
 def parts_of(x: Node, into: Callable[[Node], bool] = lambda part: True) -> set[Node]:
-    """What an expression is made of, itself included; only `into` what it says."""
+    """Return what an expression is made of, itself included; only `into` what it says."""
     seen, left = {x}, [x]
     while left:
         for part in left.pop().parts:
@@ -551,7 +551,7 @@ def runs(plan: Program, products: list[Node]) -> list[tuple[int, int, int]]:
 
 
 def slopes(x: Node) -> list[tuple[Node, Any]]:
-    """What a pointwise operation is made of, each with its slope there."""
+    """Return what a pointwise operation is made of, each with its slope there."""
     if x.op == "lin":
         return [(a, k) for k, a in x.args[1]]
     if x.op == "mul":

@@ -74,7 +74,7 @@ class Segment:
 
 
 def source(plan: Program) -> str:
-    """What of a cell comes behind native.c: its segments, `forward` and `backward`."""
+    """Return what of a cell comes behind native.c: its segments, `forward` and `backward`."""
     wide, groups, mixes = len(plan.inputs), plan.groups, list(plan.mixes)
     pointers = {
         "a": f"c->table + (s * c->d + c->X[t * c->xt + s * c->xs + row + r]) * {wide} * h",

@@ -55,7 +55,7 @@ def unroll(cell: Cell, X: Tensor, state: State, recurrence: type[torch.autograd.
 
 
 def _biases(cell: Cell, gates: list[str], held: dict[str, float]) -> tuple[Tensor, Tensor | None]:
-    """What adds to A, all columns; and b_n, which a learned reset gate multiplies (reset after only)."""
+    """Return what adds to A, all columns; and b_n, which a learned reset gate multiplies (reset after only)."""
     if not isinstance(cell, GRUAfter):
         return torch.cat([getattr(cell, f"b_{k}") for k in (*gates, "h")], -1), None
     both = [getattr(cell, f"b_x{k}") + getattr(cell, f"b_h{k}") for k in gates]

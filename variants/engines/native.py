@@ -242,7 +242,7 @@ def _openmp() -> str:
 
 @functools.cache
 def _processor() -> str:
-    """What -march=native stands for."""
+    """Return what -march=native stands for."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
