@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -13,11 +15,13 @@ import pytest
 from faults import cluster as faults
 
 from harness import __main__ as command
+from harness import files
+from harness.data import embedded
 from harness.experiments.protocols import Protocol
 from harness.experiments.runs import Run
 from harness.plan import Where
 from harness.record import store
-from harness.run.executors import Finished, InProgress, group_batchable, ray
+from harness.run.executors import Finished, InProgress, group_batchable, local, ray, slurm
 from harness.run.outcome import Outcome
 
 TINY = Protocol(train_characters=300, heldout_characters=100, batch_size=4, num_steps=5, hidden=4, epochs=2)
@@ -169,7 +173,20 @@ def test_without_ray_or_a_cluster_one_line_says_what_to_do(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    words = ["bench", "--corpus", "embedded", "--no-timing", "--seeds", "1", "--variants", "rnn", "--results"]
+    size = ["train_characters=300", "heldout_characters=100", "batch_size=4", "num_steps=5", "epochs=1"]
+    words = [
+        "bench",
+        "--corpus",
+        "embedded",
+        "--no-timing",
+        "--seeds",
+        "1",
+        "--variants",
+        "rnn",
+        "--set",
+        *size,
+        "--results",
+    ]
     assert command.main([*words, str(tmp_path / "r"), "--on", "ray"]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == "error: --on ray needs Ray: pip install 'gru-bench[ray]'"
     with pytest.raises(ValueError, match=r"no Ray at 127\.0\.0\.1:1: Connection refused; on its first node: ray start"):
@@ -190,3 +207,81 @@ def test_stderr_is_not_held_back_where_python_is_unbuffered() -> None:
     env, root = {**os.environ, "PYTHONUNBUFFERED": "1"}, Path(__file__).parents[3]
     done = subprocess.run([sys.executable, "-c", code], env=env, cwd=root, capture_output=True, text=True, timeout=60)
     assert done.stderr == "note\n"
+
+
+class FakeSlurm:
+    """Programs of Slurm that run a job when asked about it. `ends`: jobs that are killed in their first run."""
+
+    def __init__(self, *ends: str) -> None:
+        self.batches: dict[str, list[str]] = {}
+        self.killed, self.ended, self.asked = set(ends), dict[tuple[str, str], str](), list[str]()
+        self.jobs = Path()
+
+    def __call__(self, words: Sequence[str], input: str | None = None) -> subprocess.CompletedProcess[str]:
+        said, self.asked = "", [*self.asked, words[0]]
+        if words[0] == "sinfo":
+            said = "all*|2|0/2/0/2"
+        elif words[0] == "sbatch":
+            options = dict(word[2:].partition("=")[::2] for word in words[1:])
+            self.jobs = Path(options["chdir"])
+            last = int(options["array"].partition("-")[2])
+            self.batches[options["job-name"]] = [str(k) for k in range(last + 1)]
+            assert input is not None
+            assert "pickle" not in input
+        elif words[0] == "squeue":
+            for batch, numbers in self.batches.items():
+                for number in numbers:
+                    if (batch, number) not in self.ended:
+                        self.ended[batch, number] = self.train(batch, number)
+            said = "".join(f"{batch}|{number}|{state}\n" for (batch, number), state in self.ended.items())
+        return subprocess.CompletedProcess(list(words), 0, said, "")
+
+    def train(self, batch: str, number: str) -> str:
+        if number in self.killed:
+            self.killed.discard(number)
+            [first, *_] = json.loads(files.unsealed(self.jobs / f"_{batch}.{number}.json")[0])["runs"]
+            (self.jobs / f"{slurm.as_run(first).key}.sign").write_text("[0.5, null]")
+            return "FAILED"
+        slurm.work(self.jobs, batch, number)
+        return "COMPLETED"
+
+
+def on_slurm(fake: FakeSlurm, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[Finished]:
+    monkeypatch.setattr(slurm, "run_quietly", fake)
+    monkeypatch.setattr(slurm, "LOOK_S", 0.0)
+    monkeypatch.setattr("shutil.which", lambda name: name)
+    return list(slurm.execute(RUNS, embedded.embedded(), Where("slurm"), folder, lambda sign: None, store.checkpoint))
+
+
+def test_jobs_of_slurm_give_what_this_machine_gives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_process: None
+) -> None:
+    fake = FakeSlurm()
+    ended = on_slurm(fake, tmp_path, monkeypatch)
+    assert sorted(f.run.seed for f in ended) == list(range(6))
+    for finished in ended:
+        [here] = local._one([finished.run], embedded.embedded(), 1, lambda sign: None)
+        assert dataclasses.replace(finished.outcome, train_s=0.0) == dataclasses.replace(here.outcome, train_s=0.0)
+        assert (finished.together, finished.environment["bits"]) == (None, here.environment["bits"])
+    assert [len(numbers) for numbers in fake.batches.values()] == [2]  # two processors: two slices, never a job a run
+    assert not (tmp_path / "jobs").exists()
+
+
+def test_a_job_that_is_killed_is_one_row_and_a_driver_that_is_killed_submits_nothing_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_process: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended = on_slurm(FakeSlurm("1"), tmp_path / "a", monkeypatch)
+    bad = [f for f in ended if f.outcome.error]
+    assert [f.run.seed for f in bad] == [1]
+    assert bad[0].outcome.error.startswith("crashed: Slurm ended its job gru-bench-")
+    assert bad[0].outcome.error.endswith(" 1: FAILED")
+    assert "note: 2 trainings go to another job" in capsys.readouterr().err
+
+    fake = FakeSlurm()
+    monkeypatch.setattr(slurm, "run_quietly", fake)
+    left = {run.key: run for run in RUNS}
+    killed = slurm.Driver(left, embedded.embedded(), "", tmp_path / "b", lambda sign: None, store.checkpoint)
+    killed.submit(RUNS)
+    assert len(on_slurm(fake, tmp_path / "b", monkeypatch)) == len(RUNS)
+    assert fake.asked.count("sbatch") == 1
+    assert "slurm: 6 trainings were given to jobs before, which go on" in capsys.readouterr().out
