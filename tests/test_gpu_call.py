@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
+from harness.run import machine
 from variants.engines import resident
 
 
@@ -230,6 +231,9 @@ def test_the_fastest_tiles_are_what_the_kernel_is_launched_with_from_then_on(
         *_, how = next(resident._launches(seeds, 5, 256, 32, 256 * columns, reset, None, here))
         assert (256 // how["C"], how["num_warps"]) == chosen, (seeds, columns, reset)
     assert resident.tile(1, 256, 3, 132, "before", "a third card") == (16, 2)
+    digits = [machine._tiles(name) for name in ("a card", "other", "a third card")]  # each environment says which
+    assert [len(text) for text in digits] == [8, 8, 0]
+    assert digits[0] != digits[1]
     assert resident.tile(1, 256, 3, 132, "before") == (16, 2)
     for wrong in ("no JSON", '{"a card": [{"hidden": 256}]}', '{"a card": [7]}', "[]",
                   cache.read_text().replace('"units": 16', '"units": 24')):  # fmt: skip

@@ -242,7 +242,9 @@ _COLUMNS = (
         ("device_name", "", "name of the GPU or processor"), ("cpu", "", "name of the processor"),
         ("cores", "", "processors that may be used"), ("threads", "", "threads of torch"),
         ("memory_gib", "GiB", "memory of the machine"), ("matmul_precision", "", "torch's setting"),
-        ("cudnn_rnn_tf32", "", "torch's setting"), ("cublas_workspace", "", "CUBLAS_WORKSPACE_CONFIG"),
+        ("cudnn_rnn_tf32", "", "torch's setting"),
+        ("tiles", "", "digest of the GPU kernel's measured tiles; empty: chosen without"),
+        ("cublas_workspace", "", "CUBLAS_WORKSPACE_CONFIG"),
         ("flush_denormal", "", "whether denormal numbers are taken as 0"),
         ("keeps_pages", "", "whether freed memory is kept by the process"),
         ("deterministic", "", "torch's setting"), ("python", "", "version"), ("platform", "", "operating system"),
@@ -343,7 +345,7 @@ TABLES = {
     )),
     "environments": Table("what a cell `environment` of the others stands for, as texts", (
         "environment", "torch", "cuda", "driver", "device", "device_name", "cpu", "cores", "threads",
-        "memory_gib", "matmul_precision", "cudnn_rnn_tf32", "cublas_workspace", "flush_denormal",
+        "memory_gib", "matmul_precision", "cudnn_rnn_tf32", "tiles", "cublas_workspace", "flush_denormal",
         "keeps_pages", "deterministic", "python", "platform", "package", "commit", "dirty", "bits",
     )),
 }  # fmt: skip

@@ -39,6 +39,7 @@ def environment(device: str) -> dict[str, Fact]:
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "matmul_precision": torch.get_float32_matmul_precision(),
         "cudnn_rnn_tf32": torch.backends.cudnn.allow_tf32 if cuda else None,
+        "tiles": _tiles(torch.cuda.get_device_name()) if cuda else None,
         "cublas_workspace": os.environ.get("CUBLAS_WORKSPACE_CONFIG", ""),
         "keeps_pages": _keeps_pages,
         "deterministic": torch.are_deterministic_algorithms_enabled(),
@@ -49,6 +50,14 @@ def environment(device: str) -> dict[str, Fact]:
         **_commit(),
     }
     return facts
+
+
+def _tiles(card: str) -> str:
+    """Return 8 digits of the tiles of the GPU kernel that were measured on such a card; '' where none were."""
+    from variants.engines import resident
+
+    found = sorted(resident.measured_tiles(card).items())
+    return hashlib.sha256(repr(found).encode()).hexdigest()[:8] if found else ""
 
 
 def training_facts(device: str) -> dict[str, Fact]:
