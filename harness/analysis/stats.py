@@ -86,6 +86,13 @@ def welch(one: ArrayLike, other: ArrayLike, confidence: float = 0.95) -> tuple[f
     return change, change - half, change + half
 
 
+def quantiles(most: int, level: float) -> list[float]:
+    """Student's t for `level` % intervals of 2, 3, ... `most` values."""
+    from scipy.special import stdtrit
+
+    return [round(float(stdtrit(n - 1, (1 + level / 100) / 2)), 6) for n in range(2, most + 1)]
+
+
 def median_interval(values: ArrayLike) -> tuple[float, float]:
     """Interval of the median with no assumption of shape: the narrowest pair of order statistics, one as far from its
 

@@ -5,12 +5,15 @@ Rule: a cell says its n and its interval, and sorts by a plain number; what is m
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
+from markupsafe import Markup
 
 from harness.analysis import speed as speeds
 from harness.analysis import stats
@@ -32,24 +35,33 @@ from harness.formatting import (
 )
 from harness.record import tables
 from harness.report import select
-from harness.report.sentences import seeds
+from harness.report.sentences import command, seeds
 
 Numbers = tuple[str, Sequence[tuple[str, str, bool]], Sequence[Sequence["Cell"]]]  # caption, heads, rows
 
 
 @dataclass(frozen=True)
 class Cell:
-    """`text` is read, `note` stands small under it, `key` sorts (a plain number where it is one)."""
+    """`text` is read, `note` stands small under it, `key` sorts (a plain number where it is one).
+
+    `picture`: of its seeds; `link`: the id of what the page says of it.
+    """
 
     text: str = ""
     note: str = ""
     key: str = ""
     kind: str = ""
+    picture: str = ""
+    link: str = ""
 
 
 @dataclass(frozen=True)
 class Table:
-    """`heads` are (name, unit, numeric). The first cell of a row names it."""
+    """`heads` are (name, unit, numeric). The first cell of a row names it.
+
+    For the page's script: `facts` of the table, `row_facts` of each row, and `about` a column by its name: its `kind`,
+    its `column` in the file; `term`, the id of its definition.
+    """
 
     id: str
     caption: str
@@ -57,6 +69,9 @@ class Table:
     rows: Sequence[Sequence[Cell]]
     foot: Sequence[Sequence[Cell]] = ()
     cards: bool = False
+    facts: Mapping[str, str] = field(default_factory=dict)
+    row_facts: Sequence[Mapping[str, str]] = ()
+    about: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 def main_table(data: tables.Results, verb: str, table: pd.DataFrame) -> Table:
@@ -64,9 +79,28 @@ def main_table(data: tables.Results, verb: str, table: pd.DataFrame) -> Table:
     word = "bench" if verb == "bench" else "ablation"
     base = next(iter(unique(table.baseline)), grids.BASELINE)
     fast = next(iter(unique(table.speed_baseline)), grids.SPEED_BASELINE)
+    own = select.finished(data, table)
+    seeds_of = {
+        str(label): {int(s): math.log(x) for s, x in zip(rows.seed, rows.heldout_perplexity, strict=True)}
+        for label, rows in own.groupby("label", sort=False)
+    }
+    labels = {k: select.label(row, table) for k, row in table.iterrows()}
+    scale = _scale(list(seeds_of.values()))
+    whole = next((v for k, v in labels.items() if table.variant[k] == base for v in [seeds_of.get(v, {})]), {})
+    most = max(map(len, seeds_of.values()), default=0)
+    planned = next((_name(row).key for _, row in table.iterrows() if row.variant == base), "")
+    middle = sum(whole.values()) / len(whole) if whole else math.nan
+
+    def dots(row: pd.Series) -> Cell:
+        values = seeds_of.get(labels[row.name], {})
+        ends = [math.log(x) if x > 0 else math.nan for x in (row.heldout_low, row.heldout_high)]
+        drawn = strip(values, (ends[0], ends[1]), scale, middle, lambda x: ppl(math.exp(x)))
+        return Cell(picture=drawn, key=plain(row.heldout_perplexity)) if values else Cell()
+
     columns: list[tuple[str, str, bool, bool, Callable[[pd.Series], Cell]]] = [
         ("variant", "engine", False, True, _name),
         ("held-out perplexity", "mean [95 %]", True, True, _heldout),
+        ("each seed", _ends(scale), False, False, dots),
         (f"difference to {base}", f"% [{select.level(table)} %], nats/char", True, True, _delta),
         ("verdict", "p after Holm, share of seeds", False, True, _verdict_cell),
         ("training perplexity", "mean, sd", True, True, _train),
@@ -84,7 +118,9 @@ def main_table(data: tables.Results, verb: str, table: pd.DataFrame) -> Table:
         ("failed", "of those started", True, False, _failed),
     ]  # fmt: skip
     built = [[make(row) for *_, make in columns] for _, row in table.iterrows()]
-    keep = [i for i, (*_, core, _make) in enumerate(columns) if core or any(row[i].text for row in built)]
+    keep = [
+        i for i, (*_, core, _make) in enumerate(columns) if core or any(row[i].text or row[i].picture for row in built)
+    ]
     anchors = select.anchors(data, table)
     best, foot = select.best_ngram(anchors), []
     if best:
@@ -95,11 +131,84 @@ def main_table(data: tables.Results, verb: str, table: pd.DataFrame) -> Table:
         id=verb, cards=True, heads=[(columns[i][0], columns[i][1], columns[i][2]) for i in keep],
         caption=f"The {word}, a row a variant: {seeds(table)}.", rows=[[row[i] for i in keep] for row in built],
         foot=[[Cell(name, note), Cell(ppl(v), "same split"), *[Cell()] * (len(keep) - 2)] for name, note, v in foot],
+        facts={"file": f"{verb}.csv", "planned": planned, "low": plain(scale[0]), "high": plain(scale[1]),
+               "t": json.dumps(stats.quantiles(most, float(select.level(table))))},
+        row_facts=[{"command": command(verb, row), "logs": json.dumps(seeds_of.get(labels[k], {}))}
+                   for k, row in table.iterrows()],
+        about={"variant": {"term": "term-variant"}, "each seed": {"kind": "dots", "term": "term-seeds"},
+               f"difference to {base}": {"kind": "delta", "column": "delta_nats", "term": "term-difference"},
+               f"speed vs {fast}": {"column": "speed_ratio", "term": "term-ratio"}, **ABOUT},
     )  # fmt: skip
 
 
+ABOUT = {  # of a column: where it is on file, and what it means
+    "held-out perplexity": {"column": "heldout_perplexity", "term": "term-perplexity"},
+    "verdict": {"kind": "verdict", "column": "verdict", "term": "term-verdict"},
+    "training perplexity": {"column": "train_perplexity", "term": "term-train"},
+    "parameters": {"column": "parameters", "term": "term-parameters"},
+    "hidden units": {"column": "hidden"}, "learning rate": {"column": "lr"},
+    "tokens/s": {"column": "tokens_per_sec", "term": "term-tokens"},
+    "step (ms)": {"column": "step_ms", "term": "term-step"},
+    "of peak (%)": {"column": "percent_of_peak"},
+    "peak memory (MiB)": {"column": "peak_memory_mib", "term": "term-memory"},
+    "all seeds, tokens/s": {"column": "tokens_per_sec_all_seeds", "term": "term-all"},
+    "failed": {"column": "failed", "term": "term-failed"},
+}  # fmt: skip
+
+
+def _scale(rows: Sequence[Mapping[int, float]]) -> tuple[float, float]:
+    """Ends of the axis of a column of dots; one row far above all others does not press those together."""
+    known = [list(values.values()) for values in rows if values]
+    if not known:
+        return 0.0, 1.0
+    low = min(map(min, known))
+    tops = sorted(max(values) for values in known)
+    high = tops[-1]
+    if len(tops) > 3 and high - tops[-2] > 0.5 * (high - low):
+        high = tops[-2] + 0.15 * (tops[-2] - low)
+    room = 0.04 * (high - low) or 0.01
+    return low - room, high + room
+
+
+def _ends(scale: tuple[float, float]) -> str:
+    return f"{ppl(math.exp(scale[0]))} to {ppl(math.exp(scale[1]))}, log; line: baseline"
+
+
+def strip(
+    values: Mapping[int, float],
+    interval: tuple[float, float],
+    scale: tuple[float, float],
+    base: float,
+    spell: Callable[[float], str],
+) -> Markup:
+    """Each seed as a dot, the interval of their mean as a band, on an axis that all rows of a column share."""
+    low, high = scale
+
+    def x(value: float) -> str:
+        return f"{100 * (min(max(value, low), high) - low) / (high - low):.2f}%"
+
+    parts = []
+    if math.isfinite(base):
+        parts.append(Markup('<line class="base" x1="{0}" x2="{0}" y1="0" y2="26"/>').format(x(base)))
+    if interval[0] < interval[1] and interval[0] < high:
+        parts.append(Markup('<line class="interval" x1="{}" x2="{}" y1="13" y2="13"/>').format(*map(x, interval)))
+    for seed, value in values.items():
+        beyond = value > high
+        mark = Markup('<circle class="{}" cx="{}" cy="13" r="3"><title>{}</title></circle>')
+        parts.append(mark.format("seed beyond" if beyond else "seed", x(value), f"seed {seed}: {spell(value)}"))
+    said = "; ".join(f"seed {seed}: {spell(value)}" for seed, value in values.items())
+    return Markup('<svg class="track dots" width="100%" height="26" role="img" aria-label="{}">{}</svg>').format(
+        said, Markup("").join(parts))  # fmt: skip
+
+
 def _name(r: pd.Series) -> Cell:
-    return Cell(r.variant, select.how(r), f"{r.variant} {select.how(r)}")
+    note = "\n".join(filter(None, (select.picture_name(r.variant), select.how(r))))
+    return Cell(r.variant, note, f"{r.variant} {select.how(r)}", link=equation_id(r.variant))
+
+
+def equation_id(variant: object) -> str:
+    """The id of the equations of a variant's cell."""
+    return "eq-" + re.sub(r"[^\w.-]", "_", str(variant).partition(":")[0])
 
 
 def _heldout(r: pd.Series) -> Cell:
@@ -177,13 +286,19 @@ def _plain(value: float, spell: Callable[[float], str]) -> Cell:
 
 def lesions(data: tables.Results) -> Table | None:
     """A gate held only after training, beside the same gate held in training too, and what lies between."""
-    rows = []
+    rows, after = [], select.lesions(data).after.dropna()
+    scale = (min(0.0, after.min()) - 0.02, after.max() + 0.02) if len(after) else (0.0, 1.0)
     for lesion, own in select.lesions(data).groupby("lesion", sort=False):
-        rows.append([Cell(str(lesion)), *[_mean(x) for x in (own.after, own.trained, own.after - own.trained)]])
+        values = {int(s): float(x) for s, x in zip(own.seed, own.after, strict=True) if math.isfinite(x)}
+        bounds = stats.interval(list(values.values()))
+        drawn = strip(values, (bounds.low, bounds.high), scale, 0.0, lambda x: f"{nats(x, sign=True)} nats/char")
+        rows.append([Cell(str(lesion)), *[_mean(x) for x in (own.after, own.trained, own.after - own.trained)],
+                     Cell(picture=drawn, key=plain(float(own.after.mean())))])  # fmt: skip
     heads = [
         ("gate", f"of {grids.BASELINE}", False), ("held after training", "against whole, % [95 %], nats/char", True),
         ("held in training too", "against whole, % [95 %], nats/char", True),
         ("what training works around", "the first less the second", True),
+        ("each seed", "held after training; line: whole", False),
     ]  # fmt: skip
     caption = "A gate held after training, and in training too"
     return Table("lesions", caption, heads, rows, cards=True) if rows else None

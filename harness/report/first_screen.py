@@ -165,16 +165,13 @@ def needed_alone(data: tables.Results, gate: str) -> str:
     found = select.differences(data, data.ablate)
     by = {name: rows.set_index("seed").delta_nats for name, rows in found.groupby("label")}
     alone = by.get(f"{grids.BASELINE}:{other}={sentences.GATES[other].gone}")
-    neither = next((by[name] for name in NEITHER if name in by), None)
+    neither = next((by[name] for name in select.NEITHER if name in by), None)
     if alone is None or neither is None:
         return ""
     pairs = (neither - alone).dropna()
     if len(pairs) < 2 or not stats.interval(pairs.to_numpy(dtype=float)).low > 0:
         return ""
     return f" One of the two is needed: with neither, the text is {pct(percent(float(neither.mean())))} harder."
-
-
-NEITHER = (f"{grids.BASELINE}:Z=0,R=1", "rnn")
 
 
 def quality_card(data: tables.Results) -> list[Card]:
@@ -225,7 +222,7 @@ def rows_of(data: tables.Results) -> dict[str, tuple[str, ...]]:
     """What a row of the picture is called -> the variants that can stand in it."""
     base = grids.BASELINE
     single = {f"without {g}": (f"{base}:{g}={gate.gone}",) for g, gate in sentences.GATES.items()}
-    return {"both gates": (base,), **single, "neither": NEITHER}
+    return {"both gates": (base,), **single, "neither": select.NEITHER}
 
 
 def text_panel(data: tables.Results, names: Mapping[str, tuple[str, ...]]) -> list[Panel]:

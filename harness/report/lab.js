@@ -8,12 +8,6 @@ if (document.getElementById("lab-data")) (() => {
   const hueOf = gate => (gate === "R" || gate === "Z" ? gate : "other");
   const state = { text: data.start, shown: data.shown, which: first.name, hold: {}, at: 0, order: "time", heat: 0 };
 
-  const make = (tag, props = {}, ...children) => {
-    const e = document.createElement(tag);
-    for (const [k, v] of Object.entries(props)) k in e ? (e[k] = v) : e.setAttribute(k, v);
-    e.append(...children);
-    return e;
-  };
   const svg = (tag, props = {}, text) => {
     const e = document.createElementNS("http://www.w3.org/2000/svg", tag);
     for (const [k, v] of Object.entries(props)) e.setAttribute(k, v);
@@ -43,16 +37,14 @@ if (document.getElementById("lab-data")) (() => {
 
   // ---- the view in the address: #text=...&show=a b&of=gru&hold=Z=0.5&at=12
   function remember() {
-    const view = { text: text.join(""), show: state.shown.join(" "), of: state.which, hold: spell(state.hold), at: state.at };
-    history.replaceState(null, "", "#" + new URLSearchParams(view));
+    view.set({ text: text.join(""), show: state.shown.join(" "), of: state.which, hold: spell(state.hold) || undefined, at: `${state.at}` });
   }
   function recall() {
-    const view = new URLSearchParams(location.hash.slice(1));
     if (view.has("text")) text = plain(view.get("text"));
-    const known = (view.get("show") || "").split(" ").filter(n => nets.has(n));
+    const known = view.get("show").split(" ").filter(n => nets.has(n));
     if (known.length) state.shown = known;
     if (nets.has(view.get("of"))) state.which = view.get("of");
-    for (const part of (view.get("hold") || "").split(",")) { // of that network: it is chosen first
+    for (const part of view.get("hold").split(",")) { // of that network: it is chosen first
       const [g, v] = part.split("=");
       if (g in nets.get(state.which).gates && v >= 0 && v <= 1 && v !== "") state.hold[g] = +v;
     }

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from harness.experiments import grids
 from harness.record import tables
-from harness.report import first_screen, select
+from harness.report import elements, first_screen, select
+from variants import registry
 
 MOST_WEIGHTS = 1_700_000  # characters of weights in the page, which is to stay under 3 MB
 MOST = 12
@@ -33,8 +35,8 @@ def data(results: tables.Results, networks: Sequence[Mapping[str, Any]]) -> tupl
     first = found[0][1]
     letters = first["vocabulary"]
     nets = [
-        {**{name: net[name] for name in PROGRAM}, "name": str(row.variant), "about": about(str(row.variant)),
-         "hue": first_screen.hue(about(str(row.variant)) or str(row.variant)), "lesions": held(results, row)}
+        {**{name: net[name] for name in PROGRAM}, "name": str(row.variant), "about": select.picture_name(row.variant),
+         "hue": first_screen.hue(select.picture_name(row.variant) or str(row.variant)), "lesions": held(results, row)}
         for row, net in found
     ]  # fmt: skip
     names = [net["name"] for net in nets]
@@ -69,18 +71,6 @@ def chosen(
     return sorted(found, key=lambda pair: order.get(str(pair[0].variant), len(order))), list(dict.fromkeys(why))
 
 
-def about(variant: str) -> str:
-    """What the picture calls it: 'without R'; '' where it is in no picture."""
-    names = {v: name for name, variants in ROWS.items() for v in variants}
-    return names.get(variant, "")
-
-
-ROWS = {
-    "both gates": (grids.BASELINE,), "without R": (f"{grids.BASELINE}:R=1",), "without Z": (f"{grids.BASELINE}:Z=0",),
-    "neither": first_screen.NEITHER,
-}  # fmt: skip
-
-
 def held(results: tables.Results, row: pd.Series) -> dict[str, list[float]]:
     """'R=0' -> [held-out perplexity of the networks of this variant with it held after training, how many]."""
     own = results.lesions
@@ -90,3 +80,32 @@ def held(results: tables.Results, row: pd.Series) -> dict[str, list[float]]:
         str(lesion): [round(math.exp(float(np.log(rows.heldout_perplexity).mean())), 3), len(rows)]
         for lesion, rows in own.groupby("lesion")
     }
+
+
+def equations(results: tables.Results, networks: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
+    """(id, cell, its source): of every cell of a table; as it was trained where that is kept, else as it stands now."""
+    kept = {str(net["variant"]).partition(":")[0]: str(net["source"]) for net in networks if net.get("source")}
+    names = [
+        str(v).partition(":")[0] for table in (results.ablate, results.bench, results.tasks) for v in table.variant
+    ]
+    found = []
+    for name in dict.fromkeys(names):
+        source = kept.get(name) or _source(name)
+        if source:
+            found.append((elements.equation_id(name), name, source))
+    return found
+
+
+def _source(name: str) -> str:
+    """The text of a cell's file, less what it imports; '' where there is none by this name."""
+    entry = registry.found().get(name)
+    if entry is None:
+        return ""
+    if entry.library:
+        return f"{entry.about}."
+    try:
+        text = (Path(entry.path) if entry.path else registry.HERE / f"{entry.file}.py").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
+    text = re.sub(r"^(from|import) .*\n", "", text, flags=re.MULTILINE).replace('"""\n', "\n").strip().strip('"')
+    return re.sub(r"\n{3,}", "\n\n", text)

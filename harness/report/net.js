@@ -1,7 +1,6 @@
 // NETWORKS: a trained network read from its program, run forward, its gates held, and backward. Knows no cell.
 // A program's lines are those of variants/engines/derive.py, as_data. The values of a step lie side by side, `hidden`
 // numbers each, one step after another. `v`: all values, `b`: where the step begins, `g`: gradients of one step's values.
-"use strict";
 
 const unary = (value, slope) => (net, o, x) => {
   const h = net.hidden, a = x * h;

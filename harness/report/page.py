@@ -30,6 +30,7 @@ from harness.record.schema import COLUMNS
 from harness.report import elements, first_screen, laboratory, sections, select, sentences
 from harness.report import figures as plots
 from harness.report.elements import Numbers, Table
+from variants import registry
 
 NAME = "report.html"
 SCRIPT = Path(__file__).parent  # of the laboratory
@@ -70,7 +71,8 @@ def made_from(folder: Path) -> str:
     if not sums:
         return ""
     code = (file for file in sorted(Path(__file__).parent.parent.rglob("*.*")) if "__pycache__" not in file.parts)
-    own = [file.read_bytes().hex() for file in code if file.is_file()]
+    cells = sorted(registry.HERE.glob("*.py"))  # their equations are shown
+    own = [file.read_bytes().hex() for file in (*code, *cells) if file.is_file()]
     libraries = [f"{name} {metadata.version(name)}" for name in ("matplotlib", "pandas", "seaborn", "jinja2")]
     kept = store.names(folder, "networks")
     return files.digest("\n".join([sums, *own, *libraries, *kept]))
@@ -116,6 +118,7 @@ def html(
     first = first_screen.screen(data)
     every = [chart for verb, _ in verbs for chart in charts(data, verb, drawn)]
     lab, left_out = laboratory.data(data, networks)
+    equations = laboratory.equations(data, networks)
     parts: dict[str, object] = {  # in the order of the page, by its id: what is empty is not drawn
         "caveats": sentences.caveats(data), "sections": [_section(data, verb) for verb, _ in verbs],
         "lesions": elements.lesions(data), "sweep": elements.sweep(data),
@@ -126,10 +129,13 @@ def html(
     }  # fmt: skip
     return _template().render(
         **parts,
-        contents=_contents(parts),
+        contents=_contents(parts, bool(equations)),
         lab=lab,
         left_out=left_out,
-        lab_script=Markup(SCRIPT.joinpath("net.js").read_text() + SCRIPT.joinpath("lab.js").read_text() if lab else ""),
+        page_script=_script("page.js"),
+        lab_script=_script("net.js", "lab.js") if lab else "",
+        equations=equations,
+        equation_ids={name for name, *_ in equations},
         made_from=made_from,
         title="What is each gate for?" if any(c.symbol for c in first.cards) else "Recurrent networks, measured",
         settings=[("Bench" if verb == "bench" else "Ablation", sentences.brief(table)) for verb, table in verbs],
@@ -145,14 +151,25 @@ def html(
     )
 
 
-def _contents(parts: dict[str, Any]) -> list[tuple[str, str]]:
+def _script(*names: str) -> Markup:
+    """Files of this folder as they stand in a script element."""
+    return Markup("").join(Markup(SCRIPT.joinpath(name).read_text(encoding="utf-8")) for name in names)
+
+
+def _contents(parts: dict[str, Any], equations: bool) -> list[tuple[str, str]]:
     """(id, name) of the sections that are drawn, in their order."""
     found = [("found", "Found"), ("caveats", "Caveats")]
     found += [(s["verb"], "Bench" if s["verb"] == "bench" else "Ablation") for s in parts["sections"]]
     found += [(s.id, s.word) for s, _ in parts["further"]]
     found += [(name, name.capitalize()) for name in ("charts", "samples", "failures", "noise", "machine", "methods")
               if parts[name]]  # fmt: skip
-    return [*found, ("read", "How to read it"), ("limits", "Limits"), *[("data", "Data")] * bool(parts["downloads"])]
+    return [
+        *found,
+        ("read", "How to read it"),
+        *[("equations", "Equations")] * equations,
+        ("limits", "Limits"),
+        *[("data", "Data")] * bool(parts["downloads"]),
+    ]
 
 
 @functools.cache

@@ -224,3 +224,15 @@ def how(row: pd.Series) -> str:
     """How a row was run, where it is not the usual way: engine, capture, precision."""
     parts = [str(row.engine), "captured" if row.capture else "", str(row.precision) if row.precision != "ieee" else ""]
     return ", ".join(p for p in parts if p)
+
+
+NEITHER = (f"{grids.BASELINE}:Z=0,R=1", "rnn")
+PICTURE_NAMES = {
+    grids.BASELINE: "both gates", f"{grids.BASELINE}:R=1": "without R", f"{grids.BASELINE}:Z=0": "without Z",
+    **dict.fromkeys(NEITHER, "neither"),
+}  # fmt: skip
+
+
+def picture_name(variant: object) -> str:
+    """What the first screen calls a variant, and with it the whole page: 'without R'; '' where it is not in it."""
+    return PICTURE_NAMES.get(str(variant), "")
