@@ -86,10 +86,10 @@ def main_table(data: tables.Results, verb: str, table: pd.DataFrame) -> Table:
     }
     labels = {k: select.label(row, table) for k, row in table.iterrows()}
     scale = _scale(list(seeds_of.values()))
-    whole = next((v for k, v in labels.items() if table.variant[k] == base for v in [seeds_of.get(v, {})]), {})
+    of_base = seeds_of.get(next((v for k, v in labels.items() if table.variant[k] == base), ""), {})
     most = max(map(len, seeds_of.values()), default=0)
     planned = next((_name(row).key for _, row in table.iterrows() if row.variant == base), "")
-    middle = sum(whole.values()) / len(whole) if whole else math.nan
+    middle = sum(of_base.values()) / len(of_base) if of_base else math.nan
 
     def dots(row: pd.Series) -> Cell:
         values = seeds_of.get(labels[row.name], {})
@@ -171,7 +171,7 @@ def _scale(rows: Sequence[Mapping[int, float]]) -> tuple[float, float]:
 
 
 def _ends(scale: tuple[float, float]) -> str:
-    return f"{ppl(math.exp(scale[0]))} to {ppl(math.exp(scale[1]))}, log; line: baseline"
+    return f"{ppl(math.exp(scale[0]))} to {ppl(math.exp(scale[1]))}, log"
 
 
 def strip(

@@ -98,7 +98,7 @@ def equations(results: tables.Results, networks: Sequence[Mapping[str, Any]]) ->
 
 def _source(name: str) -> str:
     """The text of a cell's file, less what it imports; '' where there is none by this name."""
-    entry = registry.found().get(name)
+    entry = registry.catalog().get(name)
     if entry is None:
         return ""
     if entry.library:

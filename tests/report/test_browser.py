@@ -302,6 +302,64 @@ def test_text_from_a_file_never_runs(browser: Browser, tmp_path: Path) -> None:
     assert browser.js("document.querySelectorAll('img[src=x]').length") == 0
 
 
+def test_differences_to_another_baseline_are_computed_again_from_the_seeds(page: Browser, folder: Path) -> None:
+    """To four digits as in Python; p stays with the planned baseline; the view comes back from the address."""
+    shown = (
+        "[...document.querySelectorAll('#ablate-table tbody tr')]"
+        ".map(r => [r.cells[0].querySelector('a').textContent, r])"
+    )
+    delta = "[...document.querySelectorAll('#ablate-table th')].findIndex(th => th.dataset.kind === 'delta')"
+    value = f"Object.fromEntries({shown}.map(([n, r]) => [n, r.cells[{delta}].dataset.v]))"
+    before = page.js(value)
+    choose = """(name => { const s = [...document.querySelectorAll('#ablate select')].at(-1);
+        s.value = [...s.options].find(o => o.textContent.startsWith(name)).value;
+        s.dispatchEvent(new Event('change')); })"""
+    page.js(f"{choose}('gru:R=1')")
+    after = page.js(value)
+    whole = {"gru": 0.0, **{name: float(x) for name, x in before.items() if x}}
+    for name, x in after.items():
+        if name != "gru:R=1":
+            assert abs(float(x) - (whole[name] - whole["gru:R=1"])) < 1e-4
+    words = page.js("document.querySelector('#ablate-table tbody').textContent")
+    assert "no p: not planned" in words
+    assert "worse" not in words
+    page.js("(i => { i.value = 'gru:Z'; i.dispatchEvent(new Event('input')); })"
+            "(document.querySelector('#ablate input[type=search]'))")  # fmt: skip
+    left = "[...document.querySelectorAll('#ablate-table tbody tr')].filter(r => r.offsetHeight).length"
+    assert page.js(left) == 2
+    address = page.js("location.href")
+    assert "ablate.filter=gru%3AZ" in address
+    page.ask("Page.navigate", url="about:blank")
+    page.ask("Page.navigate", url=address)
+    page.wait("Page.loadEventFired")
+    assert page.js(left) == 2
+    assert page.js("document.querySelector('#ablate-table').textContent.includes('difference to gru:R=1')")
+
+
+def test_names_terms_numbers_and_points_say_themselves(page: Browser) -> None:
+    """By click and by keys: equations, a definition, the command that makes a number, a point of a chart."""
+    said = "document.querySelector('#about:popover-open')?.textContent ?? ''"
+    page.js("document.querySelector('#ablate a.variant[href=\"#eq-gru\"]').click()")
+    assert "H_tilde = tanh(" in page.js(said)
+    page.key("Escape", 27)
+    assert page.js(said) == ""
+    page.js("document.querySelector('#ablate th[data-kind=verdict] a.term').click()")
+    assert "undecided: neither" in page.js(said)
+    page.key("Escape", 27)
+    page.js("document.querySelector('#ablate-table td[tabindex=\"0\"]').focus()")
+    page.key("ArrowDown", 40)
+    page.key("Enter", 13, "\r")
+    assert "python -m harness ablate" in page.js(said)
+    assert "column heldout_perplexity" in page.js(said)
+    page.key("Escape", 27)
+    page.js("document.querySelector('.chart').focus()")
+    page.key("ArrowRight", 39)
+    assert page.js("!document.getElementById('hint').hidden")
+    assert page.js("/[0-9]/.test(document.getElementById('hint').textContent)")
+    page.key("Escape", 27)
+    assert page.js("document.getElementById('hint').hidden")
+
+
 ROWS = "[...document.querySelectorAll('#lab-rows .net')]"
 PERPLEXITY = f"{ROWS}.map(r => +r.querySelector('strong').dataset.value)"
 TYPE = """(text => { const box = document.getElementById('lab-text'); box.value = text;
@@ -408,7 +466,7 @@ def test_the_picture_is_above_the_fold(lab: Browser, width: int, height: int) ->
 
 def test_the_laboratory_is_small(laboratory: Path) -> None:
     assert (laboratory / report.NAME).stat().st_size < 3_000_000
-    assert sum(report.SCRIPT.joinpath(name).stat().st_size for name in ("net.js", "lab.js")) < 60_000
+    assert sum(report.SCRIPT.joinpath(name).stat().st_size for name in ("page.js", "net.js", "lab.js")) < 60_000
 
 
 def test_without_script_there_is_no_laboratory_and_a_line_says_so(browser: Browser, laboratory: Path) -> None:

@@ -171,6 +171,6 @@ def test_made_up_names_are_escaped(results: tables.Results) -> None:
 
 
 def test_every_class_of_a_row_is_styled() -> None:
-    style = (Path(first_screen.__file__).with_name("first_screen.css")).read_text()
+    style = (Path(first_screen.__file__).with_name("page.css")).read_text()
     for kind in itertools.chain(first_screen.HUES.values(), ("other",)):
         assert f".{kind}{{--hue" in style or f",.{kind}{{--hue" in style
