@@ -140,7 +140,7 @@ class Parser(argparse.ArgumentParser):
             self.set_defaults(**{dest: how.get("default", False if how.get("action") == "store_true" else None)})
 
     def format_help(self) -> str:
-        """Return what one verb takes; without a verb, what verbs there are."""
+        """Return the options of the verb; without a verb, the list of verbs."""
         if self.verb:
             return super().format_help()
         rows = "".join(f"  {verb:<10} {about}\n" for verb, about in VERBS.items())

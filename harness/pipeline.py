@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _verb(options: argparse.Namespace, folder: Path) -> int:
-    """Return what each verb plans and runs. Its exit status."""
+    """Plan and run a verb. Return its exit status."""
     if options.verb == "reproduce":
         published, parts = reproductions(options)
         return with_others(lambda plans: reproduce(plans, parts, folder), published, folder)

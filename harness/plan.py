@@ -227,7 +227,7 @@ def source(run: Run) -> str:
 
 
 def planned(verb: str, options: argparse.Namespace) -> Plan:
-    """Return what the options ask for, whole and checked. ValueError, in one line, names what is wrong with them."""
+    """Return the plan that the options ask for, checked. ValueError, in one line, names what is wrong with them."""
     from harness.data import load as loading
     from variants.outside import resolve
 
@@ -379,7 +379,7 @@ def _on_tasks(options: argparse.Namespace) -> list[Plan]:
 
 
 def tasks_of(options: argparse.Namespace) -> argparse.Namespace:
-    """Return what `ablate` asks of tasks: those that tell the gates apart, as many seeds, on the same device."""
+    """Return the options of the tasks that `ablate` adds: those that tell the gates apart, as many seeds."""
     seeds = None if options.seeds == UNTIL else options.seeds
     return argparse.Namespace(
         **{**vars(options), "tasks": grids.ANSWERING, "lengths": (), "settings": (), "seeds": seeds}

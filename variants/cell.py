@@ -81,7 +81,7 @@ class Absent:
         return _absent(Tensor.__getitem__, self, place)
 
     def __getattr__(self, name: str) -> Any:
-        """Return what a tensor has: `A.mean(-2)`, `A.shape`."""
+        """Return the attribute of the tensor: `A.mean(-2)`, `A.shape`."""
         if name.startswith("__"):
             raise AttributeError(name)
         method = getattr(Tensor, name)
@@ -121,7 +121,7 @@ OPERATORS = {  # torch's names of what Python writes as a sign
 
 
 def _absent(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Absent:
-    """Return what is 0 whatever the other arguments are; computed, for its shape, only if someone asks."""
+    """Return a part that is 0 whatever the other arguments are; computed, for its shape, only if someone asks."""
     return Absent(lambda: torch.zeros_like(function(*_with_zeros(args), **_with_zeros(kwargs))))
 
 

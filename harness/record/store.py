@@ -251,7 +251,7 @@ def _protocol(*fields: tuple[str, object]) -> Protocol:
 
 @contextlib.contextmanager
 def as_written(path: Path) -> Iterator[None]:
-    """Return what a file of another make holds is an error that names it."""
+    """Raise an error that names the file, where its content is of another make."""
     try:
         yield
     except (KeyError, TypeError, AttributeError, ValueError) as error:

@@ -29,7 +29,7 @@ class CheckpointStore(Protocol):
     """Where the checkpoint of a training that has not ended is kept."""
 
     def load(self) -> Arrays | None:
-        """Return what was last saved; None where that is nothing, or cannot be gone on from here."""
+        """Return the arrays last saved; None where that is nothing, or cannot be gone on from here."""
 
     def save(self, arrays: Arrays) -> None:
         """Instead of what was saved before, whole or not at all. OSError where that cannot be."""
