@@ -712,8 +712,9 @@ def test_help_names_what_set_takes_and_nothing_else() -> None:
     said = " ".join(command.parser("probe").format_help().split())
     fields = said.partition("fields of the protocol: ")[2].partition(" --")[0].split(", ")
     for field in fields:
-        default = getattr(Protocol(), field) or 1
-        assert protocols.protocol("classic").override([f"{field}={default}"])
+        default = getattr(Protocol(), field)
+        value = default if default or field in protocols.MAY_BE_ZERO else 1
+        assert protocols.protocol("classic").override([f"{field}={value}"])
     assert {*fields, "name", "task"} == {f.name for f in dataclasses.fields(Protocol)}
 
 
