@@ -25,9 +25,11 @@ import variants
 from harness.run import machine
 from variants.engines import loop
 from variants.model import Model
+from variants.outside import resolve
 
 SIZES = {"classic": (32, 35, 256), "quick": (32, 16, 32), "book": (32, 64, 128)}  # n, T, h
-CELLS = ("gru", "lstm", "rnn", "gru_after", "mgu", "janet", "min_gru", "ligru")
+NEWCOMER = "tests/support/newcomers.py:Highway"  # three gates, by somebody who knows nothing of engines
+CELLS = ("gru", "lstm", "rnn", "gru_after", "mgu", "janet", "min_gru", "ligru", NEWCOMER)
 COLUMNS = ("size", "cell", "peer", "threads", "clock", "step_ms", "first_step_s", "times_nn", "rounds", "torch")
 VOCABULARY, LR, CLIP, ROUNDS = 28, 0.01, 1.0, 15
 Step = Callable[[], object]
@@ -104,8 +106,9 @@ def main() -> int:
     clock = time.process_time if threads == 1 else time.perf_counter
     out = csv.DictWriter(sys.stdout, COLUMNS)
     out.writeheader()
+    newcomer = resolve([NEWCOMER])
     for size in sizes:
-        for cell in [name for name in named if name in variants.catalog()] or CELLS:
+        for cell in resolve([name for name in named if name not in ("compile", "jax")] or CELLS):
             base = "nn.lstm" if variants.get(cell).states == 2 else "nn.gru"
             can = [engine for engine, refusal in variants.refusals(cell).items() if not refusal]
             makes: dict[str, Callable[[], Step]] = {base: functools.partial(trained, base, "library", size)}
@@ -136,7 +139,7 @@ def main() -> int:
             for name, times in taken.items():
                 ratios = [a / b for a, b in zip(taken[base], times, strict=True)]
                 out.writerow({
-                    "size": size, "cell": cell, "peer": name, "threads": threads, "clock": clock.__name__,
+                    "size": size, "cell": "newcomer" if cell in newcomer else cell, "peer": name, "threads": threads, "clock": clock.__name__,
                     "step_ms": f"{statistics.median(times):.4g}", "first_step_s": f"{first[name]:.3g}",
                     "rounds": ROUNDS, "times_nn": f"{statistics.median(ratios):.3g}",
                     "torch": torch.__version__,

@@ -12,20 +12,6 @@
 
 #ifndef REAL
 #define REAL float
-/* `times` products of MR rows with one panel, all of it in the first cache, on every thread: arithmetic and nothing else.
-   Gives how many operations that was, 0 where there is no memory. */
-double arithmetic(int threads, long times) {
-  enum { K = 96 };
-  long failed = 0;
-#pragma omp parallel num_threads(threads) reduction(+ : failed)
-  {
-    REAL *x = calloc(MR * K + K * WIDE + MR * WIDE, sizeof(REAL));
-    for (long i = 0; i < times && x; i++) multiply(x, K, MR, K, x + MR * K, WIDE, x + (MR + WIDE) * K, WIDE, 1);
-    failed += !x;
-    free(x);
-  }
-  return failed ? 0 : 2.0 * MR * K * WIDE * times * threads;
-}
 #endif
 
 #if defined(__AVX512F__)
@@ -36,20 +22,6 @@ enum { BYTES = 16, MR = 8, NR = 3 };
 enum { BYTES = 32, MR = 4, NR = 3 }; /* 12 sums in 16 registers */
 #else
 enum { BYTES = 16, MR = 4, NR = 3 };
-/* `times` products of MR rows with one panel, all of it in the first cache, on every thread: arithmetic and nothing else.
-   Gives how many operations that was, 0 where there is no memory. */
-double arithmetic(int threads, long times) {
-  enum { K = 96 };
-  long failed = 0;
-#pragma omp parallel num_threads(threads) reduction(+ : failed)
-  {
-    REAL *x = calloc(MR * K + K * WIDE + MR * WIDE, sizeof(REAL));
-    for (long i = 0; i < times && x; i++) multiply(x, K, MR, K, x + MR * K, WIDE, x + (MR + WIDE) * K, WIDE, 1);
-    failed += !x;
-    free(x);
-  }
-  return failed ? 0 : 2.0 * MR * K * WIDE * times * threads;
-}
 #endif
 enum { VL = BYTES / sizeof(REAL), WIDE = NR * VL };
 enum { CHUNK = 128 }; /* rows of the batch, over all of time, added up at once: their panel stays in the first cache */
