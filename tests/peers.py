@@ -139,7 +139,8 @@ def main() -> int:
             for name, times in taken.items():
                 ratios = [a / b for a, b in zip(taken[base], times, strict=True)]
                 out.writerow({
-                    "size": size, "cell": "newcomer" if cell in newcomer else cell, "peer": name, "threads": threads, "clock": clock.__name__,
+                    "size": size, "cell": "newcomer" if cell in newcomer else cell, "peer": name,
+                    "threads": threads, "clock": clock.__name__,
                     "step_ms": f"{statistics.median(times):.4g}", "first_step_s": f"{first[name]:.3g}",
                     "rounds": ROUNDS, "times_nn": f"{statistics.median(ratios):.3g}",
                     "torch": torch.__version__,
