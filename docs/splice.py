@@ -408,7 +408,9 @@ def peers() -> str:
         f"A whole training step, times as fast as torch's module, in processor time, 1 thread, medians of "
         f"{format_range(one.rounds)} interleaved rounds; two cores that other work shared; no interval was taken."
     )
-    return table(heads, rows) + "\n\n" + note
+    two = own[(own.threads == 2) & (own.peer == "native")]
+    wall = ", ".join(f"`{row.cell}` {row.size} {row.times_nn:.3g}" for row in two.itertuples())
+    return table(heads, rows) + f"\n\n{note} `native` on 2 threads, wall time, the same load: {wall}."
 
 
 @block("claims")
