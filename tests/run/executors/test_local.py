@@ -186,7 +186,7 @@ def serve_as_a_gpu(pipe: int, shared: int, parent: int) -> None:
         facts: dict[str, Fact] = {"pid": os.getpid()}
         return [local.Finished(run, said.get(run.variant, Outcome()), 0.0, 1, 0.0, "", facts) for run in pack]
 
-    vars(local).update(_one=one, configure_process=lambda *how: None, environment=lambda device: {})
+    vars(local).update(_one=one, configure_process=lambda *how: None, training_facts=lambda device: {})
     local.serve(pipe, shared, parent)
 
 
