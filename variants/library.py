@@ -43,7 +43,7 @@ class Library(Cell):
     def unroll(self, X: Tensor, state: State) -> tuple[Tensor, State]:
         """X (T, 1, n, d), state -> outputs (T, 1, n, h), state: the whole sequence in torch's one call."""
         each = self.states // self.layers  # torch's states are (layers, n, h) each, the bottom layer first
-        first = tuple(torch.cat(state[k::each][::-1]) for k in range(each))
+        first = state if self.layers == 1 else tuple(torch.cat(state[k::each][::-1]) for k in range(each))
         Y, after = self.rnn(X[:, 0], first if each > 1 else first[0])
         parts = [part.split(1) for part in (after if isinstance(after, tuple) else (after,))]
         return Y[:, None], tuple(part[layer] for layer in reversed(range(self.layers)) for part in parts)
