@@ -198,13 +198,18 @@ class Model(nn.Module):
     @torch.no_grad()
     def restore(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         """Be what `snapshot` was taken of; other arrays may be among them."""
-        for name, weight in self.state_dict().items():
-            weight.copy_(torch.from_numpy(arrays[f"weight/{name}"]))
+        self.put({name: torch.from_numpy(arrays[f"weight/{name}"]) for name in self.state_dict()})
         self.steps = int(arrays["steps"])
         for k, rng in enumerate(self.rngs):
             rng.set_state(torch.from_numpy(arrays[f"dropout/{k}"]))
         names = [f"moment/{k}" for k in range(2) if f"moment/{k}" in arrays]
         self.moments = tuple(torch.from_numpy(arrays[name]).to(self.b_q.device) for name in names)
+
+    @torch.no_grad()
+    def put(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over what a `state_dict` of it holds, in place."""
+        for name, weight in self.state_dict().items():
+            weight.copy_(weights[name])
 
     def gather(self) -> Tensor:
         """Move every weight's .grad into `gradient`, by one copy; .grad is then None. Return their norms (S,)."""

@@ -21,6 +21,7 @@ from harness.record.schema import COLUMNS
 from harness.record.tables import typed
 
 _ROW = ("variant", "engine", "capture", "precision")
+_DELTA = ("delta_nats", "delta_low", "delta_high")
 
 
 def build(
@@ -56,6 +57,7 @@ def build(
     trained = {key: group for key, group in runs.groupby(list(_ROW))}
     timed = {key: group for key, group in speed[speed["variant"].isin(variants)].groupby(list(_ROW))}
     references = {key[1:]: _log_perplexity(group) for key, group in trained.items() if key[0] == baseline}
+    best = {key[1:]: _log_perplexity(group, "best_perplexity") for key, group in trained.items() if key[0] == baseline}
     corpora = sorted(set(runs["corpus"].dropna()))
     rows: list[dict[str, object]] = []
     for key in sorted({*trained, *timed}, key=lambda k: (variants.index(k[0]), k not in trained, k)):
@@ -72,11 +74,14 @@ def build(
             errors.append(_short(mine["error"], "run"))
             if key[0] != baseline and references:
                 row |= {"baseline": baseline} | _difference(_log_perplexity(mine), key[1:], references, looks)
+                early = _difference(_log_perplexity(mine, "best_perplexity"), key[1:], best, looks)
+                row |= {f"best_{name}": early.get(name) for name in (*_DELTA, "p_signflip")}
         if clocked is not None:
             clocked = speeds.latest(clocked, ())
             row |= _speeds(speed, clocked, (speed_baseline, baseline))
             errors.append(_short(clocked["error"], "timed block"))
         rows.append(row | {"error": "; ".join(filter(None, errors))})
+    early_ps = np.array([row.get("best_p_signflip", math.nan) for row in rows], dtype=np.float64)
     frame = pd.DataFrame(rows, columns=list(COLUMNS["bench"]))
     _set_types(frame)
     ps = frame["p_signflip"].to_numpy()
@@ -85,6 +90,9 @@ def build(
     frame["p_holm"] = np.minimum(looks * holm(ps, family), 1.0)
     numbers = zip(*(frame[c] for c in ("delta_nats", "delta_low", "delta_high", "p_holm")), strict=True)
     frame["verdict"] = [verdict(*four) for four in numbers]
+    frame["best_p_holm"] = np.minimum(looks * holm(early_ps, family), 1.0)  # another analysis, a family of its own
+    numbers = zip(*(frame[f"best_{c}"] for c in (*_DELTA, "p_holm")), strict=True)
+    frame["best_verdict"] = [verdict(*four) for four in numbers]
     return frame
 
 
@@ -122,10 +130,10 @@ def _quality(
     return runs.assign(error=runs["error"].mask(lost, "perplexity is not a finite number"))
 
 
-def _log_perplexity(runs: pd.DataFrame) -> pd.Series:
-    """Held-out nats a character of the runs that finished, by seed."""
-    done = runs[runs["error"] == ""]
-    return pd.Series(np.log(done["heldout_perplexity"].to_numpy()), index=done["seed"].to_numpy())
+def _log_perplexity(runs: pd.DataFrame, column: str = "heldout_perplexity") -> pd.Series:
+    """Held-out nats a character of the runs that finished, by seed; those that have none are left out."""
+    done = runs[(runs["error"] == "") & runs[column].notna()]
+    return pd.Series(np.log(done[column].to_numpy(dtype=np.float64)), index=done["seed"].to_numpy())
 
 
 def _perplexities(runs: pd.DataFrame) -> dict[str, object]:
@@ -140,6 +148,11 @@ def _perplexities(runs: pd.DataFrame) -> dict[str, object]:
     row["heldout_iqm"] = np.exp(iqm(heldout))
     row |= {"train_perplexity": np.exp(np.log(done["train_perplexity"]).mean())}
     row |= {"train_sd": done["train_perplexity"].std(ddof=1)}
+    best = _log_perplexity(runs, "best_perplexity").to_numpy()
+    if len(best):
+        low, high, _, _ = interval(best)
+        row |= {"best_perplexity": np.exp(best.mean()), "best_low": np.exp(np.maximum(low, 0.0)),
+                "best_high": np.exp(high), "best_epoch": done["best_epoch"].median()}  # fmt: skip
     # a speed: of the machine used last, never of two machines together
     done = done[done["environment"] == done.sort_values(["started", "run"])["environment"].iloc[-1]]
     # of a cluster no number says how many were trained side by side: then there is no rate

@@ -52,12 +52,13 @@ def load(path: Path, name: str, written: str | None, packed: Callable[[], bytes 
     seen: set[str] = set()
     try:
         head = next(lines, [])
-        wrong = [f"no column {c!r}" for c in COLUMNS[name] if c not in head]
+        as_written = written is not None and written == digest(text)  # then each of its lines is
+        # a column that has been added since is missing from what an older version wrote
+        wrong = [f"no column {c!r}" for c in COLUMNS[name] if c not in head and not as_written]
         wrong += [f"a column {c!r}, which is none of ours" for c in head if c not in COLUMNS[name]]
         wrong += ["a column twice"] * (len(set(head)) < len(head))
         if wrong:
             raise ValueError(f"{path}, line 1 has {wrong[0]}: it is of another version, or was edited; {again}")
-        as_written = written is not None and written == digest(text)  # then each of its lines is
         for row in () if as_written else lines:
             if problem := _problem(name, head, row, seen):
                 raise ValueError(f"{path}, line {lines.line_num}: {problem}; {again}")
@@ -67,7 +68,8 @@ def load(path: Path, name: str, written: str | None, packed: Callable[[], bytes 
         raise ValueError(f"{path} was changed after it was written ({SUMS} has another digest): {again}")
     # only what is empty is missing: a text may be called NA, or 12
     texts = dict.fromkeys(names(name, str), str)
-    return pd.read_csv(io.StringIO(text, newline=""), keep_default_na=False, na_values=[""], dtype=texts)
+    table = pd.read_csv(io.StringIO(text, newline=""), keep_default_na=False, na_values=[""], dtype=texts)
+    return table.reindex(columns=list(COLUMNS[name]))
 
 
 def _fits(column: Column, cell: str) -> bool:

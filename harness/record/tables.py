@@ -74,7 +74,7 @@ def gather(folder: Path) -> Results:
                 "sample": outcome["sample"], "error": outcome["error"], "started": whole["started"],
                 "unseen": "; ".join(f"{what}: {why}" for what, why in outcome.get("unseen", {}).items()),
                 **_numbers(outcome, "parameters", "train_perplexity", "heldout_perplexity", "tokens", "train_s"),
-                "lr": run.lr or run.protocol.lr, "heldout_mean_exp": outcome.get("heldout_mean_exp"),
+                "lr": run.lr or run.protocol.lr, **{c: outcome.get(c) for c in SINCE},
                 **_numbers(whole, "wall_s", "together", "load"),
             } | _probe(run, outcome) | ({"capture": False} if outcome.get("uncaptured") else {})  # fmt: skip
             same = json.dumps({**run.fields, "source": "", "tokens": ""}, sort_keys=True)
@@ -157,6 +157,9 @@ WITHIN: dict[str, Callable[[Loaded], list[Loaded]]] = {
         {**facts, "origin": "trained", "score": o.get("score")} for facts in o.get("positions", [])
     ],
 }
+
+
+SINCE = ("heldout_mean_exp", "best_epoch", "best_perplexity")  # which an older version did not record
 
 
 def _of_each(name: str, trained: Sequence[Loaded], facts: Sequence[list[Loaded]]) -> pd.DataFrame:

@@ -103,6 +103,8 @@ def main_table(data: tables.Results, verb: str, table: pd.DataFrame) -> Table:
         ("each seed", _ends(scale), False, False, dots),
         (f"difference to {base}", f"% [{select.level(table)} %], nats/char", True, True, _delta),
         ("verdict", "p after Holm, share of seeds", False, True, _verdict_cell),
+        ("at the best epoch", "held-out; epoch by validation", True, False, _best),
+        (f"difference to {base} there", "% [interval], verdict", True, False, _best_delta),
         ("training perplexity", "mean, sd", True, True, _train),
         ("parameters", "", True, True, lambda r: _plain(r.parameters, count)),
         ("hidden units", "same parameters", True, False,
@@ -225,6 +227,24 @@ def _delta(r: pd.Series) -> Cell:
     bounds = format_interval(percent(r.delta_low), percent(r.delta_high), lambda x: pct(x, True)) or "no interval"
     note = f"{bounds}\n{nats(r.delta_nats, sign=True)} nats, n = {count(r.pairs)}"
     return Cell(pct(percent(r.delta_nats), True), note, plain(r.delta_nats))
+
+
+def _best(r: pd.Series) -> Cell:
+    """Held-out perplexity with each seed's weights of its lowest validation loss."""
+    if not math.isfinite(r.best_perplexity):
+        return Cell()
+    bounds = format_interval(r.best_low, r.best_high, ppl) or "no interval"
+    return Cell(ppl(r.best_perplexity), f"{bounds}\nepoch {r.best_epoch:g}", plain(r.best_perplexity))
+
+
+def _best_delta(r: pd.Series) -> Cell:
+    if not math.isfinite(r.best_delta_nats):
+        return Cell()
+    bounds = (
+        format_interval(percent(r.best_delta_low), percent(r.best_delta_high), lambda x: pct(x, True)) or "no interval"
+    )
+    word = f"\n{r.best_verdict}" if r.best_verdict else ""
+    return Cell(pct(percent(r.best_delta_nats), True), bounds + word, plain(r.best_delta_nats))
 
 
 def _verdict_cell(r: pd.Series) -> Cell:

@@ -583,8 +583,7 @@ def _caveats(data: tables.Results, verb: str, table: pd.DataFrame) -> list[Marku
             names.append(f"{row.variant}{f' (about {more:,} more seeds would decide)' if more else ''}")
     if names:
         said.append(Markup("Undecided, which is not \u201cno difference\u201d: {}.").format("; ".join(names)))
-    if late := _past_their_best(data, table):
-        said.append(late)
+    said += [Markup.escape(x) for x in (_past_their_best(data, table), early_stopping(table)) if x]
     counted = select.anchors(data, table).query("model == '1-gram'").heldout_perplexity
     worse = table[(table.heldout_perplexity > counted.max()) & (table.train_perplexity < counted.max())]
     if len(worse):
@@ -606,8 +605,8 @@ def _past_their_best(data: tables.Results, table: pd.DataFrame) -> Markup:
     """Variants that were better on the validation part before the last epoch, by the mean curve over seeds."""
     own = select.finished(data, table)
     known = data.protocols[data.protocols.protocol.isin(table.protocol)]
-    if not (known.validation_characters > 0).any():
-        return Markup("")
+    if not (known.validation_characters > 0).any() or table.best_perplexity.notna().any():
+        return Markup("")  # nothing to judge by; or the table scores each variant where it was best as well
     curves = data.curves[["run", "epoch", "heldout_perplexity"]].merge(own[["run", "label"]], on="run")
     curves = curves.dropna(subset=["heldout_perplexity"]).sort_values("epoch", kind="stable")
     found = []
@@ -624,6 +623,29 @@ def _past_their_best(data: tables.Results, table: pd.DataFrame) -> Markup:
         "Past their best on the validation part by more than {} when training ended, by the mean curve: {}. Every "
         "variant was trained for as many epochs; none was stopped early."
     ).format(f"{100 * (PAST - 1):g}\u00a0%", "; ".join(found))
+
+
+def early_stopping(table: pd.DataFrame) -> str:
+    """Whether scoring each training where its validation loss was lowest changes a verdict; '' where nothing was."""
+    known = table[table.best_perplexity.notna()]
+    if known.empty:
+        return ""
+    compared = known[(known.verdict != "") & (known.best_verdict != "")]
+    moved = compared[compared.verdict != compared.best_verdict]
+    text = (
+        "Each training is also scored with the weights of the epoch at which its validation loss was lowest, of fixed "
+        "epochs that are the same for all. "
+    )
+    if compared.empty:
+        return text + "There is no comparison to change."
+    if moved.empty:
+        return text + f"That changes none of {pluralize(len(compared), 'verdict')}."
+    words = [
+        f"{r.variant} is {r.verdict} at the end ({pct(percent(r.delta_nats), True)}) and {r.best_verdict} there "
+        f"({pct(percent(r.best_delta_nats), True)})"
+        for r in moved.itertuples()
+    ]
+    return text + f"That changes {len(moved)} of {pluralize(len(compared), 'verdict')}: {'; '.join(words)}."
 
 
 def noise(data: tables.Results) -> list[Markup]:

@@ -45,6 +45,8 @@ class Outcome:
     network: dict[str, object] | None = None  # of seed 0: see run/network.py
     unseen: dict[str, str] = field(default_factory=dict)  # what could not be looked at ('reach', 'lesion R=0') -> why
     uncaptured: str = ""  # why it was trained step by step, where a CUDA graph was asked for
+    best_epoch: int | None = None  # at which the validation part was best, of those evaluated; None without that part
+    best_perplexity: float | None = None  # held-out, of the weights at that epoch
     heldout_mean_exp: float | None = None  # the mean of exp(loss) over minibatches, as the book's later edition has it
 
 

@@ -55,6 +55,9 @@ class TrainState:
         self.position = start_of(model, protocol, len(seeds))
         self.diverged = torch.zeros(len(seeds), device=model.b_q.device, dtype=torch.bool)  # for good
         self.evaluated: dict[int, list[list[float]]] = {}  # epoch -> nats in training and held out, each of S seeds
+        self.best_nats = torch.full_like(self.position.total, math.inf)  # (S,) lowest validation loss so far
+        self.best_epoch = torch.zeros(len(seeds), device=model.b_q.device, dtype=torch.int64)  # 0 before any
+        self.best: dict[str, Tensor] = {}  # the weights then, each seed's its own; none where nothing is validated
 
     def state_dict(self) -> Arrays:
         """Return the checkpoint: weights, hidden state, position in the epoch, metrics, and the RNG state."""
@@ -65,6 +68,8 @@ class TrainState:
             "epoch": np.array(self.epoch), "rng_state": self.rng_state, "diverged": self.diverged.cpu().numpy(),
             "evaluated_at": np.array(list(self.evaluated)),
             "evaluated": np.array(list(self.evaluated.values())).reshape(len(self.evaluated), 2, len(self.diverged)),
+            "best_nats": self.best_nats.cpu().numpy(), "best_epoch": self.best_epoch.cpu().numpy(),
+            **{f"best/{name}": weight.cpu().numpy() for name, weight in self.best.items()},
         }  # fmt: skip
 
     def load_state_dict(self, arrays: Arrays) -> None:
@@ -78,11 +83,24 @@ class TrainState:
         self.position = Position(int(arrays["window"]), state, torch.from_numpy(arrays["total"]).to(device))
         self.diverged = torch.from_numpy(arrays["diverged"]).to(device)
         self.evaluated = dict(zip(arrays["evaluated_at"].tolist(), arrays["evaluated"].tolist(), strict=True))
+        self.best_nats = torch.from_numpy(arrays["best_nats"]).to(device)
+        self.best_epoch = torch.from_numpy(arrays["best_epoch"]).to(device)
+        best = {name.removeprefix("best/"): array for name, array in arrays.items() if name.startswith("best/")}
+        self.best = {name: torch.from_numpy(array).to(device) for name, array in best.items()}
 
     def record(self, nats: Tensor, heldout: Tensor) -> float | None:
         """Add this epoch's losses (S,) in nats, NaN for a seed that diverged. Return the first seed's perplexity."""
         self.evaluated[self.epoch] = torch.where(self.diverged, math.nan, torch.stack([nats, heldout])).tolist()
         return perplexity(self.evaluated[self.epoch][1][0])
+
+    def keep_best(self, nats: Tensor) -> None:
+        """Keep the weights of each seed whose validation loss (S,) in nats is its lowest so far."""
+        better = (nats < self.best_nats) & ~self.diverged  # NaN is not lower
+        self.best_nats = torch.where(better, nats, self.best_nats)
+        self.best_epoch = torch.where(better, self.epoch, self.best_epoch)
+        for name, weight in self.model.state_dict().items():
+            mine = better.view(-1, *[1] * (weight.dim() - 1)) if len(better) > 1 else better[0]
+            self.best[name] = torch.where(mine, weight, self.best.get(name, weight))
 
     @property
     def all_diverged(self) -> bool:
@@ -122,14 +140,17 @@ def train(
         if state.epoch in eval_epochs:
             final = score(model, data.curve, protocol, watch.alive)
             watch.sign(state.epoch / protocol.epochs, state.record(nats, final[0]))
+            if data.validated:
+                state.keep_best(final[0])
             if state.all_diverged:
                 break
         if state.epoch == protocol.epochs:
             break
         state.epoch += 1
+    best: Tensor | None = None
     if data.validated:
-        final = score(model, data.heldout, protocol, watch.alive)
-    bare = _outcomes(state, data, protocol, final)
+        final, best = score_both(state, data, protocol, watch)
+    bare = _outcomes(state, data, protocol, final, best)
     bare = [replace(outcome, train_s=watch.seconds, uncaptured=uncaptured) for outcome in bare]
     on_trained(bare)
     # from here on the network is only looked at, and nothing of that can lose these
@@ -138,6 +159,24 @@ def train(
         outcome if outcome.error else replace(outcome, unseen=unseen, **{k: v[s] for k, v in seen.items() if v[s]})
         for s, outcome in enumerate(bare)
     ]
+
+
+def score_both(
+    state: TrainState, data: TextData, protocol: Protocol, watch: Monitor
+) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    """Score the held-out part, once the training has ended: as `score`, and (S,) in nats with each seed's best weights.
+
+    The weights are then again those at the end.
+    """
+    model = state.model
+    final = score(model, data.heldout, protocol, watch.alive)
+    if not state.best or bool((state.best_epoch == state.epoch).all()):
+        return final, final[0]
+    own = {name: weight.clone() for name, weight in model.state_dict().items()}
+    model.put(state.best)
+    best = score(model, data.heldout, protocol, watch.alive)[0]
+    model.put(own)
+    return final, best
 
 
 def train_epoch(state: TrainState, data: TextData, protocol: Protocol, watch: Monitor, graphs: Graphs) -> Tensor:
@@ -253,8 +292,10 @@ def _capture(model: Model, data: TextData, protocol: Protocol, seeds: int) -> tu
         return {}, " ".join(str(error).split())[:200] or "it cannot be captured"
 
 
-def _outcomes(state: TrainState, data: TextData, protocol: Protocol, final: tuple[Tensor, Tensor]) -> list[Outcome]:
-    """What was trained, of each seed: curve and perplexities, from `final`, the held-out losses that `score` gave."""
+def _outcomes(
+    state: TrainState, data: TextData, protocol: Protocol, final: tuple[Tensor, Tensor], best: Tensor | None
+) -> list[Outcome]:
+    """What was trained, of each seed: curve and perplexities, from the held-out losses that `score_both` gave."""
     sequences = protocol.train_characters if protocol.sampling == "windows" else data.windows * protocol.batch_size
     tokens = protocol.num_steps * sequences  # an epoch's
     outcomes = []
@@ -273,6 +314,8 @@ def _outcomes(state: TrainState, data: TextData, protocol: Protocol, final: tupl
                 train_perplexity=curve[-1].train_perplexity,
                 heldout_perplexity=perplexity(nats),
                 heldout_mean_exp=mean_exp if math.isfinite(mean_exp) else None,
+                best_epoch=None if best is None else int(state.best_epoch[s]),
+                best_perplexity=None if best is None else perplexity(float(best[s])),
             )
         outcomes.append(outcome)
     return outcomes

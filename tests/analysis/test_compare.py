@@ -11,6 +11,7 @@ from test_speed import block, speed_frame, through_csv
 
 from harness.analysis import compare
 from harness.record.schema import COLUMNS
+from harness.report import sentences
 
 NAN = math.nan
 SHA = "ab" * 32
@@ -63,6 +64,25 @@ def test_table_by_hand() -> None:
     assert own.isna().all()
     assert (gru["baseline"], gru["verdict"]) == ("", "")
     assert out["seeds"].dtype == out["failed"].dtype == np.int64
+
+
+def test_the_best_epoch_is_compared_as_the_last_is_and_a_changed_verdict_is_said() -> None:
+    """At the end rnn is worse by 0.2 nats; each at its best epoch they are equal to 0.001."""
+    rows = [
+        run(v, k, math.exp(2 + 0.1 * k + (0.2 if v == "rnn" else 0)), best_epoch=4 + k,
+            best_perplexity=math.exp(1.9 + 0.1 * k + (0.001 * (-1) ** k if v == "rnn" else 0)))
+        for v in ("gru", "rnn") for k in range(10)
+    ]  # fmt: skip
+    gru, rnn = (row for _, row in make(runs_frame(*rows)).iterrows())
+    assert gru["best_perplexity"] == pytest.approx(math.exp(1.9 + 0.45))
+    assert gru["best_epoch"] == 8.5
+    assert rnn["best_delta_nats"] == pytest.approx(0.0, abs=1e-12)
+    assert (rnn["verdict"], rnn["best_verdict"]) == ("worse", "equivalent")
+    assert (
+        "changes 1 of 1 verdict: rnn is worse at the end (+22.1\u00a0%) and equivalent there"
+        in sentences.early_stopping(make(runs_frame(*rows)))
+    )
+    assert sentences.early_stopping(make(runs_frame(*GRU, *RNN))) == ""  # nothing was validated
 
 
 def test_table_verdicts_and_their_family() -> None:

@@ -583,3 +583,25 @@ def test_one_lesion_that_cannot_be_computed_is_an_empty_cell_with_its_reason(
     assert rows.heldout_perplexity.isna().to_dict() == {lesion: lesion == "Z=1" for lesion in outcome.lesions}
     assert "lesion Z=1: crashed: TypeError: layer_norm()" in results.runs.unseen[0]
     assert results.runs.error[0] == ""
+
+
+VALIDATED = dataclasses.replace(SMALL, validation_characters=120, epochs=40, hidden=16)
+
+
+def test_each_seed_is_scored_where_its_validation_loss_was_lowest_and_at_the_end() -> None:
+    """The best weights are those of a training that stops there; of seeds side by side each has its own."""
+    outcomes = train([run(seed=seed, protocol=VALIDATED) for seed in range(3)], book())
+    for seed, outcome in enumerate(outcomes):
+        lowest = min(outcome.curve, key=lambda point: point.heldout_perplexity or math.inf)
+        assert outcome.best_epoch == lowest.epoch
+        assert outcome.best_epoch is not None
+        short = dataclasses.replace(VALIDATED, epochs=outcome.best_epoch)
+        alone = train([run(seed=seed, protocol=short)], book())[0]
+        assert outcome.best_perplexity == pytest.approx(alone.heldout_perplexity, rel=1e-4)
+    assert {outcome.best_epoch for outcome in outcomes} - {VALIDATED.epochs}  # one, at least, was past its best
+    assert any(outcome.best_perplexity != outcome.heldout_perplexity for outcome in outcomes)
+
+
+def test_where_nothing_is_validated_there_is_no_best_epoch() -> None:
+    outcome = train([run()], book())[0]
+    assert (outcome.best_epoch, outcome.best_perplexity) == (None, None)
