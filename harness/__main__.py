@@ -260,7 +260,12 @@ def _main(words: Sequence[str]) -> tuple[int, Comparison | dict[str, object] | N
             return _stopped(stop.runs, folder), None, "stopped"
         except KeyboardInterrupt:
             return _status(), None, "stopped"
-    except KeyboardInterrupt:  # early, or the second one: every file is whole, but the tables may be old
+    except (
+        KeyboardInterrupt,
+        Exception,
+    ) as error:  # early, or the second one: every file is whole, the tables may be old
+        if not (_asked or isinstance(error, KeyboardInterrupt)):
+            raise  # a signal in the middle of an import may come out as another error
         print("stopped; what is finished is kept, and the same command goes on", file=sys.stderr)
         return _status(), None, "stopped"
 

@@ -1142,3 +1142,19 @@ def test_a_shard_of_what_chooses_learning_rates_is_merged_first(
     fake.clear()
     assert command.main([*words, "--shard", "1/2", "--results", "both"]) == 0
     assert [run.seed for run in fake] == [0]
+
+
+def test_what_a_signal_makes_of_an_import_is_a_stop_and_without_a_signal_an_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-C in the middle of `import numpy`, and the next import of it says: cannot load module more than once."""
+
+    def run(options: object) -> int:
+        raise ImportError("cannot load module more than once per process")
+
+    monkeypatch.setattr(command.pipeline, "run", run)
+    with pytest.raises(ImportError):
+        command.main(["bench"])
+    monkeypatch.setattr(command, "_asked", signal.SIGTERM)
+    assert command.main(["bench"]) == 143
+    assert capsys.readouterr().err.startswith("stopped; ")
