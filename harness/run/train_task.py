@@ -44,6 +44,7 @@ class TaskState:
         return {
             **self.model.snapshot(), "epoch": np.array(self.epoch), "diverged": self.diverged.cpu().numpy(),
             "checks": self.checks, "ends": self.ends, "longer": self.longer,
+            "length": np.array(self.steps),
         }  # fmt: skip
 
     def load_state_dict(self, arrays: Arrays) -> None:
@@ -51,6 +52,7 @@ class TaskState:
         self.model.restore(arrays)
         self.epoch, self.diverged = int(arrays["epoch"]), torch.from_numpy(arrays["diverged"]).to(self.device)
         self.checks, self.ends, self.longer = arrays["checks"], arrays["ends"], arrays["longer"]
+        self.steps = int(arrays["length"])
 
     def train_epoch(self, heartbeat: Callable[[], None]) -> None:
         """Train UPDATES minibatches of sequences that were never seen; `heartbeat` is called after each."""

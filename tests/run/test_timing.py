@@ -31,7 +31,7 @@ def answer() -> Iterator[timing.Answer]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir("/")
         patch.setenv("PYTHONSAFEPATH", "1")
-        yield timing.sample(RUN, vocabulary=28, threads=1)
+        yield timing.sample(dataclasses.replace(RUN, deterministic=True), vocabulary=28, threads=1)
 
 
 def test_a_sample_is_a_fresh_process_with_blocks(answer: timing.Answer) -> None:
@@ -59,8 +59,7 @@ def test_two_trainings_that_differ_are_seen(monkeypatch: pytest.MonkeyPatch) -> 
     assert timing.repeat_difference(RUN, 28, streams) > 1e-4
 
 
-def test_deterministic_is_set_in_the_process_that_is_timed() -> None:
-    answer = timing.sample(dataclasses.replace(RUN, deterministic=True), vocabulary=28, threads=1)
+def test_deterministic_is_set_in_the_process_that_is_timed(answer: timing.Answer) -> None:
     assert answer["environment"]["deterministic"] is True
     assert answer["environment"]["cublas_workspace"] == ":4096:8"
     assert answer["repeat_difference"] == 0
@@ -165,6 +164,7 @@ def test_a_block_beside_others_is_disturbed(monkeypatch: pytest.MonkeyPatch, thr
     monkeypatch.setattr(timing, "BLOCK_S", 0.01)
     monkeypatch.setattr(timing, "WARM_S", 0.0)
     monkeypatch.setattr(timing, "SWITCHES_PER_S", math.inf)
+    monkeypatch.setattr(timing, "measure_peaks", lambda device: (1e9, 3.0))
     monkeypatch.setattr("os.cpu_count", lambda: 1)
     monkeypatch.setattr("torch.get_num_threads", lambda: threads)  # more than processors: none is free, not minus one
     for each, disturbed in ((1.0, True), (0.0, False)):

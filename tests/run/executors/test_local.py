@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import itertools
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,6 @@ from harness.experiments.runs import Run
 from harness.plan import source
 from harness.run import machine
 from harness.run.executors import local
-from harness.run.machine import Fact
 from harness.run.outcome import Outcome
 from harness.run.train import train
 from variants import registry
@@ -33,12 +33,17 @@ TINY = Protocol(train_characters=300, heldout_characters=100, batch_size=4, num_
 RUNS = [Run("rnn", seed, TINY, "sha", "cpu") for seed in range(3)]
 
 
+def in_a_worker(function: Callable[[int, int, int], None]) -> str:
+    """Code that runs it by its source alone, without what this file imports."""
+    return f"exec({inspect.getsource(function)!r}); serve = {function.__name__}"
+
+
 def test_workers_give_what_one_process_gives_and_a_dead_one_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     """In one test, because starting processes that import torch is the slow part of it."""
     text = embedded.embedded()
     deadly = dataclasses.replace(RUNS[0], seed=7)
     signs: list[local.InProgress] = []
-    monkeypatch.setattr(local, "SERVE", f"from {__name__} import serve_but_die_at_seed_7 as serve")
+    monkeypatch.setattr(local, "SERVE", in_a_worker(serve_but_die_at_seed_7))
     ended = {f.run: f for f in local.execute([RUNS[0], deadly, *RUNS[1:]], text, 2, signs.append)}
     assert set(ended) == {*RUNS, deadly}
     assert ended[deadly].outcome.error == "crashed: its process ended with status 3"
@@ -55,6 +60,10 @@ def test_workers_give_what_one_process_gives_and_a_dead_one_is_a_row(monkeypatch
 
 
 def serve_but_die_at_seed_7(pipe: int, shared: int, parent: int) -> None:
+    import os
+
+    from harness.run.executors import local
+
     real = local._one
 
     def one(pack, *rest):  # type: ignore[no-untyped-def]
@@ -99,14 +108,18 @@ def test_a_worker_that_ends_or_stops_before_it_has_read_anything_is_a_row(
 
 
 def serve_but_die_while_looking(pipe: int, shared: int, parent: int) -> None:
+    import os
+    import signal
+
     from harness.run import train as training
+    from harness.run.executors import local
 
     vars(training).update(_inspect=lambda *_: os.kill(os.getpid(), signal.SIGKILL))
     local.serve(pipe, shared, parent)
 
 
 def test_a_process_that_ends_while_it_only_looks_loses_no_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "SERVE", f"from {__name__} import serve_but_die_while_looking as serve")
+    monkeypatch.setattr(local, "SERVE", in_a_worker(serve_but_die_while_looking))
     text = embedded.embedded()
     (finished,) = local.execute(RUNS[:1], text, 1)
     (whole,) = train(RUNS[:1], text)
@@ -176,6 +189,11 @@ def test_the_class_of_bits_is_of_what_an_engine_computes(monkeypatch: pytest.Mon
 
 def serve_as_a_gpu(pipe: int, shared: int, parent: int) -> None:
     """A worker that trains nothing: its lstm could not be captured, its mgu failed, its janet diverged."""
+    import os
+
+    from harness.run.executors import local
+    from harness.run.outcome import Outcome
+
     said = {
         "lstm": Outcome(uncaptured="operation not permitted when stream is capturing"),
         "mgu": Outcome(error="crashed: RuntimeError: CUDA error: an illegal memory access was encountered"),
@@ -183,7 +201,7 @@ def serve_as_a_gpu(pipe: int, shared: int, parent: int) -> None:
     }
 
     def one(pack, *rest):  # type: ignore[no-untyped-def]
-        facts: dict[str, Fact] = {"pid": os.getpid()}
+        facts: dict[str, machine.Fact] = {"pid": os.getpid()}
         return [local.Finished(run, said.get(run.variant, Outcome()), 0.0, 1, 0.0, "", facts) for run in pack]
 
     vars(local).update(_one=one, configure_process=lambda *how: None, training_facts=lambda device: {})
@@ -192,7 +210,7 @@ def serve_as_a_gpu(pipe: int, shared: int, parent: int) -> None:
 
 def test_a_process_whose_capture_failed_takes_no_further_group(monkeypatch: pytest.MonkeyPatch) -> None:
     """On CUDA: nor one in which anything else went wrong. What only diverged leaves its process fit."""
-    monkeypatch.setattr(local, "SERVE", f"from {__name__} import serve_as_a_gpu as serve")
+    monkeypatch.setattr(local, "SERVE", in_a_worker(serve_as_a_gpu))
     variants = ("rnn", "janet", "lstm", "gru", "mgu", "ligru")
     runs = [Run(v, seed, TINY, "sha", "cuda", capture=True) for v in variants for seed in (0, 1)]
     ended = list(local.execute(runs, embedded.embedded(), 1))
