@@ -552,7 +552,7 @@ def test_both_verbs_keep_their_own_speed_baseline(fake: list[Run], tmp_path: Pat
         (["bench", "--epochs", "3"], "--set epochs=VALUE"),
         (["bench", "HIDDEN=64"], "--set hidden=64"),
         (["bench", "rnn"], "variants are one list, like --variants gru rnn"),
-        (["bench", "--variants", "lstm", "--seeds", "until-decided"], "add it to --variants"),
+        (["bench", "--variants", "lstm", "--seeds", "until-decided"], "add one to --variants"),
         (["bench", "--results", "~no-such-user/x"], "--results names a folder"),
         (["bench", "--corpus", "~no-such-user/x"], "no text '~no-such-user/x'"),
         (["bench", "--seeds", "0"], "seeds is a whole number"),

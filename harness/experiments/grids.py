@@ -97,4 +97,5 @@ def no_verdict(variants: Iterable[str], baseline: str = "") -> str:
     baseline = baseline or baseline_of(names)
     if baseline not in names:
         return f"every difference is from {baseline}, which is not among the variants; add it to --variants"
-    return f"every difference is from {baseline}, and there is no other variant" if set(names) == {baseline} else ""
+    alone = f"every difference is from {baseline}, and there is no other variant; add one to --variants"
+    return alone if set(names) == {baseline} else ""
