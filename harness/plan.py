@@ -398,6 +398,7 @@ def _scored_apart(plan: Plan) -> None:
     if plan.protocol.rate == "chosen" and plan.seeds > min(protocols.RATE_SEEDS):
         raise ValueError(
             f"seeds from {min(protocols.RATE_SEEDS):,} on choose the learning rate: at most as many can be scored"
+            + "; --no-tasks leaves the tasks out" * (plan.protocol.task != "text")
         )
     if plan.where.shard[1] > plan.seeds:
         raise ValueError(f"--shard divides seeds, of which there are {plan.seeds}: at most {plan.seeds} shards")
