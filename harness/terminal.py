@@ -6,6 +6,7 @@ Rule: nothing redraws by itself. A bar that did would slow what is being timed.
 from __future__ import annotations
 
 import math
+import shutil
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -229,7 +230,18 @@ def _print(rows: Sequence[Sequence[str]], texts: set[str]) -> None:
         for row in rows
     ]
     wide = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    print()
-    for row in rows:
-        cells = (c.ljust(w) if h in texts else c.rjust(w) for h, c, w in zip(rows[0], row, wide, strict=True))
-        print("  ".join(cells).rstrip())
+    for block in _folded(wide, shutil.get_terminal_size().columns if sys.stdout.isatty() else sum(wide) * 2):
+        print()
+        for row in rows:
+            cells = (row[i].ljust(wide[i]) if rows[0][i] in texts else row[i].rjust(wide[i]) for i in block)
+            print("  ".join(cells).rstrip())
+
+
+def _folded(wide: Sequence[int], room: int) -> list[list[int]]:
+    """Columns of these widths as blocks that fit the room where they can; each begins with the first, a row's name."""
+    blocks = [[0]]
+    for i in range(1, len(wide)):
+        if len(blocks[-1]) > 1 and sum(wide[k] + 2 for k in [*blocks[-1], i]) - 2 > room:
+            blocks.append([0])
+        blocks[-1].append(i)
+    return blocks

@@ -808,6 +808,23 @@ def test_what_cannot_be_drawn_undoes_nothing(
     assert len(fake) == 1
 
 
+def test_a_table_wider_than_the_terminal_is_folded_and_a_file_gets_it_whole(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [("variant", "a" * 30, "b" * 30, "c" * 30), ("gru", "1", "2", "3"), ("gru:R=1", "4", "5", "6")]
+    terminal._print(rows, {"variant"})
+    assert len(capsys.readouterr().out.splitlines()) == 4
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    for width, blocks in ((40, 3), (80, 2), (200, 1)):
+        monkeypatch.setenv("COLUMNS", str(width))
+        terminal._print(rows, {"variant"})
+        lines = capsys.readouterr().out.splitlines()
+        assert len(lines) == 4 * blocks
+        assert max(map(len, lines)) <= width
+        assert sum(line.startswith("gru:R=1") for line in lines) == blocks
+        assert all(any(head in line for line in lines) for head in rows[0])
+
+
 def test_columns_are_laid_out_in_what_the_terminal_has(capsys: pytest.CaptureFixture[str]) -> None:
     terminal._print([("nats", "p"), ("\u22120.1", "1"), ("+0.1", "1")], set())
     assert capsys.readouterr().out == "\nnats  p\n-0.1  1\n+0.1  1\n"
