@@ -44,6 +44,56 @@ class Figure:
         return self.svg.read_text(encoding="utf-8")
 
 
+class Answer(pd.DataFrame):  # type: ignore[misc]  # pandas ships no types
+    """bench.csv or ablate.csv: a DataFrame of every column, shown and written for a paper as the five that answer."""
+
+    @property
+    def _constructor(self) -> type[pd.DataFrame]:
+        plain: type[pd.DataFrame] = pd.DataFrame  # what is cut out of it
+        return plain
+
+    def paper(self) -> pd.DataFrame:
+        """Return five columns as text: variant, parameters, perplexity and difference with their intervals, verdict."""
+        from harness import terminal
+
+        head, *every = terminal.answer_rows(pd.DataFrame(self))
+        rows, kept = (
+            [row for row in every if row[4]],
+            [0, 2, 4, 5, 7],
+        )  # an engine that was timed alone has no perplexity
+        seeds = sorted({row[3] for row in rows})
+        shown = pd.DataFrame([[row[i] for i in kept] for row in rows], columns=[head[i] for i in kept])
+        return shown.rename(columns={head[4]: f"{head[4][:-1]}, n = {' or '.join(seeds)}]"})
+
+    def _repr_html_(self) -> str:
+        html: str = self.paper().to_html(index=False)
+        return html
+
+    def to_markdown(self, *args: Any, **kwargs: Any) -> str:
+        """Return the five columns as a Markdown table; with arguments, what pandas makes of all columns."""
+        if args or kwargs:
+            return str(super().to_markdown(*args, **kwargs))
+        shown = self.paper()
+        rows = [list(shown.columns), ["---"] * len(shown.columns), *shown.to_numpy().tolist()]
+        return "".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |\n" for row in rows)
+
+    def to_latex(self, *args: Any, **kwargs: Any) -> str:
+        """Return the five columns as a LaTeX tabular, every name escaped; with arguments, what pandas makes of all."""
+        if args or kwargs:
+            return str(super().to_latex(*args, **kwargs))
+        shown = self.paper()
+        lines = [" & ".join(map(_latex, row)) + r" \\" for row in [list(shown.columns), *shown.to_numpy().tolist()]]
+        lines[1:1] = [r"\hline"]
+        return "\n".join([r"\begin{tabular}{lrrrl}", r"\hline", *lines, r"\hline", r"\end{tabular}"]) + "\n"
+
+
+def _latex(text: object) -> str:
+    """A cell as LaTeX reads it: its special characters escaped, a minus as in mathematics."""
+    marks = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\u2212": "$-$"}
+    escaped = "".join(marks.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in str(text))
+    return re.sub(r"(?<![\w.])-(?=\d)", "$-$", escaped)
+
+
 @dataclasses.dataclass(frozen=True)
 class Results(tables.Results):
     """Every table of a results folder as a DataFrame. A notebook shows the answer of the verb that it came from."""
@@ -88,6 +138,7 @@ def read(folder: Path, verb: str = "") -> Results:
     """The tables of a folder."""
     whole = tables.read(folder)
     named = {field.name: getattr(whole, field.name) for field in dataclasses.fields(whole)}
+    named |= {name: Answer(named[name]) for name in ("bench", "ablate")}
     return Results(**named, folder=folder, verb=verb)
 
 

@@ -106,7 +106,7 @@ def answer_rows(table: pd.DataFrame) -> list[tuple[str, ...]]:
             f"{r['seeds']} of {r['seeds'] + r['failed']}" if r["failed"] else str(r["seeds"]),
             f"{ppl(r['heldout_perplexity'])} {format_interval(r['heldout_low'], r['heldout_high'], ppl)}".strip(),
             f"{nats(r['delta_nats'], sign=True)} {format_interval(r['delta_low'], r['delta_high'], nats)}".strip(),
-            _some(r["p_holm"], lambda p: f"{p:.3f}"), str(r["verdict"]), rate(r["tokens_per_sec"]),
+            _some(r["p_holm"], lambda p: f"{p:.3f}"), str(r["verdict"]) if r["verdict"] == r["verdict"] else "", rate(r["tokens_per_sec"]),
             UNTOLD if r["speed_verdict"] == UNTOLD else _some(r["speed_ratio"], lambda x: f"{x:.2f}x"),
             mib(r["peak_memory_mib"]),
         ))  # fmt: skip

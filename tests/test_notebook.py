@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 import harness
@@ -91,6 +92,17 @@ def test_an_ablation_gives_its_tables_and_shows_them(in_process: None, capsys: p
     assert len(r.failures) == 0
     assert "<td>gru:R=1</td>" in r._repr_html_()
     assert harness.read("out").table.equals(r.table)
+    paper = r.ablate.to_markdown().splitlines()
+    assert paper[0] == "| variant | parameters | held-out perplexity [95%, n = 2] | nats/char vs gru [95%] | verdict |"
+    assert [line.split(" | ")[0] for line in paper[2:]] == ["| gru", "| gru:R=1"]
+    assert "nan" not in r.ablate.to_markdown()
+    latex = r.ablate.assign(variant=["gru_after", "gru:R=1"])
+    assert type(latex) is pd.DataFrame  # a plain one
+    written = notebook.Answer(latex).to_latex()
+    assert r"gru\_after & " in written
+    assert r"perplexity [95\%, n = 2]" in written
+    assert written.count(r"\\") == 3
+    assert r.ablate._repr_html_().count("<th>") == 5
     again = harness.ablate("gru", gates=["R"], values=[1], seeds=2, results="out", **HERE)  # type: ignore[arg-type]
     assert "4 done already" in capsys.readouterr().out
     assert again.table.equals(r.table)
