@@ -60,7 +60,7 @@ class Answer(pd.DataFrame):  # type: ignore[misc]  # pandas ships no types
         rows, kept = (
             [row for row in every if row[4]],
             [0, 2, 4, 5, 7],
-        )  # an engine that was timed alone has no perplexity
+        )  # not what was timed alone
         seeds = sorted({row[3] for row in rows})
         shown = pd.DataFrame([[row[i] for i in kept] for row in rows], columns=[head[i] for i in kept])
         return shown.rename(columns={head[4]: f"{head[4][:-1]}, n = {' or '.join(seeds)}]"})

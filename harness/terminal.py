@@ -106,7 +106,8 @@ def answer_rows(table: pd.DataFrame) -> list[tuple[str, ...]]:
             f"{r['seeds']} of {r['seeds'] + r['failed']}" if r["failed"] else str(r["seeds"]),
             f"{ppl(r['heldout_perplexity'])} {format_interval(r['heldout_low'], r['heldout_high'], ppl)}".strip(),
             f"{nats(r['delta_nats'], sign=True)} {format_interval(r['delta_low'], r['delta_high'], nats)}".strip(),
-            _some(r["p_holm"], lambda p: f"{p:.3f}"), str(r["verdict"]) if r["verdict"] == r["verdict"] else "", rate(r["tokens_per_sec"]),
+            _some(r["p_holm"], lambda p: f"{p:.3f}"), _text(r["verdict"]),
+            rate(r["tokens_per_sec"]),
             UNTOLD if r["speed_verdict"] == UNTOLD else _some(r["speed_ratio"], lambda x: f"{x:.2f}x"),
             mib(r["peak_memory_mib"]),
         ))  # fmt: skip
@@ -139,6 +140,10 @@ def print_table(table: pd.DataFrame) -> None:
             each = (f"{r['variant']} ({r['engine']}) {r['speed_disturbed']} of {r['speed_samples']}"
                     for r in busy.to_dict("records"))  # fmt: skip
             print(f"disturbed by other processes in every block, so slower than it is: {', '.join(each)} samples.")
+
+
+def _text(value: object) -> str:
+    return str(value) if value == value else ""  # NaN is missing
 
 
 def _some(value: float, spell: Callable[[float], str]) -> str:

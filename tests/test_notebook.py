@@ -220,9 +220,9 @@ def blocks(name: str, language: str) -> list[str]:
 
 
 def test_the_notebook_of_the_docs_runs(in_process: None, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    first, second, third = blocks("notebook.md", "python")
+    script_of_docs = "".join(blocks("notebook.md", "python"))
     script = folder / "typed.py"
-    script.write_text(first + second + third, encoding="utf-8")
+    script.write_text(script_of_docs, encoding="utf-8")
     module = type(sys)("typed_in_a_notebook")
     monkeypatch.setitem(sys.modules, module.__name__, module)
     exec(compile(script.read_text(encoding="utf-8"), str(script), "exec"), vars(module))
