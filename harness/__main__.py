@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from harness import pipeline
 from harness.experiments.runs import Run
+from harness.formatting import pluralize
 from harness.options import parser, strange
 from harness.plan import GRIDS, planned
 from harness.run.process import keep_streams, leave
@@ -70,12 +71,12 @@ def _pack(folder: Path, undo: bool) -> int:
         raise ValueError(f"no folder {str(folder)!r} to pack: run bench first, or give --results")
     with store.writing(folder):
         if undo:
-            print(f"unpacked: {pack.unpack(folder)} files; {folder / pack.PACK} is gone")
+            print(f"unpacked: {pluralize(pack.unpack(folder), 'file')}; {folder / pack.PACK} is gone")
         else:
             count = pack.pack(folder)
             if not count:
                 raise ValueError(f"nothing in {str(folder)!r} to pack: run bench or ablate first, or give --results")
-            print(f"packed: {count} files in {folder / pack.PACK}; `pack --undo` puts them back")
+            print(f"packed: {pluralize(count, 'file')} in {folder / pack.PACK}; `pack --undo` puts them back")
     return 0
 
 
@@ -117,7 +118,7 @@ def _merge(folders: Sequence[str], folder: Path) -> int:
         raise ValueError("merge takes results folders, like: merge results/shard-1-of-2 results/shard-2-of-2")
     with store.writing(folder):
         done = merge.merge([Path(name).expanduser() for name in folders], folder)
-        print(f"merged: {done.runs} trainings in {folder}, {done.new} of them new"
+        print(f"merged: {pluralize(done.runs, 'training')} in {folder}, {done.new} of them new"
               f"{f'; {done.twice} lay in two folders, with one outcome' * bool(done.twice)}")  # fmt: skip
         pipeline.tabulate(folder)
         return pipeline.draw(folder, anew=True)

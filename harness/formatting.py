@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def ppl(x: float) -> str:
@@ -94,8 +96,8 @@ def sd(x: float) -> str:
 
 
 def pluralize(n: float, noun: str) -> str:
-    """`1 seed`, `3 seeds`."""
-    return f"{count(n)} {noun}{'' if n == 1 else 's'}"
+    """`1 seed`, `3 seeds`, `2 processes`."""
+    return f"{count(n)} {noun}{'' if n == 1 else 'es' if noun.endswith('s') else 's'}"
 
 
 def format_range(values: pd.Series) -> str:

@@ -21,6 +21,7 @@ import pandas as pd
 
 from harness import files, pipeline
 from harness.analysis.history import Comparison
+from harness.formatting import pluralize
 from harness.options import FLAGS, TAKES, parser
 from harness.record import store, tables
 from variants import outside, registry
@@ -130,7 +131,8 @@ class Results(tables.Results):
         tasks = self.table is self.tasks
         head, *rows = terminal.task_rows(self.table) if tasks else terminal.answer_rows(self.table)
         shown: str = pd.DataFrame(rows, columns=list(head)).to_html(index=False)
-        failed = f"<p>{len(self.failures)} trainings failed: <code>.failures</code></p>" if len(self.failures) else ""
+        count = pluralize(len(self.failures), "training")
+        failed = f"<p>{count} failed: <code>.failures</code></p>" if len(self.failures) else ""
         return shown + failed
 
 

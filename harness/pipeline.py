@@ -18,6 +18,7 @@ from harness.experiments import grids, protocols
 from harness.experiments.grids import baseline_of
 from harness.experiments.protocols import Protocol
 from harness.experiments.runs import Run
+from harness.formatting import pluralize
 from harness.plan import (
     GRIDS,
     SIZES,
@@ -107,8 +108,8 @@ def choose(plans: Sequence[Plan], folder: Path) -> tuple[list[Plan], list[dict[s
         for variant in plan.variants
     }
     todo = [run for runs in at.values() for run in runs if not store.done(folder, run)]
-    print(f"{plans[0].verb}: {sum(map(len, at.values()))} trainings of seeds that are not scored "
-          f"choose a learning rate for each variant, {len(todo)} to do")  # fmt: skip
+    trials = pluralize(sum(map(len, at.values())), "training")
+    print(f"{plans[0].verb}: to choose learning rates, {trials} of seeds that are not scored, {len(todo)} to do")
     train(todo, plans[0].corpus, plans[0].corpus.name, folder, "choosing", plan=plans[0])
     if any(not store.done(folder, run) for runs in at.values() for run in runs if not plans[0].where.owns(run)):
         raise ToMerge("its part of what chooses the learning rates is trained. Merge the shards, and give the same "
@@ -349,7 +350,7 @@ def _decided(plan: Plan, folder: Path) -> bool:
     table = getattr(tabulate(folder), plan.verb)
     open_ = table[table.baseline.astype(bool) & ~table.verdict.isin(["worse", "better", "equivalent"])]
     left = f"undecided: {', '.join(open_.variant)}" if len(open_) else "all decided"
-    print(f"looked at {plan.seeds} seeds (of at most {plan.looks[-1]}; looks at {plan.looks}): {left}")
+    print(f"looked at {pluralize(plan.seeds, 'seed')} (of at most {plan.looks[-1]}; looks at {plan.looks}): {left}")
     return len(open_) == 0
 
 
@@ -379,7 +380,7 @@ def reproduce(plans: Sequence[Plan], settings: Sequence[tuple[str, Sequence[str]
     with store.writing(folder):
         todo = {k: [run for run in plan.runs if not store.done(folder, run)] for k, plan in enumerate(plans)}
         total, left = sum(plan.size for plan in plans), sum(map(len, todo.values()))
-        print(f"reproduce: {total} trainings{f', {total - left} done already' * (left < total)}; "
+        print(f"reproduce: {pluralize(total, 'training')}{f', {total - left} done already' * (left < total)}; "
               f"{', '.join(plan.protocol.label for plan in plans)}; text {plans[0].corpus.name}")  # fmt: skip
         if plans[0].corpus.note:
             print(f"note: {plans[0].corpus.note}", file=sys.stderr)
@@ -440,8 +441,9 @@ def axes(plans: Sequence[Plan], settings: Sequence[str], folder: Path) -> int:
     fields, where = grids.axes_of(settings), plans[0].where
     with store.writing(folder):
         size = sum(plan.size for plan in plans)
-        print(f"axes: {' x '.join(fields)}, {len(plans)} points x {len(plans[0].variants)} variants x "
-              f"{plans[0].seeds} seeds = {size} trainings; nothing is timed")  # fmt: skip
+        grid = {"point": len(plans), "variant": len(plans[0].variants), "seed": plans[0].seeds}
+        product = " x ".join(pluralize(n, noun) for noun, n in grid.items())
+        print(f"axes: {' x '.join(fields)}, {product} = {pluralize(size, 'training')}; nothing is timed")  # fmt: skip
         choices: list[dict[str, object]] = []
         runs: list[Run] = []
         try:
@@ -532,7 +534,8 @@ def train_tasks(plans: Sequence[Plan], folder: Path, name: str) -> list[Run]:
     seeds = range(plans[0].seeds)
     runs = [plan.run(variant, seed) for seed in seeds for plan in chosen for variant in plan.variants]
     todo = [run for run in runs if not store.done(folder, run)]
-    print(f"{name}: {len(runs)} trainings{f', {len(runs) - len(todo)} done already' * (len(todo) < len(runs))}; "
+    ended = len(runs) - len(todo)
+    print(f"{name}: {pluralize(len(runs), 'training')}{f', {ended} done already' * bool(ended)}; "
           f"tasks {', '.join(dict.fromkeys(plan.protocol.task for plan in plans))}; {plans[0].device}")  # fmt: skip
     store.write_grid(folder, name, {
         "runs": [run.key for run in runs], "session": "", "anchors": {}, "learning_rates": choices, "tasks": True,
@@ -545,12 +548,14 @@ def announce(plan: Plan, todo: int, workers: int) -> None:
     """Before anything runs: what, on what, and what this grid cannot answer."""
     if plan.corpus.note:
         print(f"note: {plan.corpus.note}", file=sys.stderr)
-    where = "the GPU" if plan.device == "cuda" else f"{workers} worker process{'es' * (workers != 1)}"
+    where = "the GPU" if plan.device == "cuda" else pluralize(workers, "worker process")
+    where = where if todo else "nothing to train"
     where = plan.where.on or where
     part, parts = plan.where.shard
     own = len(plan.where.own(plan.runs)) if plan.where.sharded else plan.size
     print(
-        f"{plan.verb}: {len(plan.variants)} variants x {plan.seeds} seeds = {plan.size} trainings"
+        f"{plan.verb}: {pluralize(len(plan.variants), 'variant')} x {pluralize(plan.seeds, 'seed')} = "
+        f"{pluralize(plan.size, 'training')}"
         f"{f', of them {own} in shard {part}/{parts}' * plan.where.sharded}"
         f"{f', {own - todo} done already' * (todo < own)}; "
         f"protocol {plan.protocol.label}, text {plan.corpus.name}, {where}"
@@ -568,9 +573,9 @@ def announce(plan: Plan, todo: int, workers: int) -> None:
     need = grids.seeds_needed(contrasts)
     if contrasts and plan.seeds < need:
         print(
-            f"warning: {plan.seeds} seed{'s' * (plan.seeds > 1)} cannot tell a difference from "
-            f"{baseline_of(plan.variants)} from chance: an exact paired test of {contrasts} "
-            f"comparison{'s' * (contrasts > 1)} needs {need} "
+            f"warning: {pluralize(plan.seeds, 'seed')} cannot tell a difference from "
+            f"{baseline_of(plan.variants)} from chance: an exact paired test of "
+            f"{pluralize(contrasts, 'comparison')} needs {need} "
             f"(SEEDS={need}). Intervals are shown, no verdict but 'undecided' or 'equivalent' can be had",
             file=sys.stderr,
         )
@@ -583,7 +588,7 @@ def sweep(plans: Sequence[Plan], full: bool, folder: Path) -> int:
     with store.writing(folder):
         contenders = sizes(plans, full)
         first = plans[0]
-        print(f"sweep: {len(contenders)} contenders, protocol {first.protocol.name}, {first.device}")
+        print(f"sweep: {pluralize(len(contenders), 'candidate')}, protocol {first.protocol.name}, {first.device}")
         session = _session("sweep", contenders, first.device)
         store.write_grid(folder, "sweep", {
             "protocol": {**dataclasses.asdict(first.protocol), "label": first.protocol.label}, "runs": [],
@@ -628,7 +633,8 @@ def _time(contenders: Sequence[Candidate], vocabulary: int, folder: Path, sessio
     rounds = [n for n in range(timing.ROUNDS) if not store.round_done(folder, session, n, labels)]
     if rounds:
         total = len(rounds) * len(labels)
-        print(f"timing: {total} samples, for at most {timing.limit_s(total) / 60:.0f} minutes")
+        limit = pluralize(round(timing.limit_s(total) / 60), "minute")
+        print(f"timing: {pluralize(total, 'sample')}, for at most {limit}")
     busy: dict[str, set[int]] = {}
     with terminal.Bar(len(rounds) * len(labels), "timing", "sample") as bar:
         for number, contender, answers in timing.compare(contenders, vocabulary, cores(), rounds):

@@ -916,6 +916,20 @@ def test_list_says_what_is_done(fake: list[Run], tmp_path: Path, capsys: pytest.
         assert f"\n  {name} " in shown
 
 
+def test_one_of_a_thing_is_no_plural(fake: list[Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*ONE_RNN, "--results", str(tmp_path)]
+    assert command.main(words) == 0
+    said = capsys.readouterr().out
+    assert "bench: 1 variant x 1 seed = 1 training; " in said
+    assert ", 1 worker process\n" in said
+    assert command.main(words) == 0  # nothing is left to train
+    again = capsys.readouterr().out
+    assert ", nothing to train\n" in again
+    for text in (said, again):
+        assert not re.search(r"\b1 (variants|seeds|trainings|samples|minutes|points|worker processes)\b", text)
+        assert not re.search(r"\b0 (worker|samples)", text)
+
+
 def test_list_of_everything_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["list", "--corpus", "embedded", "--device", "cpu", "--results", str(tmp_path / "none")]) == 0
     shown = capsys.readouterr().out

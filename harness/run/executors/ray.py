@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from harness.data.corpus import Corpus
 from harness.experiments.runs import Run
 from harness.files import now, write
+from harness.formatting import pluralize
 from harness.run import machine
 from harness.run.executors import TRIES, Checkpoints, Finished, InProgress, OnProgress, group_batchable, local
 from harness.run.machine import Fact
@@ -186,7 +187,7 @@ class Driver:
             for number in self.places:
                 self.link.stop(number)
         if self.apart:
-            print(f"mixed: {len(self.apart)} trainings were trained on two classes of bits; largest difference "
+            print(f"mixed: {pluralize(len(self.apart), 'training')} ran on two classes of bits; largest difference "
                   f"{max(self.apart):.2g} nats/character (equivalent: within {self.where.margin:g})")  # fmt: skip
 
     def look(self) -> Iterator[Finished]:

@@ -31,6 +31,7 @@ from harness.data.corpus import Corpus
 from harness.experiments.protocols import Protocol
 from harness.experiments.runs import Run
 from harness.files import now, sealed, unsealed, write
+from harness.formatting import pluralize
 from harness.run import machine
 from harness.run.executors import TRIES, Checkpoints, Finished, InProgress, OnProgress, local
 from harness.run.outcome import Outcome, Point
@@ -163,7 +164,7 @@ class Driver:
         yield from self.collected()  # of a driver that was killed
         taken = {key for keys in self.standing.slices.values() for key in keys}
         if going := taken & set(self.left):
-            print(f"slurm: {len(going)} trainings were given to jobs before, which go on", flush=True)
+            print(f"slurm: {pluralize(len(going), 'training')} of jobs submitted before, which go on", flush=True)
         self.submit([run for key, run in self.left.items() if key not in taken])
         while self.left:
             time.sleep(LOOK_S)
@@ -269,7 +270,7 @@ class Driver:
                     again.append(self.left[key])
                 (self.jobs / f"{key}.sign").unlink(missing_ok=True)
         if again:
-            print(f"note: {len(again)} trainings go to another job", file=sys.stderr)
+            print(f"note: {pluralize(len(again), 'training')} for another job", file=sys.stderr)
             self.submit(again)
         elif changed:
             self.standing.save()

@@ -160,9 +160,7 @@ def test_nodes_that_do_not_train_to_the_same_bits_are_refused_or_mixed(
     ended = drive(link, RUNS, tmp_path, mixed=True)
     assert sorted(f.run.seed for f in ended) == list(range(6))  # seed 0 was trained twice, and is yielded once
     assert sum(run.seed == 0 for _, run, _ in link.begun) == 2
-    assert "mixed: 1 trainings were trained on two classes of bits; largest difference 0.01 nats" in (
-        capsys.readouterr().out
-    )
+    assert "mixed: 1 training ran on two classes of bits; largest difference 0.01 nats" in (capsys.readouterr().out)
     link = Fake(a=1, b=1)
     link.of = {"b": {"torch": "9.9", "host": "far"}}
     with pytest.raises(ValueError, match=r"far has torch 9\.9, this machine 2\.\S+: install the same on both"):
@@ -275,7 +273,7 @@ def test_a_job_that_is_killed_is_one_row_and_a_driver_that_is_killed_submits_not
     assert [f.run.seed for f in bad] == [1]
     assert bad[0].outcome.error.startswith("crashed: Slurm ended its job gru-bench-")
     assert bad[0].outcome.error.endswith(" 1: FAILED")
-    assert "note: 2 trainings go to another job" in capsys.readouterr().err
+    assert "note: 2 trainings for another job" in capsys.readouterr().err
 
     fake = FakeSlurm()
     monkeypatch.setattr(slurm, "run_quietly", fake)
@@ -284,4 +282,4 @@ def test_a_job_that_is_killed_is_one_row_and_a_driver_that_is_killed_submits_not
     killed.submit(RUNS)
     assert len(on_slurm(fake, tmp_path / "b", monkeypatch)) == len(RUNS)
     assert fake.asked.count("sbatch") == 1
-    assert "slurm: 6 trainings were given to jobs before, which go on" in capsys.readouterr().out
+    assert "slurm: 6 trainings of jobs submitted before, which go on" in capsys.readouterr().out

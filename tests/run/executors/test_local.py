@@ -118,12 +118,40 @@ def serve_but_die_while_looking(pipe: int, shared: int, parent: int) -> None:
     local.serve(pipe, shared, parent)
 
 
-def test_a_process_that_ends_while_it_only_looks_loses_no_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "SERVE", in_a_worker(serve_but_die_while_looking))
+def serve_but_hang_while_looking(pipe: int, shared: int, parent: int) -> None:
+    import time
+
+    from harness.run import train as training
+    from harness.run.executors import local
+
+    vars(training).update(_inspect=lambda *_: time.sleep(1000))
+    local.serve(pipe, shared, parent)
+
+
+@pytest.mark.parametrize(
+    ("serve", "why"),
+    [
+        (serve_but_die_while_looking, "crashed: its process was ended by SIGKILL"),
+        (serve_but_hang_while_looking, "timeout: no sign of life for 0.2 s"),
+    ],
+)
+def test_a_process_that_ends_or_hangs_while_it_only_looks_loses_no_training(
+    serve: Callable[[int, int, int], None], why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = local.Pool.events
+
+    def events(pool: local.Pool, worker: local.Worker) -> Iterator[local.Finished]:
+        yield from real(pool, worker)
+        if worker.trained:  # however slow the machine, only the looking is left
+            monkeypatch.setattr(local, "PATIENCE_S", 0.2)
+
+    monkeypatch.setattr(local.Pool, "events", events)
+    monkeypatch.setattr(local, "LOOK_S", 0.1)
+    monkeypatch.setattr(local, "SERVE", in_a_worker(serve))
     text = embedded.embedded()
     (finished,) = local.execute(RUNS[:1], text, 1)
     (whole,) = train(RUNS[:1], text)
-    unseen = {"sample, lesions, gates, reach, network": "crashed: its process was ended by SIGKILL"}
+    unseen = {"sample, lesions, gates, reach, network": why}
     kept = dataclasses.replace(whole, sample="", lesions={}, gates={}, reach={}, heat=(), network=None, unseen=unseen)
     assert dataclasses.replace(finished.outcome, train_s=whole.train_s) == kept
     assert finished.environment["threads"] == 1
