@@ -9,10 +9,7 @@ import inspect
 import os
 import re
 import shutil
-import signal
-import time
 from collections.abc import Callable, Mapping
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +205,9 @@ def test_no_room_for_a_checkpoint_is_a_note(
 def serve(pipe: int, shared: int, parent: int) -> None:
     """By the seed it is given: dies in some way, hangs, or answers with anything. Its source is run by a worker."""
     import os
+    import signal
+    import time
+    from multiprocessing.connection import Connection
 
     from harness.run.executors import local
 
