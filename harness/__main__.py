@@ -46,6 +46,16 @@ def _stopped(runs: Sequence[Run], folder: Path) -> int:
     return status
 
 
+def _at_once() -> int:
+    """The last line where there is no time to count, whatever signal comes while it is written; the exit status."""
+    status = _status()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is _stop:  # not where a script or a notebook has called
+            signal.signal(number, signal.SIG_IGN)
+    print("stopped; what is finished is kept, and the same command goes on", file=sys.stderr)
+    return status
+
+
 def _report(folder: Path) -> int:
     """The tables and the report again. Where only tables are, from elsewhere, the report from them."""
     from harness.record import store, tables
@@ -259,16 +269,15 @@ def _main(words: Sequence[str]) -> tuple[int, Comparison | dict[str, object] | N
     except pipeline.Interrupted as stop:
         try:
             return _stopped(stop.runs, folder), None, "stopped"
-        except KeyboardInterrupt:
-            return _status(), None, "stopped"
+        except KeyboardInterrupt:  # the second one: what is kept is not counted to the end
+            return _at_once(), None, "stopped"
     except (
         KeyboardInterrupt,
         Exception,
     ) as error:  # early, or the second one: every file is whole, the tables may be old
         if not (_asked or isinstance(error, KeyboardInterrupt)):
             raise  # a signal in the middle of an import may come out as another error
-        print("stopped; what is finished is kept, and the same command goes on", file=sys.stderr)
-        return _status(), None, "stopped"
+        return _at_once(), None, "stopped"
 
 
 class Stopped(KeyboardInterrupt):

@@ -1203,3 +1203,25 @@ def test_what_a_signal_makes_of_an_import_is_a_stop_and_without_a_signal_an_erro
     monkeypatch.setattr(command, "_asked", signal.SIGTERM)
     assert command.main(["bench"]) == 143
     assert capsys.readouterr().err.startswith("stopped; ")
+
+
+def test_a_second_signal_while_what_is_kept_is_counted_has_its_line_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(options: object) -> int:
+        raise pipeline.Interrupted([])
+
+    def again(*_: object) -> int:
+        raise command.Stopped(signal.SIGINT)
+
+    ignored: list[int] = []
+    monkeypatch.setattr("harness.pipeline.run", run)
+    monkeypatch.setattr(command, "_stopped", again)
+    monkeypatch.setattr(signal, "signal", lambda number, handler: ignored.append(number))
+    assert command.main(["bench"]) == 130
+    assert not ignored  # the caller's signals are the caller's
+    capsys.readouterr()
+    monkeypatch.setattr(signal, "getsignal", lambda number: command._stop)
+    assert command.main(["bench"]) == 130
+    assert capsys.readouterr().err == "stopped; what is finished is kept, and the same command goes on\n"
+    assert signal.SIGINT in ignored
