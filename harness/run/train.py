@@ -148,13 +148,15 @@ def train(
             break
         state.epoch += 1
     best: Tensor | None = None
+    missed: dict[str, str] = {}
     if data.validated:
-        final, best = score_both(state, data, protocol, watch)
+        final, best, missed = score_both(state, data, protocol, watch)
     bare = _outcomes(state, data, protocol, final, best)
     bare = [replace(outcome, train_s=watch.seconds, uncaptured=uncaptured) for outcome in bare]
     on_trained(bare)
     # from here on the network is only looked at, and nothing of that can lose these
     seen, unseen = _inspect(state.model, runs, corpus, data, protocol, watch)
+    unseen = missed | unseen
     return [
         outcome if outcome.error else replace(outcome, unseen=unseen, **{k: v[s] for k, v in seen.items() if v[s]})
         for s, outcome in enumerate(bare)
@@ -163,20 +165,23 @@ def train(
 
 def score_both(
     state: TrainState, data: TextData, protocol: Protocol, watch: Monitor
-) -> tuple[tuple[Tensor, Tensor], Tensor]:
+) -> tuple[tuple[Tensor, Tensor], Tensor | None, dict[str, str]]:
     """Score the held-out part, once the training has ended: as `score`, and (S,) in nats with each seed's best weights.
 
-    The weights are then again those at the end.
+    Where the second fails it is None, with its reason: that costs no training. The weights are those at the end again.
     """
     model = state.model
     final = score(model, data.heldout, protocol, watch.alive)
     if not state.best or bool((state.best_epoch == state.epoch).all()):
-        return final, final[0]
+        return final, final[0], {}
     own = {name: weight.clone() for name, weight in model.state_dict().items()}
-    model.put(state.best)
-    best = score(model, data.heldout, protocol, watch.alive)[0]
-    model.put(own)
-    return final, best
+    try:
+        model.put(state.best)
+        return final, score(model, data.heldout, protocol, watch.alive)[0], {}
+    except Exception as error:
+        return final, None, {"best epoch": describe(error)}
+    finally:
+        model.put(own)
 
 
 def train_epoch(state: TrainState, data: TextData, protocol: Protocol, watch: Monitor, graphs: Graphs) -> Tensor:

@@ -602,6 +602,25 @@ def test_each_seed_is_scored_where_its_validation_loss_was_lowest_and_at_the_end
     assert any(outcome.best_perplexity != outcome.heldout_perplexity for outcome in outcomes)
 
 
+def test_a_best_epoch_that_cannot_be_scored_costs_no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = train([run(seed=seed, protocol=VALIDATED) for seed in range(3)], book())
+    put, calls = Model.put, iter(range(9))
+
+    def fails_once(model: Model, weights: dict[str, Tensor]) -> None:
+        if next(calls) == 0:
+            raise MemoryError("no memory left")
+        put(model, weights)
+
+    monkeypatch.setattr(Model, "put", fails_once)
+    for outcome, other in zip(
+        train([run(seed=seed, protocol=VALIDATED) for seed in range(3)], book()), whole, strict=True
+    ):
+        assert outcome.error == ""
+        assert outcome.heldout_perplexity == other.heldout_perplexity
+        assert (outcome.best_epoch, outcome.best_perplexity) == (None, None)
+        assert "best epoch" in outcome.unseen
+
+
 def test_where_nothing_is_validated_there_is_no_best_epoch() -> None:
     outcome = train([run()], book())[0]
     assert (outcome.best_epoch, outcome.best_perplexity) == (None, None)
