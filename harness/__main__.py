@@ -271,10 +271,8 @@ def _main(words: Sequence[str]) -> tuple[int, Comparison | dict[str, object] | N
             return _stopped(stop.runs, folder), None, "stopped"
         except KeyboardInterrupt:  # the second one: what is kept is not counted to the end
             return _at_once(), None, "stopped"
-    except (
-        KeyboardInterrupt,
-        Exception,
-    ) as error:  # early, or the second one: every file is whole, the tables may be old
+    except (KeyboardInterrupt, Exception) as error:
+        # an early signal, or the second one: every file is whole, the tables may be old
         if not (_asked or isinstance(error, KeyboardInterrupt)):
             raise  # a signal in the middle of an import may come out as another error
         return _at_once(), None, "stopped"
