@@ -202,7 +202,7 @@ def test_no_room_for_a_checkpoint_is_a_note(
 # ---- a worker that dies, hangs, or answers with something else ---------------------------------
 
 
-def serve(pipe: int, shared: int, parent: int) -> None:
+def serve(pipe: int, shared: int) -> None:
     """By the seed it is given: dies in some way, hangs, or answers with anything. Its source is run by a worker."""
     import os
     import signal
@@ -228,7 +228,7 @@ def serve(pipe: int, shared: int, parent: int) -> None:
         return real(pack, *rest)
 
     local._one = one
-    local.serve(pipe, shared, parent)
+    local.serve(pipe, shared)
 
 
 def test_every_end_of_a_worker_is_a_typed_row_and_the_others_go_on(

@@ -248,7 +248,7 @@ def test_bench_for_real_then_report_without_torch(tmp_path: Path, monkeypatch, c
         return timing.time_steps(run, vocabulary)
 
     engines = [engine for engine, refusal in variants.refusals("rnn").items() if not refusal]
-    monkeypatch.setattr(timing, "command", lambda code: process.command(short + code))
+    monkeypatch.setattr(timing, "command", lambda code, follow: process.command(short + code, follow))
     monkeypatch.setattr(timing, "sample", sample)
     for name, value in {"ROUNDS": 1, "REPEATS": 0, "BLOCK_S": 0.01, "WARM_S": 0.0, "LONGEST_S": 0.0}.items():
         monkeypatch.setattr(timing, name, value)

@@ -6,7 +6,7 @@ Perplexity is exp(mean loss in nats a character).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,6 +48,10 @@ class Outcome:
     best_epoch: int | None = None  # at which the validation part was best, of those evaluated; None without that part
     best_perplexity: float | None = None  # held-out, of the weights at that epoch
     heldout_mean_exp: float | None = None  # the mean of exp(loss) over minibatches, as the book's later edition has it
+
+
+# Told of trainings that have ended: an outcome of each run, None of one that has not, and what is left to find out.
+OnTrained = Callable[[Sequence[Outcome | None], str], None]
 
 
 def perplexity(nats: float) -> float | None:

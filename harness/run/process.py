@@ -20,16 +20,18 @@ from typing import Any, NoReturn
 from variants import registry
 
 
-def command(code: str) -> list[str]:
+def command(code: str, follow: bool = False) -> list[str]:
     """The command of a fresh Python that finds modules where this one does and runs `code`, knowing the same cells.
 
     Unlike multiprocessing's children it imports nobody's main script: not one without a `__main__` guard, nor one that
-    was typed into a pipe. PYTHONSAFEPATH and the folder it starts in make no difference.
+    was typed into a pipe. PYTHONSAFEPATH and the folder it starts in make no difference. With `follow` it ends when
+    this process does, also while it imports what is slow.
     """
     path = [entry for entry in sys.path if isinstance(entry, str)]
     cells = {name: dataclasses.astuple(entry) for name, entry in registry.OUTSIDE.items()}
     known = f"import harness; from variants import registry; registry.tell({cells!a}); " if cells else ""
-    return [sys.executable, "-c", f"import sys; sys.path[:] = {path!a}; {known}{code}"]
+    first = f"from harness.run.process import follow_parent; follow_parent({os.getpid()}); " if follow else ""
+    return [sys.executable, "-c", f"import sys; sys.path[:] = {path!a}; {first}{known}{code}"]
 
 
 class Stream(io.RawIOBase):
@@ -133,9 +135,9 @@ def leave(status: int) -> NoReturn:
     os._exit(status)
 
 
-def follow_parent(parent: int | None = None) -> None:
+def follow_parent(parent: int) -> None:
     """End this process when the one that started it ends, however that does (Linux; elsewhere at its next answer)."""
-    parent, follow = parent or os.getppid(), 1  # from prctl.h: PR_SET_PDEATHSIG
+    follow = 1  # from prctl.h: PR_SET_PDEATHSIG
     with contextlib.suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).prctl(follow, signal.SIGKILL)
     if os.getppid() != parent:

@@ -25,7 +25,7 @@ from harness.experiments.protocols import Protocol
 from harness.experiments.runs import Candidate, Run
 from harness.run.agreement import check_agreement, max_abs_error
 from harness.run.machine import Fact, configure_process, environment
-from harness.run.process import command, describe, ended, follow_parent, leave, memory_kills
+from harness.run.process import command, describe, ended, leave, memory_kills
 from harness.run.roofline import FED, gflop_per_step, lower_bound_ms, measure_peaks, node_gap_us
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def sample(run: Run, vocabulary: int, threads: int, seeds: int = 1, patience_s: 
     settings = {k: str(threads) for k in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     try:
         child = subprocess.run(
-            command("from harness.run.timing import main; main()"),
+            command("from harness.run.timing import main; main()", follow=True),
             input=request,
             capture_output=True,
             text=True,
@@ -355,7 +355,6 @@ def _reset_high_water() -> bool:
 
 
 def main() -> NoReturn:
-    follow_parent()
     request = json.loads(sys.stdin.read())
     fields = request["run"]
     run = Run(**{**fields, "protocol": Protocol(**fields["protocol"])})

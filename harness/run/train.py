@@ -25,12 +25,13 @@ from harness.run import diagnostics
 from harness.run.cuda_graph import Work, branches, captured
 from harness.run.evaluate import evaluation_epochs, generate, lesions, score
 from harness.run.network import network
-from harness.run.outcome import Outcome, Point, divergence, perplexity
+from harness.run.outcome import OnTrained, Outcome, Point, divergence, perplexity
 from harness.run.process import describe
 from harness.run.progress import Arrays, CheckpointStore, Monitor, Progress, get_rng_state, set_rng_state
 from variants.cell import State
 from variants.model import Model, SideBySide, build
 
+LOOKS = "sample, lesions, gates, reach, network"  # what is only looked at, once a training is scored
 GRAPH_WINDOWS = 8  # of one CUDA graph, which is replayed: an epoch of `book` has 149, of a thousand kernels and more
 Graphs = Mapping[int, tuple[int, Work]]  # first window -> (window after the last, graph)
 
@@ -114,12 +115,13 @@ def train(
     corpus: text.Corpus,
     progress: Progress = lambda share, perplexity: None,
     keep: CheckpointStore | None = None,
-    on_trained: Callable[[list[Outcome]], None] = lambda outcomes: None,
+    on_trained: OnTrained = lambda outcomes, left: None,
 ) -> list[Outcome]:
     """Train runs that differ in their seed alone, side by side. Return an `Outcome` a run, in their order.
 
     With `keep` a checkpoint is saved there from time to time, and a training goes on from the one found there.
-    `on_trained` is told the outcomes before anything looks at the networks: should that end the process, they stand.
+    `on_trained` is told the outcomes as soon as they are scored, and again before anything looks at the networks:
+    should what follows end the process, they stand.
     """
     protocol, device = runs[0].setting, runs[0].device
     seeds = [run.seed for run in runs]
@@ -147,13 +149,21 @@ def train(
         if state.epoch == protocol.epochs:
             break
         state.epoch += 1
+
+    def scored(best: Tensor | None, unseen: dict[str, str]) -> list[Outcome]:
+        return [
+            replace(outcome, train_s=watch.seconds, uncaptured=uncaptured, unseen={} if outcome.error else unseen)
+            for outcome in _outcomes(state, data, protocol, final, best)
+        ]
+
     best: Tensor | None = None
     missed: dict[str, str] = {}
     if data.validated:
-        final, best, missed = score_both(state, data, protocol, watch)
-    bare = _outcomes(state, data, protocol, final, best)
-    bare = [replace(outcome, train_s=watch.seconds, uncaptured=uncaptured) for outcome in bare]
-    on_trained(bare)
+        final = score(model, data.heldout, protocol, watch.alive)
+        on_trained(scored(None, {}), f"best epoch, {LOOKS}")
+        best, missed = score_best(state, data, protocol, watch, final[0])
+    bare = scored(best, missed)
+    on_trained(bare, LOOKS)
     # from here on the network is only looked at, and nothing of that can lose these
     seen, unseen = _inspect(state.model, runs, corpus, data, protocol, watch)
     unseen = missed | unseen
@@ -163,23 +173,22 @@ def train(
     ]
 
 
-def score_both(
-    state: TrainState, data: TextData, protocol: Protocol, watch: Monitor
-) -> tuple[tuple[Tensor, Tensor], Tensor | None, dict[str, str]]:
-    """Score the held-out part, once the training has ended: as `score`, and (S,) in nats with each seed's best weights.
+def score_best(
+    state: TrainState, data: TextData, protocol: Protocol, watch: Monitor, final: Tensor
+) -> tuple[Tensor | None, dict[str, str]]:
+    """Score the held-out part with each seed's best weights: (S,) in nats; `final` is that of the weights at the end.
 
-    Where the second fails it is None, with its reason: that costs no training. The weights are those at the end again.
+    Where that fails it is None, with its reason: that costs no training. The weights are those at the end again.
     """
     model = state.model
-    final = score(model, data.heldout, protocol, watch.alive)
     if not state.best or bool((state.best_epoch == state.epoch).all()):
-        return final, final[0], {}
+        return final, {}
     own = {name: weight.clone() for name, weight in model.state_dict().items()}
     try:
         model.put(state.best)
-        return final, score(model, data.heldout, protocol, watch.alive)[0], {}
+        return score(model, data.heldout, protocol, watch.alive)[0], {}
     except Exception as error:
-        return final, None, {"best epoch": describe(error)}
+        return None, {"best epoch": describe(error)}
     finally:
         model.put(own)
 
@@ -300,7 +309,7 @@ def _capture(model: Model, data: TextData, protocol: Protocol, seeds: int) -> tu
 def _outcomes(
     state: TrainState, data: TextData, protocol: Protocol, final: tuple[Tensor, Tensor], best: Tensor | None
 ) -> list[Outcome]:
-    """What was trained, of each seed: curve and perplexities, from the held-out losses that `score_both` gave."""
+    """What was trained, of each seed: curve and perplexities, from held-out losses at the end and at the best epoch."""
     sequences = protocol.train_characters if protocol.sampling == "windows" else data.windows * protocol.batch_size
     tokens = protocol.num_steps * sequences  # an epoch's
     outcomes = []

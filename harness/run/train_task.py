@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -17,11 +17,13 @@ from torch import Tensor
 from harness.experiments.runs import Run
 from harness.experiments.tasks import SYMBOLS, TASKS, Batch, Task
 from harness.run import diagnostics
-from harness.run.outcome import Outcome
+from harness.run.outcome import OnTrained, Outcome
+from harness.run.process import describe
 from harness.run.progress import Arrays, CheckpointStore, Monitor, Progress
 from variants.model import Model
 
 UPDATES = 100  # in an epoch: between two checks
+MARKED = "delayed_recall"  # the task that marks a step
 HELD = 2  # checks in a row that reach the threshold: then it is solved, at the first of them
 
 
@@ -69,8 +71,8 @@ class TaskState:
             heartbeat()
         self.epoch += 1
 
-    def check(self) -> float:
-        """Score each network, and end the training of those that solved the task or diverged. The first's score."""
+    def check(self) -> bool:
+        """Score each network, end the training of those that solved the task or diverged. Whether there are some."""
         model, setting, now = self.model, self.setting, self.epoch - 1
         model.eval()
         self.checks[now] = score(model, self.task, setting.num_steps, setting.batch_size)
@@ -79,40 +81,53 @@ class TaskState:
         scores = self.checks[: self.epoch].T
         held = [solved(self.task, own) > 0 and setting.stop == "solved" for own in scores]
         new = (self.ends == 0) & (np.array(held) | gone | (self.epoch == setting.epochs))
-        if new.any():
-            self.ends[new] = self.epoch
-            self.longer[new] = score(model, self.task, self.task.longer * setting.num_steps, setting.batch_size)[new]
-        return float(self.checks[now, 0])
+        self.ends[new] = self.epoch
+        return bool(new.any())
 
-    def outcomes(self, train_s: float) -> list[Outcome]:
-        """The result of each seed."""
-        gone = self.diverged.cpu().numpy()
-        positions: list[diagnostics.Facts] = []
-        unseen: dict[str, str] = {}
+    def score_longer(self) -> None:
+        """Score at the longer length those whose training has just ended."""
+        new, length = self.ends == self.epoch, self.task.longer * self.setting.num_steps
+        self.longer[new] = score(self.model, self.task, length, self.setting.batch_size)[new]
+
+    def look(self) -> tuple[list[diagnostics.Facts], dict[str, str]]:
+        """Look at what the gates of a seed that trained alone do around the step that its task marks; why not."""
         try:
-            if len(self.seeds) == 1 and not gone.any():
-                positions = looked_into(self.model, self.task, self.setting.num_steps)
+            if len(self.seeds) == 1 and not self.diverged.any():
+                return looked_into(self.model, self.task, self.setting.num_steps), {}
         except Exception as error:  # a look that fails loses no number
-            unseen["positions"] = f"{type(error).__name__}: {error}"
+            return [], {"positions": describe(error)}
+        return [], {}
+
+    def outcomes(
+        self, train_s: float, positions: Sequence[diagnostics.Facts] = (), unseen: Mapping[str, str] | None = None
+    ) -> list[Outcome | None]:
+        """The result of each seed, None while it trains."""
+        gone = self.diverged.cpu().numpy()
         tokens = UPDATES * self.setting.batch_size * self.steps
-        outcomes = []
+        outcomes: list[Outcome | None] = []
         for end, longer, lost, checks in zip(self.ends, self.longer, gone, self.checks.T, strict=True):
             own = tuple(float(value) for value in checks[:end])
-            outcomes.append(Outcome(
+            outcomes.append(None if end == 0 else Outcome(
                 parameters=self.model.parameters_per_seed, train_s=train_s, tokens=int(end) * tokens,
                 score=None if lost else own[-1],
                 score_longer=None if lost or not math.isfinite(longer) else float(longer),
                 solved_after=None if lost else solved(self.task, own) * UPDATES or None,
-                checks=() if lost else own, positions=tuple(positions), unseen=unseen,
+                checks=() if lost else own, positions=tuple(positions), unseen=dict(unseen or {}),
                 error="diverged: the gradient is not a number" if lost else "",
             ))  # fmt: skip
         return outcomes
 
 
 def train(
-    runs: Sequence[Run], progress: Progress = lambda share, score: None, keep: CheckpointStore | None = None
+    runs: Sequence[Run],
+    progress: Progress = lambda share, score: None,
+    keep: CheckpointStore | None = None,
+    on_trained: OnTrained = lambda outcomes, left: None,
 ) -> list[Outcome]:
     """Train runs that differ in their seed alone, side by side. One `Outcome` a run, in their order.
+
+    `on_trained` is told of those that have ended, before they are scored at the longer length and after it: should what
+    follows end the process, they stand.
 
     `score` and `score_longer` are those of the check at which a seed's training ended: where it had solved the task
     (with `stop` solved), or at the end of the budget. `solved_after` is in updates, None where it was not solved.
@@ -125,22 +140,28 @@ def train(
         layers=setting.layers, dropout=setting.dropout,
     )  # fmt: skip
     state, watch = TaskState(model, runs), Monitor(device, progress, keep)
+    looks = "positions" if task.name == MARKED and len(runs) == 1 else ""
     if found := watch.load():
         state.load_state_dict(found)
     while state.epoch < setting.epochs and not state.ends.all():
         watch.start()
         state.train_epoch(watch.alive)
         watch.stop()
-        watch.sign(state.epoch / setting.epochs, state.check())
+        ended = state.check()
+        watch.sign(state.epoch / setting.epochs, float(state.checks[state.epoch - 1, 0]))
+        if ended:
+            on_trained(state.outcomes(watch.seconds), "score_longer" + f", {looks}" * bool(looks))
+            state.score_longer()
+            on_trained(state.outcomes(watch.seconds), looks)
         watch.start()
         watch.between(state.epoch / setting.epochs, state.state_dict)
         watch.stop()
-    return state.outcomes(watch.seconds)
+    return [outcome for outcome in state.outcomes(watch.seconds, *state.look()) if outcome]
 
 
 def looked_into(model: Model, task: Task, length: int) -> list[diagnostics.Facts]:
     """Of a task that marks a step t', what the gates do around it, over its scored sequences; else nothing."""
-    if task.name != "delayed_recall":
+    if task.name != MARKED:
         return []
     X, _, _ = fresh(task.name, length)
     marked = (X >= SYMBOLS) & (X < 2 * SYMBOLS)

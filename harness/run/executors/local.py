@@ -34,16 +34,17 @@ from harness.run.executors import InProgress as InProgress
 from harness.run.executors import OnProgress, OpenCheckpoint, group_batchable
 from harness.run.machine import Fact, configure_process, training_facts
 from harness.run.outcome import Outcome
-from harness.run.process import command, describe, ended, follow_parent, keep_streams, memory_kills
+from harness.run.process import command, describe, ended, keep_streams, memory_kills
 from harness.run.train import train
 from harness.run.train_task import train as train_task
 
 
 @dataclass(frozen=True)
 class Trained:
-    """Runs whose numbers are known while their networks are still looked at: what is kept if that ends the process."""
+    """Runs that have ended while their networks are still looked at: what is kept if that ends the process."""
 
     finished: tuple[Finished, ...]
+    left: str  # what is not known of them yet
 
 
 SHARING = 8  # processes that train torch's own modules on one GPU
@@ -51,7 +52,6 @@ PATIENCE_S = 600.0  # a worker that gives no sign of life for longer is ended, a
 LOOK_S = 1.0  # between two looks at whether one has
 SERVE = "from harness.run.executors.local import serve"  # what a worker runs first
 STOPS = {signal.SIGHUP, signal.SIGINT, signal.SIGTERM}  # what ends the parent, which ends its workers
-LOOKS = "sample, lesions, gates, reach, network"  # what is not known of a network whose process died while it looked
 HEADER = struct.Struct("!i")
 
 
@@ -95,15 +95,16 @@ def _one(
 ) -> list[Finished]:
     """Train a pack in this process."""
 
-    def finished(outcomes: Sequence[Outcome]) -> list[Finished]:
+    def finished(outcomes: Sequence[Outcome | None]) -> list[Finished]:
         wall_s, load = time.perf_counter() - begun, os.getloadavg()[0]
         return [
             Finished(run, outcome, wall_s, len(pack) * workers, load, started, facts)
             for run, outcome in zip(pack, outcomes, strict=True)
+            if outcome is not None
         ]
 
-    def trained(outcomes: Sequence[Outcome]) -> None:
-        tell(Trained(tuple(finished(outcomes))))
+    def trained(outcomes: Sequence[Outcome | None], left: str) -> None:
+        tell(Trained(tuple(finished(outcomes)), left))
 
     def progress(share: float, perplexity: float | None) -> None:
         tell(InProgress(tuple(pack), share, perplexity))
@@ -119,7 +120,9 @@ def _one(
         if reason := _disagrees(replace(pack[0], seed=0), inputs):
             outcomes = [Outcome(error=f"{reason}: --engine names another")] * len(pack)
         else:
-            outcomes = train(pack, corpus, progress, keep, trained) if text else train_task(pack, progress, keep)
+            outcomes = (
+                train(pack, corpus, progress, keep, trained) if text else train_task(pack, progress, keep, trained)
+            )
     except Exception as error:
         outcomes = [Outcome(error=describe(error))] * len(pack)
     return finished(outcomes)
@@ -131,12 +134,11 @@ def _disagrees(run: Run, inputs: int) -> str:
     return check_agreement(run, max_abs_error(run, inputs))
 
 
-def serve(pipe: int, shared: int, parent: int) -> None:
+def serve(pipe: int, shared: int) -> None:
     """Be a worker: groups of runs in, events out, until the pipe closes. `pipe`, `shared`: file descriptors.
 
     What comes first is (workers, a run like those that follow, the checkpoints); the text lies in the file `shared`.
     """
-    follow_parent(parent)
     keep_streams()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     ours = Connection(pipe)
@@ -176,7 +178,7 @@ class Worker:
     silent_s: float = 0.0  # since its last sign of life, as far as the parent was there to hear one
     facts: dict[str, Fact] = field(default_factory=dict)  # of its machine, once it has said them
     group: list[Run] = field(default_factory=list)  # those of its group that it has not answered
-    trained: dict[Run, Finished] = field(default_factory=dict)  # those of them that it only looks at
+    trained: dict[Run, tuple[Finished, str]] = field(default_factory=dict)  # those it only looks at, and what is left
     started: str = ""  # when it was given them
     since: float = 0.0
     idle: bool = False  # it waits for a group
@@ -269,13 +271,13 @@ class Pool:
         """Another process. It is given no more than its pipe holds, so that nobody waits for it to read."""
         ours, theirs = Pipe()
         handles = (theirs.fileno(), self.shared.fileno())
-        code = f"{SERVE}; serve({handles[0]}, {handles[1]}, {os.getpid()})"
+        code = f"{SERVE}; serve({handles[0]}, {handles[1]})"
         # Ctrl-C reaches every process of a terminal, but is the parent's to handle: the child is born with it blocked,
         # and a signal that comes meanwhile waits.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
         try:
             kills = memory_kills()
-            process = subprocess.Popen(command(code), pass_fds=handles, stdin=subprocess.DEVNULL)
+            process = subprocess.Popen(command(code, follow=True), pass_fds=handles, stdin=subprocess.DEVNULL)
             worker = Worker(process, ours, kills)
             self.workers.append(worker)
         finally:
@@ -323,7 +325,7 @@ class Pool:
             elif isinstance(event, InProgress):
                 self.on_progress(event)
             elif isinstance(event, Trained) and {done.run for done in event.finished} <= set(worker.group):
-                worker.trained = {done.run: done for done in event.finished}
+                worker.trained |= {done.run: (done, event.left) for done in event.finished}
             elif isinstance(event, Finished) and event.run in worker.group:
                 worker.group.remove(event.run)
                 worker.spoilt |= spoils(event)
@@ -343,9 +345,10 @@ class Pool:
         outcome = Outcome(error=why or ended(worker.process.returncode, worker.kills))
         wall_s, load = time.monotonic() - worker.since, os.getloadavg()[0]
         for run in worker.group:
-            if done := worker.trained.get(run):
-                unseen = {} if done.outcome.error else {LOOKS: outcome.error}
-                yield replace(done, outcome=replace(done.outcome, unseen=unseen))
+            if run in worker.trained:
+                done, left = worker.trained[run]
+                lost = {} if done.outcome.error or not left else {left: outcome.error}
+                yield replace(done, outcome=replace(done.outcome, unseen=done.outcome.unseen | lost))
                 continue
             yield Finished(run, outcome, wall_s, self.size, load, worker.started, worker.facts)
         if self.next():

@@ -18,10 +18,10 @@ import torch
 
 from harness.data import embedded
 from harness.experiments import grids
-from harness.experiments.protocols import Protocol
+from harness.experiments.protocols import Protocol, task_protocol
 from harness.experiments.runs import Run
 from harness.plan import source
-from harness.run import machine
+from harness.run import machine, process, timing, train_task
 from harness.run.executors import local
 from harness.run.outcome import Outcome
 from harness.run.train import train
@@ -33,7 +33,7 @@ TINY = Protocol(train_characters=300, heldout_characters=100, batch_size=4, num_
 RUNS = [Run("rnn", seed, TINY, "sha", "cpu") for seed in range(3)]
 
 
-def in_a_worker(function: Callable[[int, int, int], None]) -> str:
+def in_a_worker(function: Callable[[int, int], None]) -> str:
     """Code that runs it by its source alone, without what this file imports."""
     return f"exec({inspect.getsource(function)!r}); serve = {function.__name__}"
 
@@ -59,7 +59,7 @@ def test_workers_give_what_one_process_gives_and_a_dead_one_is_a_row(monkeypatch
     assert max(s.share for s in signs) == 1
 
 
-def serve_but_die_at_seed_7(pipe: int, shared: int, parent: int) -> None:
+def serve_but_die_at_seed_7(pipe: int, shared: int) -> None:
     import os
 
     from harness.run.executors import local
@@ -72,7 +72,7 @@ def serve_but_die_at_seed_7(pipe: int, shared: int, parent: int) -> None:
         return real(pack, *rest)
 
     local._one = one
-    local.serve(pipe, shared, parent)
+    local.serve(pipe, shared)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_a_worker_that_ends_or_stops_before_it_has_read_anything_is_a_row(
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
 
 
-def serve_but_die_while_looking(pipe: int, shared: int, parent: int) -> None:
+def serve_but_die_while_looking(pipe: int, shared: int) -> None:
     import os
     import signal
 
@@ -115,17 +115,51 @@ def serve_but_die_while_looking(pipe: int, shared: int, parent: int) -> None:
     from harness.run.executors import local
 
     vars(training).update(_inspect=lambda *_: os.kill(os.getpid(), signal.SIGKILL))
-    local.serve(pipe, shared, parent)
+    local.serve(pipe, shared)
 
 
-def serve_but_hang_while_looking(pipe: int, shared: int, parent: int) -> None:
+def serve_but_hang_while_looking(pipe: int, shared: int) -> None:
     import time
 
     from harness.run import train as training
     from harness.run.executors import local
 
     vars(training).update(_inspect=lambda *_: time.sleep(1000))
-    local.serve(pipe, shared, parent)
+    local.serve(pipe, shared)
+
+
+def serve_but_die_while_scoring(pipe: int, shared: int) -> None:
+    """A text at the best epoch, a task at the longer length: what was trained and scored before is finished."""
+    import os
+    import signal
+
+    from harness.run import train, train_task
+    from harness.run.executors import local
+
+    vars(train).update(score_best=lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    train_task.TaskState.score_longer = lambda self: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign]
+    local.serve(pipe, shared)
+
+
+def test_a_process_that_is_killed_while_it_scores_the_best_epoch_or_a_longer_length_loses_no_training(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    why = "crashed: its process was ended by SIGKILL"
+    validated = dataclasses.replace(TINY, validation_characters=50)
+    task = dataclasses.replace(task_protocol("delayed_recall"), num_steps=5, epochs=1, hidden=4)
+    runs = [Run("rnn", 0, protocol, "sha", "cpu") for protocol in (validated, task)]
+    monkeypatch.setattr(local, "SERVE", in_a_worker(serve_but_die_while_scoring))
+    text = embedded.embedded()
+    killed = {f.run: f.outcome for f in local.execute(runs, text, 1)}
+    (one,), (other,) = train(runs[:1], text), train_task.train(runs[1:])
+    left = "best epoch, sample, lesions, gates, reach, network"
+    kept = dataclasses.replace(one, sample="", lesions={}, gates={}, reach={}, network=None, unseen={left: why})
+    kept = dataclasses.replace(kept, best_epoch=None, best_perplexity=None)
+    assert one.best_epoch is not None
+    assert dataclasses.replace(killed[runs[0]], train_s=one.train_s) == kept
+    assert other.score_longer is not None
+    kept = dataclasses.replace(other, score_longer=None, positions=(), unseen={"score_longer, positions": why})
+    assert dataclasses.replace(killed[runs[1]], train_s=other.train_s) == kept
 
 
 @pytest.mark.parametrize(
@@ -136,7 +170,7 @@ def serve_but_hang_while_looking(pipe: int, shared: int, parent: int) -> None:
     ],
 )
 def test_a_process_that_ends_or_hangs_while_it_only_looks_loses_no_training(
-    serve: Callable[[int, int, int], None], why: str, monkeypatch: pytest.MonkeyPatch
+    serve: Callable[[int, int], None], why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = local.Pool.events
 
@@ -155,6 +189,38 @@ def test_a_process_that_ends_or_hangs_while_it_only_looks_loses_no_training(
     kept = dataclasses.replace(whole, sample="", lesions={}, gates={}, reach={}, heat=(), network=None, unseen=unseen)
     assert dataclasses.replace(finished.outcome, train_s=whole.train_s) == kept
     assert finished.environment["threads"] == 1
+
+
+def test_a_process_ends_with_the_one_that_started_it_before_it_has_imported_anything(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else it outlives a driver that is killed then by what it takes to import torch, seconds on a busy machine."""
+    (waits, go), (ran, says) = os.pipe(), os.pipe()
+    child = f"import os; os.read({waits}, 1); os.write({says}, b'ran')"
+    driver = (
+        "import os, subprocess; from harness.run.process import command; "
+        f"subprocess.Popen(command({child!r}, follow=True), pass_fds=({waits}, {says})); os.kill(os.getpid(), 9)"
+    )
+    subprocess.run(process.command(driver), pass_fds=(waits, says))
+    os.write(go, b"!")
+    os.close(says)
+    assert os.read(ran, 3) == b""
+    for handle in (waits, go, ran):
+        os.close(handle)
+
+    asked: list[list[str]] = []
+    popen = subprocess.Popen
+
+    def refused(words: list[str], **how: object) -> None:
+        asked.append(words)
+        raise FileNotFoundError
+
+    monkeypatch.setattr(subprocess, "Popen", refused)
+    for start in (lambda: list(local.execute(RUNS[:1], embedded.embedded(), 1)), lambda: timing.sample(RUNS[0], 28, 1)):
+        with pytest.raises(FileNotFoundError):
+            start()
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    assert [f"follow_parent({os.getpid()})" in words[-1] for words in asked] == [True, True]
 
 
 def test_runs_come_from_an_iterator_as_workers_come_free(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,7 +281,7 @@ def test_the_class_of_bits_is_of_what_an_engine_computes(monkeypatch: pytest.Mon
     machine.bits.cache_clear()
 
 
-def serve_as_a_gpu(pipe: int, shared: int, parent: int) -> None:
+def serve_as_a_gpu(pipe: int, shared: int) -> None:
     """A worker that trains nothing: its lstm could not be captured, its mgu failed, its janet diverged."""
     import os
 
@@ -233,7 +299,7 @@ def serve_as_a_gpu(pipe: int, shared: int, parent: int) -> None:
         return [local.Finished(run, said.get(run.variant, Outcome()), 0.0, 1, 0.0, "", facts) for run in pack]
 
     vars(local).update(_one=one, configure_process=lambda *how: None, training_facts=lambda device: {})
-    local.serve(pipe, shared, parent)
+    local.serve(pipe, shared)
 
 
 def test_a_process_whose_capture_failed_takes_no_further_group(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,7 +365,7 @@ import sys
 sys.path.insert(0, {str(Path(local.__file__).parents[3])!r})
 print("main")
 from harness.data.embedded import embedded
-from harness.experiments.protocols import Protocol
+from harness.experiments.protocols import Protocol, task_protocol
 from harness.experiments.runs import Run
 from harness.run.executors import local
 size = Protocol(train_characters=300, heldout_characters=100, batch_size=4, num_steps=5, hidden=4, epochs=1)
