@@ -5,6 +5,7 @@ The quick ones are in tests/test_faults.py too. Nothing here is needed to use th
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -59,6 +60,15 @@ def session(leader: int) -> list[int]:
             continue
         if int(fields[3]) == leader and fields[0] not in "ZX":
             found.append(int(path.parent.name))
+    return found
+
+
+def commands(leader: int) -> list[str]:
+    """The end of each command of a session's processes that are alive."""
+    found = []
+    for pid in session(leader):
+        with contextlib.suppress(OSError):
+            found.append(Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")[-120:])
     return found
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from . import TEXT, Tally, ask, gone, killed, session, start
+from . import TEXT, Tally, ask, commands, gone, killed, session, start
 
 DELAYS_MS = (0, 5, 20, 50, 100, 300)
 SIZE = ["train_characters=2000", "heldout_characters=500", "epochs=1", "hidden=4", "evaluations=1"]
@@ -66,7 +66,7 @@ def at(delay_ms: int, count: int, folder: Path) -> Tally:
     hunt.join()
     tally.tried = len(hunt.seen)
     tally.check("Traceback" not in said, said[-500:])
-    tally.check(gone(driver.pid, 3), "a process outlived its driver by 3 s")
+    tally.check(gone(driver.pid, 3), f"a process outlived its driver by 3 s: {commands(driver.pid)}")
     killed(session(driver.pid))
     errors = pd.read_csv(folder / "runs.csv")["error"].fillna("") if (folder / "runs.csv").exists() else pd.Series([])
     tally.check(len(errors) == count, f"{len(errors)} rows of {count}, status {driver.returncode}: {said[-300:]}")

@@ -23,7 +23,7 @@ import pandas as pd
 from harness import files
 from harness.record import tables
 
-from . import ROOT, TEXT, Tally, gone, killed, session
+from . import ROOT, TEXT, Tally, commands, gone, killed, session
 
 SIZE = ["train_characters=12000", "heldout_characters=700", "epochs=4", "hidden=16", "evaluations=4"]
 VERBS = {"bench": ["rnn", "gru", "nn.gru", "mgu"], "ablate": ["gru", "gru:R=1", "gru:Z=0"]}
@@ -105,7 +105,7 @@ def chain(kills: int, seed: int) -> Tally:
                     tally.tried += 1
                 fine = hit or status == 0 or (how == "worker" and status == 1)
                 tally.check(fine, f"status {status} of {todo[0]}, {how}")
-            tally.check(gone(one.pid, 3), "a process outlived its driver by 3 s")
+            tally.check(gone(one.pid, 3), f"a process outlived its driver by 3 s: {commands(one.pid)}")
             try:
                 now = finished(folder)
             except (ValueError, KeyError) as error:
