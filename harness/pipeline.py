@@ -192,7 +192,7 @@ def remembered(plan: Plan, folder: Path) -> tuple[Plan, dict[tuple[str, str], st
     from harness.run.machine import SETTLED, environment
 
     reasons: dict[tuple[str, str], str] = {}
-    changing = (*SETTLED, "commit", "dirty")
+    changing = (*SETTLED, "commit", "dirty", "thread_settings")
     while plan.engine == "auto":
         trial = plan
         if plan.protocol.rate == "chosen":
@@ -613,11 +613,13 @@ def _session(verb: str, contenders: Sequence[Candidate], device: str) -> str:
     import json
 
     from harness.plan import NO_NUMBERS, TIMED
-    from harness.run.machine import SETTLED, environment
+    from harness.run.machine import SETTLED, environment, thread_settings
     from variants.fingerprint import code
 
     keys = [(contender.label, contender.run.key) for contender in contenders]
     machine = {fact: value for fact, value in environment(device).items() if fact not in SETTLED}
+    # how many threads there are is set for each sample
+    machine["thread_settings"] = str({k: v for k, v in thread_settings().items() if not k.endswith("NUM_THREADS")})
     whole = json.dumps([keys, machine, code(TIMED, NO_NUMBERS)], sort_keys=True)
     return f"{verb}-{hashlib.sha256(whole.encode()).hexdigest()[:12]}"
 
@@ -628,6 +630,7 @@ def _time(contenders: Sequence[Candidate], vocabulary: int, folder: Path, sessio
     from harness.record import store
     from harness.run import timing
     from harness.run.executors.local import cores
+    from harness.run.machine import slow_waiting
 
     labels = [contender.label for contender in contenders]
     rounds = [n for n in range(timing.ROUNDS) if not store.round_done(folder, session, n, labels)]
@@ -635,6 +638,9 @@ def _time(contenders: Sequence[Candidate], vocabulary: int, folder: Path, sessio
         total = len(rounds) * len(labels)
         limit = pluralize(round(timing.limit_s(total) / 60), "minute")
         print(f"timing: {pluralize(total, 'sample')}, for at most {limit}")
+        if (setting := slow_waiting()) and cores() > 1 and any(one.run.device == "cpu" for one in contenders):
+            print(f"note: {setting} makes threads sleep between two operations: steps of small networks are timed "
+                  "several times slower than without it; to time them as usual, unset it", file=sys.stderr)  # fmt: skip
     busy: dict[str, set[int]] = {}
     with terminal.Bar(len(rounds) * len(labels), "timing", "sample") as bar:
         for number, contender, answers in timing.compare(contenders, vocabulary, cores(), rounds):

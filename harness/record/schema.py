@@ -250,6 +250,7 @@ _COLUMNS = (
         ("torch", "", "version"), ("cuda", "", "version"), ("driver", "", "version"),
         ("device_name", "", "name of the GPU or processor"), ("cpu", "", "name of the processor"),
         ("cores", "", "processors that may be used"), ("threads", "", "threads of torch"),
+        ("thread_settings", "", "OMP_*, GOMP_*, KMP_*, MKL_* and OPENBLAS_* of the environment"),
         ("memory_gib", "GiB", "memory of the machine"), ("matmul_precision", "", "torch's setting"),
         ("cudnn_rnn_tf32", "", "torch's setting"),
         ("tiles", "", "digest of the GPU kernel's measured tiles; empty: chosen without"),
@@ -357,8 +358,8 @@ TABLES = {
     )),
     "environments": Table("what a cell `environment` of the others stands for, as texts", (
         "environment", "torch", "cuda", "driver", "device", "device_name", "cpu", "cores", "threads",
-        "memory_gib", "matmul_precision", "cudnn_rnn_tf32", "tiles", "cublas_workspace", "flush_denormal",
-        "keeps_pages", "deterministic", "python", "platform", "package", "commit", "dirty", "bits",
+        "thread_settings", "memory_gib", "matmul_precision", "cudnn_rnn_tf32", "tiles", "cublas_workspace",
+        "flush_denormal", "keeps_pages", "deterministic", "python", "platform", "package", "commit", "dirty", "bits",
     )),
 }  # fmt: skip
 COLUMNS = {name: table.columns for name, table in TABLES.items()}

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # facts that `configure_process` decides
 SETTLED = ("threads", "matmul_precision", "cudnn_rnn_tf32", "flush_denormal", "keeps_pages", "deterministic",
            "cublas_workspace")  # fmt: skip
+THREADING = ("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_")  # variables that thread libraries read
 _keeps_pages = False
 Fact = str | int | float | bool | None
 
@@ -36,6 +37,7 @@ def environment(device: str) -> dict[str, Fact]:
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "thread_settings": " ".join(f"{name}={value}" for name, value in thread_settings().items()),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "matmul_precision": torch.get_float32_matmul_precision(),
         "cudnn_rnn_tf32": torch.backends.cudnn.allow_tf32 if cuda else None,
@@ -50,6 +52,23 @@ def environment(device: str) -> dict[str, Fact]:
         **_commit(),
     }
     return facts
+
+
+def thread_settings() -> dict[str, str]:
+    """What the environment tells thread libraries: how many threads, and how one waits for another."""
+    return {name: value for name, value in sorted(os.environ.items()) if name.startswith(THREADING)}
+
+
+def slow_waiting() -> str:
+    """Return the setting by which a thread that waits for another sleeps at once, which slows short steps; '' if none.
+
+    That is OMP_WAIT_POLICY=PASSIVE; of GNU's library also a spin count, of Intel's and LLVM's a block time, of 0.
+    """
+    for name, value in thread_settings().items():
+        sleeps = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}.get(name)
+        if sleeps and value.strip().lower().removesuffix("ms").removesuffix("us") == sleeps:
+            return f"{name}={value}"
+    return ""
 
 
 def _tiles(card: str) -> str:

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import variants
+from harness import pipeline
 from harness.experiments.protocols import Protocol
 from harness.experiments.runs import Candidate, Run
 from harness.run import machine, process, roofline, timing
@@ -32,6 +33,37 @@ def answer() -> Iterator[timing.Answer]:
         patch.chdir("/")
         patch.setenv("PYTHONSAFEPATH", "1")
         yield timing.sample(dataclasses.replace(RUN, deterministic=True), vocabulary=28, threads=1)
+
+
+def test_what_the_environment_tells_threads_is_recorded_and_said_where_it_slows_what_is_timed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(timing, "compare", lambda *what: iter(()))
+    monkeypatch.setattr("harness.run.executors.local.cores", lambda: 2)
+    for name in machine.thread_settings():
+        monkeypatch.delenv(name)
+    contenders = [Candidate("rnn", RUN)]
+
+    def session() -> str:
+        pipeline._time(contenders, 28, tmp_path, name := pipeline._session("bench", contenders, "cpu"))
+        return name
+
+    plain = session()
+    assert machine.environment("cpu")["thread_settings"] == ""
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")  # each sample is told how many
+    assert session() == plain
+    assert capsys.readouterr().err == ""
+    for name, value in (("OMP_WAIT_POLICY", "Passive"), ("GOMP_SPINCOUNT", "0"), ("KMP_BLOCKTIME", "0ms")):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value)
+            assert machine.environment("cpu")["thread_settings"] in (
+                f"OMP_NUM_THREADS=7 {name}={value}", f"{name}={value} OMP_NUM_THREADS=7"
+            )  # fmt: skip
+            assert session() != plain
+            assert f"note: {name}={value} makes threads sleep" in capsys.readouterr().err
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    session()
+    assert capsys.readouterr().err == ""
 
 
 def test_a_sample_is_a_fresh_process_with_blocks(answer: timing.Answer) -> None:
