@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from hypothesis import settings
 
 from harness.report import page as report
 from harness.run.executors import local
+from variants import outside, registry
 
 # The same examples every time; `pytest --hypothesis-profile=default` looks for others.
 settings.register_profile("the same", derandomize=True, deadline=None)
@@ -20,6 +23,16 @@ settings.load_profile("the same")
 def _one_thread() -> None:
     """Small products on several threads wait for one another: minutes of a suite, where something else runs too."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Stand in the empty folder `tmp_path`; afterwards no cell that lies outside the package is known."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield
+    registry.use({})
+    outside._forget()
 
 
 @pytest.fixture

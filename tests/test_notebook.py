@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -17,8 +16,9 @@ import harness
 from harness import notebook, options, pipeline, plan
 from harness.experiments import protocols
 from harness.record import store
-from variants import outside, registry
+from variants import outside
 
+pytestmark = pytest.mark.usefixtures("elsewhere")
 ROOT = Path(__file__).parent.parent
 SMALL = {"train_characters": 300, "heldout_characters": 100, "batch_size": 4, "num_steps": 5, "hidden": 4, "epochs": 2}
 HERE = {"corpus": "embedded", "device": "cpu", "no_timing": True, "set": SMALL}
@@ -48,15 +48,6 @@ class MyOwnGRU(Cell):
         return Z * H + (1 - Z) * squash(torch.add(X @ self.W_xh, H @ self.W_hh) + self.b_h)
 
 '''
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    yield tmp_path
-    registry.use({})
-    outside._forget()
 
 
 def test_options_are_those_of_the_command_line() -> None:
@@ -126,13 +117,13 @@ def test_an_interrupt_keeps_what_is_done(
     assert len(harness.bench("gru", "rnn", seeds=2, results="out", **HERE).runs) == 4  # type: ignore[arg-type]
 
 
-def test_a_class_of_an_unguarded_script_is_trained_and_the_script_runs_once(folder: Path) -> None:
+def test_a_class_of_an_unguarded_script_is_trained_and_the_script_runs_once(tmp_path: Path) -> None:
     call = (
         'r = harness.bench("gru", MyOwnGRU, seeds=1, corpus="embedded", device="cpu", no_timing=True, results="out",\n'
         f"                  set={SMALL!r})\n"
         "print(list(r.table.variant), len(r.failures), sorted(r.figures)[0])\n"
     )
-    (folder / "script.py").write_text(SCRIPT + call, encoding="utf-8")
+    (tmp_path / "script.py").write_text(SCRIPT + call, encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "script.py"], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
     )
@@ -165,32 +156,32 @@ def planned(protocol: str, *settings: str) -> plan.Plan:
     return plan.planned("bench", options.parser().read([*words, *(f"--set={s}" for s in settings)]))
 
 
-def test_a_protocol_of_ones_own_says_what_it_is_in_its_label(folder: Path) -> None:
+def test_a_protocol_of_ones_own_says_what_it_is_in_its_label(tmp_path: Path) -> None:
     text = 'base = "quick"\ntrain_characters = 300\nheldout_characters = 100\nbatch_size = 4\nhidden = 4\nlr = 0.5\n'
-    (folder / "mine.toml").write_text(text, encoding="utf-8")
+    (tmp_path / "mine.toml").write_text(text, encoding="utf-8")
     mine = planned("./mine.toml").protocol
     assert (mine.name, mine.hidden, mine.lr, mine.num_steps) == ("mine", 4, 0.5, protocols.protocol("quick").num_steps)
     assert mine.label.startswith("mine,train_characters=300,")
     assert "hidden=4" in mine.label
     assert planned("./mine.toml", "hidden=5").protocol.label != mine.label
-    (folder / "mine.toml").write_text(text.replace("0.5", "0.25"), encoding="utf-8")
+    (tmp_path / "mine.toml").write_text(text.replace("0.5", "0.25"), encoding="utf-8")
     assert planned("./mine.toml").protocol.label != mine.label  # edited: other runs, another label
 
 
-def test_a_protocol_file_that_is_none_is_one_line_that_names_it(folder: Path) -> None:
+def test_a_protocol_file_that_is_none_is_one_line_that_names_it(tmp_path: Path) -> None:
     for text, why in {
         "epochs = ": "Invalid value", "epoch = 3": "Did you mean 'epochs'?", "epochs = [1, 2]": "is a number or a text",
         "epochs = true": "not True", 'base = "qick"': "Did you mean 'quick'?", 'name = "quick"': "that is none of",
         "name = 3": "its name is 3", "epochs = -1": "above 0", 'task = "copy"': "no protocol field 'task'",
         "[a]\nb = 1": "a number or a text", 'init = "own"\nepochs = 1.5': "a whole number",
     }.items():  # fmt: skip
-        (folder / "mine.toml").write_text(text, encoding="utf-8")
+        (tmp_path / "mine.toml").write_text(text, encoding="utf-8")
         with pytest.raises(ValueError, match=r"\./mine\.toml: ") as said:
             planned("./mine.toml")
         assert why in str(said.value), text
     with pytest.raises(ValueError, match=r"no file './none\.toml': a protocol is classic"):
         planned("./none.toml")
-    (folder / "latin.toml").write_bytes(b"name = '\xff'\n")
+    (tmp_path / "latin.toml").write_bytes(b"name = '\xff'\n")
     with pytest.raises(ValueError, match=r"latin\.toml: "):
         planned("latin.toml")
 
@@ -219,9 +210,9 @@ def blocks(name: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
-def test_the_notebook_of_the_docs_runs(in_process: None, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+def test_the_notebook_of_the_docs_runs(in_process: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     script_of_docs = "".join(blocks("notebook.md", "python"))
-    script = folder / "typed.py"
+    script = tmp_path / "typed.py"
     script.write_text(script_of_docs, encoding="utf-8")
     module = type(sys)("typed_in_a_notebook")
     monkeypatch.setitem(sys.modules, module.__name__, module)
@@ -229,14 +220,14 @@ def test_the_notebook_of_the_docs_runs(in_process: None, monkeypatch: pytest.Mon
     assert list(module.r.table.variant) == ["gru", "gru:R=0", "gru:R=1", "gru:Z=0", "gru:Z=1"]
     assert set(module.s.bench.variant) == {"gru", "leaky"}
     assert not len(module.s.failures)
-    assert (folder / "out" / "cells" / "leaky.py").exists()
+    assert (tmp_path / "out" / "cells" / "leaky.py").exists()
 
 
-def test_the_commands_of_the_docs_are_what_they_say(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_commands_of_the_docs_are_what_they_say(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from harness.__main__ import main
 
     [toml] = blocks("own-cells.md", "toml")
-    (folder / "mine.toml").write_text(toml, encoding="utf-8")
+    (tmp_path / "mine.toml").write_text(toml, encoding="utf-8")
     lines = [line for block in blocks("own-cells.md", "sh") for line in block.splitlines()]
     assert main(lines[0].removeprefix("python -m harness ").split()) == 0
     for line in lines[2:]:
@@ -247,7 +238,7 @@ def test_the_commands_of_the_docs_are_what_they_say(folder: Path, capsys: pytest
 
 
 def test_an_ablation_of_ones_own_cell_is_against_it_and_its_command_names_its_file(
-    in_process: None, folder: Path
+    in_process: None, tmp_path: Path
 ) -> None:
     from harness.new_cell import write
     from harness.report import sentences

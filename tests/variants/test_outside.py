@@ -7,7 +7,6 @@ import importlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from harness.run.process import command
 from variants import outside, registry
 from variants.fingerprint import HOME, _Walk, fingerprint
 
+pytestmark = pytest.mark.usefixtures("elsewhere")
 CELL = """\
 from variants import Cell, Tensor, gate, sigmoid, tanh
 
@@ -32,16 +32,6 @@ class Mine(Cell):
         Z = self.Z(X, H)
         return Z * H + (1 - Z) * tanh(X @ self.W_xh + H @ self.W_hh + self.b_h)
 """
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty folder to stand in; afterwards no cell that lies elsewhere is known."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    yield tmp_path
-    registry.use({})
-    outside._forget()
 
 
 def write(path: str, text: str = CELL) -> None:
@@ -77,14 +67,14 @@ def test_every_cell_of_a_file_by_its_own_name_bases_left_out() -> None:
     assert "say which, like ./mine.py:Other:Z=1" in refused("./mine.py:Z=1")
 
 
-def test_a_class_of_a_package_which_its_key_follows(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_class_of_a_package_which_its_key_follows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write("site-packages/acme/__init__.py", "from acme.cells import Mine\n")
     write("site-packages/acme/sums.py", "def half(x):\n    return x / 2\n")
     write(
         "site-packages/acme/cells.py",
         "from acme.sums import half\n" + CELL.replace("return Z * H", "return half(Z) * H"),
     )
-    monkeypatch.syspath_prepend(folder / "site-packages")
+    monkeypatch.syspath_prepend(tmp_path / "site-packages")
     assert outside.resolve(["acme.cells:Mine:Z=1"]) == ("cells:Z=1",)
     before = fingerprint("cells")
     write("site-packages/acme/sums.py", "def half(x):\n    return x / 3\n")
@@ -96,7 +86,7 @@ def test_a_class_of_a_package_which_its_key_follows(folder: Path, monkeypatch: p
 
 
 def test_an_entry_point_is_a_variant_and_one_of_a_taken_name_is_refused(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write("there/acme_cells.py")
     info = "there/acme-1.0.dist-info"
@@ -105,7 +95,7 @@ def test_an_entry_point_is_a_variant_and_one_of_a_taken_name_is_refused(
         f"{info}/entry_points.txt",
         f"[{outside.GROUP}]\nhighway = acme_cells:Mine\nmgu = acme_cells:Mine\nno = nothing:A\n",
     )
-    monkeypatch.syspath_prepend(folder / "there")
+    monkeypatch.syspath_prepend(tmp_path / "there")
     importlib.invalidate_caches()
     assert outside.resolve(["highway:Z=1", "gru"]) == ("highway:Z=1", "gru")
     assert "two cells are called 'mgu': Mine of" in refused("mgu")
@@ -169,7 +159,7 @@ def _reached() -> set[Path]:
 # ---- refused, in one line ----
 
 
-def test_what_is_no_cell_is_refused_with_what_to_do(folder: Path) -> None:
+def test_what_is_no_cell_is_refused_with_what_to_do(tmp_path: Path) -> None:
     write("empty.py", "")
     write("broken.py", "def f(:\n")
     write("raises.py", "1 / 0\n")
@@ -197,7 +187,7 @@ def test_what_is_no_cell_is_refused_with_what_to_do(folder: Path) -> None:
     assert "has no class 'R' that is a Cell: it has Mine" in refused("mine.py:R")
     assert "no gate 'R'" in refused("mine.py:R=1")
     assert "from 0 to 1" in refused("mine.py:Z=2")
-    assert not list(folder.rglob("__pycache__"))
+    assert not list(tmp_path.rglob("__pycache__"))
 
 
 def test_a_name_that_collides_is_refused_with_both_places() -> None:
@@ -239,14 +229,14 @@ def test_what_breaks_a_cells_contract_is_said_with_its_place() -> None:
 # ---- a cell to begin with ----
 
 
-def test_new_cell_writes_a_cell_and_its_twin_that_pass(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_new_cell_writes_a_cell_and_its_twin_that_pass(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from harness.__main__ import main
 
     assert main(["new", "cell", "my_cell"]) == 0
     assert outside.resolve(["my_cell.py"]) == ("my_cell",)
     assert registry.catalog()["my_cell"].about.startswith("my_cell: ")
     code = compile(Path("test_my_cell.py").read_text(encoding="utf-8"), "test_my_cell.py", "exec")
-    space = {"__file__": str(folder / "test_my_cell.py"), "__name__": "test_my_cell"}
+    space = {"__file__": str(tmp_path / "test_my_cell.py"), "__name__": "test_my_cell"}
     exec(code, space)
     space["test_the_cell_is_its_equations"]()  # type: ignore[operator]
     write("my_cell.py", Path("my_cell.py").read_text(encoding="utf-8").replace("(1 - Z) *", "(1 - Z * Z) *"))
