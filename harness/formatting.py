@@ -6,6 +6,7 @@ Rule: numbers in, text out, '' for one that is not finite; a missing number neve
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,13 @@ def ppl(x: float) -> str:
     if not math.isfinite(x):
         return ""
     return f"{x:.2f}" if x < 1000 else rate(x) if x < 1e7 else "> 10,000,000"
+
+
+def token_name(labels: Iterable[object], short: bool = False) -> str:
+    """What one token is under protocols of these labels: character (char), byte, word; token where they differ."""
+    found = {(re.findall(r",tokens=([a-z]+)s", str(label)) or ["character"])[0] for label in labels}
+    name = found.pop() if len(found) == 1 else "token" if found else "character"
+    return "char" if short and name == "character" else name
 
 
 def nats(x: float, sign: bool = False) -> str:

@@ -147,6 +147,9 @@ def read(folder: Path, verb: str = "") -> Results:
 def ask(verb: str, variants: Iterable[object], options: Mapping[str, Any]) -> Results:
     """Run one verb. ValueError, in one line, for what cannot be asked; KeyboardInterrupt keeps what is done."""
     results = Path(str(options.get("results") or "results")).expanduser()
+    options = dict(options)
+    given = options.pop("variants", None) or ()
+    variants = [*variants, *([given] if isinstance(given, str | Path | type) else given)]
     asked = parser().read(arguments(verb, [place(variant, results) for variant in variants], options))
     try:
         pipeline.run(asked)

@@ -229,12 +229,14 @@ def train(todo: Sequence[Run], corpus: Corpus, name: str, folder: Path, word: st
     EngineDisagrees, at the end, where no engine was asked for.
     """
     from harness import terminal
+    from harness.data import batches
     from harness.record import store
     from harness.run.executors.local import cores
     from variants.outside import placed
 
     todo = plan.where.own(todo)
     workers = min(cores(), len(todo)) if todo and todo[0].device == "cpu" else 1
+    lengths = functools.cache(functools.partial(batches.characters_per_token, corpus))
     wrong: dict[tuple[str, str], str] = {}
     with terminal.Bar(len(todo), word, "run") as bar:
         for finished in executed(todo, corpus, plan.where, workers, folder, bar.underway):
@@ -242,6 +244,7 @@ def train(todo: Sequence[Run], corpus: Corpus, name: str, folder: Path, word: st
             store.write_run(folder, finished.run, {
                 "corpus": name, "cell": placed(finished.run.variant),
                 "unknown_share": None if corpus.tokens is None else corpus.unknown_share,
+                "characters_per_token": None if corpus.tokens is None else lengths(finished.run.protocol),
                 "outcome": dataclasses.asdict(outcome),
                 "environment": finished.environment, "started": finished.started, "wall_s": finished.wall_s,
                 "together": finished.together, "load": finished.load,

@@ -176,7 +176,10 @@ class Plan:
             return {}
         inputs, outputs = self.ends
         size = self.protocol
-        return {v: matched(v, grids.BASELINE, inputs, size.hidden, outputs, size.layers) for v in self.variants}
+        return {
+            v: matched(v, grids.BASELINE, inputs, size.hidden, outputs, size.layers, size.embedding)
+            for v in self.variants
+        }
 
     @property
     def ends(self) -> tuple[int, int]:
@@ -247,12 +250,15 @@ def planned(verb: str, options: argparse.Namespace) -> Plan:
     name, given = own.name, [*given, *options.settings]
     protocol = own.override(options.settings)
     other = protocol.text if any(s.startswith("text=") for s in given) else "spaces"
-    text = loading.load(options.corpus, text=protocol.text, other=other, most=protocol.max_vocabulary)
+    text = loading.load(
+        options.corpus, text=protocol.text, other=other, most=protocol.max_vocabulary, unit=protocol.tokens,
+        case=protocol.case, punctuation=protocol.punctuation,
+    )  # fmt: skip
     protocol = dataclasses.replace(protocol, text=text.text)
     if name == "book" and not any(s.split("=")[0].endswith("_characters") for s in given):
-        rest = max(1, len(text.tokens) // 20)  # by position, whatever the text's length
+        rest = max(1, text.characters // 20)  # by position, whatever the text's length
         protocol = dataclasses.replace(
-            protocol, train_characters=len(text.tokens) - 2 * rest, validation_characters=rest, heldout_characters=rest
+            protocol, train_characters=text.characters - 2 * rest, validation_characters=rest, heldout_characters=rest
         )
     check(text, protocol)
     how = (options.engine, options.precision, options.deterministic)

@@ -93,11 +93,12 @@ def answer_rows(table: pd.DataFrame) -> list[tuple[str, ...]]:
     import pandas as pd
 
     from harness.analysis.speed import UNTOLD
-    from harness.formatting import count, format_interval, mib, nats, ppl, rate
+    from harness.formatting import count, format_interval, mib, nats, ppl, rate, token_name
     from harness.report import select
 
     base = next((str(b) for b in table["baseline"] if b and b == b), BASELINE)
-    heads = ("variant", "engine", "parameters", "seeds", "held-out perplexity [95%]", f"nats/char vs {base} [95%]",
+    unit = token_name(table["protocol"], True)
+    heads = ("variant", "engine", "parameters", "seeds", "held-out perplexity [95%]", f"nats/{unit} vs {base} [95%]",
              "p (Holm)", "verdict", "tokens/sec", "ratio", "MiB")  # fmt: skip
     rows: list[tuple[str, ...]] = [heads]
     for r in table.to_dict("records"):
@@ -117,13 +118,17 @@ def answer_rows(table: pd.DataFrame) -> list[tuple[str, ...]]:
 def print_table(table: pd.DataFrame) -> None:
     """The answer on the screen, and how to read it."""
     from harness.analysis.speed import UNTOLD
+    from harness.formatting import token_name
 
     rows = answer_rows(table)
     _print(rows, {"variant", "engine", "verdict"})
     timed = sorted({str(b) for b in table["speed_baseline"] if b and b == b})
-    print(
-        "\nperplexity: geometric mean over seeds, on text never trained on. nats/char: paired by seed, less is better."
-    )
+    unit = token_name(table["protocol"], True)
+    meaning = f"on text never trained on. nats/{unit}: paired by seed, less is better."
+    print(f"\nperplexity: geometric mean over seeds, {meaning}")
+    bits = table["bits_per_character"].dropna()
+    if unit != "char" and len(bits):
+        print(f"bits per character, which compare with those of other tokens: {_span(bits.round(3))}")
     if why := no_verdict(table["variant"]):
         print(f"no verdict: {why}.")
     if timed:

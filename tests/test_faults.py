@@ -83,6 +83,7 @@ def cases() -> list[Any]:
     stacked = dataclasses.replace(TINY, layers=2, dropout=0.3)
     adding = dataclasses.replace(protocols.task_protocol("adding"), num_steps=4, batch_size=3, hidden=3, epochs=8)
     validated = dataclasses.replace(TINY, validation_characters=50)
+    table = dataclasses.replace(TINY, embedding=3)
     found = [
         pytest.param(
             [Run(variant, seed, protocol, "", "cpu", engine) for seed in seeds], id=f"{variant}-{engine}-{name}"
@@ -94,6 +95,8 @@ def cases() -> list[Any]:
             ("nn.lstm", "library", TINY, "sequential", (0,)),
             ("gru", "native", stacked, "layers and dropout", (1, 2)),
             ("nn.gru", "library", stacked, "layers and dropout", (0,)),
+            ("gru", "native", table, "embedding", (0, 3)),
+            ("nn.gru", "library", table, "embedding", (0,)),
             ("ligru", "loop", TINY, "running averages", (0, 3)),
             ("rnn", "loop", windows, "windows", (0, 1)),
             ("rnn", "loop", validated, "validation", (0,)),

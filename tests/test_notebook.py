@@ -8,14 +8,19 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
 import harness
 from harness import notebook, options, pipeline, plan
+from harness.data import batches, load
 from harness.experiments import protocols
 from harness.record import store
+from harness.report import laboratory, page, select, sentences
+from harness.run import evaluate
 from variants import outside
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
@@ -166,6 +171,46 @@ def test_a_protocol_of_ones_own_says_what_it_is_in_its_label(tmp_path: Path) -> 
     assert planned("./mine.toml", "hidden=5").protocol.label != mine.label
     (tmp_path / "mine.toml").write_text(text.replace("0.5", "0.25"), encoding="utf-8")
     assert planned("./mine.toml").protocol.label != mine.label  # edited: other runs, another label
+
+
+def test_words_with_an_embedding_have_both_measures_and_a_page_and_their_weights_are_read_again(
+    in_process: None, tmp_path: Path
+) -> None:
+    """Bits per character are of all tokens, characters too; the page leaves its laboratory out and says why."""
+    (tmp_path / "a.txt").write_text("The cat sat. A dog, a cat; the DOG ran! " * 40, encoding="utf-8")
+    how = {**SMALL, "train_characters": 900, "layers": 2, "tokens": "words", "case": "lower", "embedding": 3}
+    asked: dict[str, Any] = {"variants": ["gru", "nn.gru"], "seeds": 2, "corpus": "a.txt", "no_timing": True}
+    words = harness.bench(**asked, set={**how, "max_vocabulary": 5})
+    letters = harness.bench(**asked, set={**SMALL, "text": "spaces"}, results="letters")
+    nats, length = (words.bench[c].to_numpy() for c in ("heldout_perplexity", "characters_per_token"))
+    assert words.bench.bits_per_character.to_numpy() == pytest.approx(np.log2(nats) / length)
+    assert length == pytest.approx(49 / 17)
+    assert letters.bench.bits_per_character.to_numpy() == pytest.approx(np.log2(letters.bench.heldout_perplexity))
+    assert words.protocols.loc[0, ["tokens", "case", "punctuation", "embedding"]].tolist() == [
+        "words",
+        "lower",
+        "own",
+        3,
+    ]
+    assert words.bench.unknown_share[0] > 0.2
+    data, other = select.typed(words), select.typed(letters)
+    lab, why = laboratory.data(data, store.networks(tmp_path / "results"))
+    assert not lab
+    assert "gru (it reads words, and the page is typed into by characters)" in why
+    parts = f"{page._section(data, 'bench')}{sentences.setting(data, data.bench)}{sentences.methods(data)}"
+    for said in ("nats/word", "bits per character", "3 trained numbers", "case is lowered", "5 most", "loss a word"):
+        assert said in parts
+    assert "('bits per character', " not in f"{page._section(other, 'bench')}"
+    for name in ("gru", "nn.gru"):
+        model: Any = harness.load_weights("results", name, seed=0)
+        text = load.load("a.txt", unit="words", case="lower", most=5)
+        assert model.vocabulary == text.vocabulary
+        protocol = store.as_run(next(iter(store.runs(tmp_path / "results")))[2]["run"]).setting
+        model.unknown_nats = text.unknown_nats
+        held = batches.arrange(text, protocol, 1, "cpu")
+        found = float(evaluate.score(model, held.heldout, protocol)[0].exp())
+        runs = words.runs.set_index(["variant", "seed"])
+        assert found == pytest.approx(runs.heldout_perplexity[name, 0], rel=1e-5)
 
 
 def test_a_protocol_file_that_is_none_is_one_line_that_names_it(tmp_path: Path) -> None:

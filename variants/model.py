@@ -31,7 +31,8 @@ class Model(nn.Module):
     plainest that can. `outputs` of the output layer, as many as the vocabulary if not given. `update_bias`: of the
     gate whose bias the cell names in `keeps`, as `grid.Protocol` has it. `layers` of the cell, see layers.py; in
     training each output that one hands to the next is 0 with probability `dropout`, drawn by a generator per (seed,
-    variant), else scaled by 1 / (1 - dropout).
+    variant), else scaled by 1 / (1 - dropout). `embedding`: the cell reads of each token so many numbers, a row of the
+    trained table E (S, vocabulary, embedding), instead of a one-hot vector.
     """
 
     branches = 0  # how many networks are trained each by itself, see `SideBySide`
@@ -51,9 +52,11 @@ class Model(nn.Module):
         outputs: int = 0,
         layers: int = 1,
         dropout: float = 0.0,
+        embedding: int = 0,
     ) -> None:
         super().__init__()
-        self.cell: Cell = stack(get(variant), layers, dropout > 0)(vocabulary, hidden, len(seeds))
+        self.E = nn.Parameter(torch.zeros(len(seeds), vocabulary, embedding)) if embedding else None
+        self.cell: Cell = stack(get(variant), layers, dropout > 0)(embedding or vocabulary, hidden, len(seeds))
         self.layers, self.dropout = layers, dropout
         self.rngs = [_generator(f"{seed} {variant} dropout") for seed in seeds] if dropout and layers > 1 else []
         self.W_hq = nn.Parameter(torch.zeros(len(seeds), hidden, outputs or vocabulary))
@@ -67,7 +70,8 @@ class Model(nn.Module):
         if init == "own":
             init = "torch" if library else "book"
         parts = self.cell.named_parts() if isinstance(self.cell, Library) else list(self.cell.named_parameters())
-        for name, value in [*parts, ("W_hq", self.W_hq), ("b_q", self.b_q)]:
+        table = [] if self.E is None else [("E", self.E)]
+        for name, value in [*parts, ("W_hq", self.W_hq), ("b_q", self.b_q), *table]:
             for k, seed in enumerate(seeds):
                 value.data[k] = initial(name, value.shape[1:], seed, init, hidden)
                 if name.rpartition(".")[2] == self.cell.keeps and update_bias != "own":
@@ -92,6 +96,7 @@ class Model(nn.Module):
 
     def forward(self, X: Tensor, state: State) -> tuple[Tensor, State]:
         """Characters X (T, S, n) as indices, state -> logits (T, S, n, vocabulary), state."""
+        X = self.embedded(X)
         if not (self.rngs and self.training):
             H, state = self.unroll(self.cell, X, state)
         elif isinstance(self.cell, Library):  # torch's own dropout draws from torch's own generator
@@ -103,6 +108,14 @@ class Model(nn.Module):
         T, S, n, h = H.shape
         logits = torch.baddbmm(self.b_q, H.transpose(0, 1).reshape(S, T * n, h), self.W_hq)  # one product, not T
         return logits.view(S, T, n, -1).transpose(0, 1), state
+
+    def embedded(self, X: Tensor) -> Tensor:
+        """What the cell reads: tokens X (T, S, n) as they are, or of a table their rows (T, S, n, embedding)."""
+        if self.E is None or X.is_floating_point():
+            return X
+        S, d, _ = self.E.shape
+        rows = X + d * torch.arange(S, device=X.device)[:, None]
+        return nn.functional.embedding(rows, self.E.flatten(0, 1))
 
     def _with_factors(self, X: Tensor) -> Tensor:
         """Inputs (T, S, n, d), and behind them what dropout multiplies: (layers - 1) * h columns."""
@@ -141,7 +154,7 @@ class Model(nn.Module):
 
         By the engine, where it has whole steps. With `counts` (T, S, n) the mean is over those answers; see `counted`.
         """
-        if self.trainer is None and hasattr(self.engine, "Trainer"):
+        if self.trainer is None and self.E is None and hasattr(self.engine, "Trainer"):
             self.trainer = self.engine.Trainer(self)
         if self.trainer and self.trainer.serves(X):
             losses, norms, state = self.trainer.step(X, Y, state, lr, clip, adam, counts)
@@ -298,13 +311,15 @@ def counted(outputs: Tensor, Y: Tensor, counts: Tensor) -> Tensor:
     return (each * counts).sum((0, 2)) / counts.sum((0, 2))
 
 
-def matched(variant: str, like: str, inputs: int, hidden: int, outputs: int, layers: int = 1) -> int:
+def matched(
+    variant: str, like: str, inputs: int, hidden: int, outputs: int, layers: int = 1, embedding: int = 0
+) -> int:
     """The hidden size at which `variant` has as many parameters as `like` with `hidden`, or as near as can be."""
 
     def parameters(name: str, h: int) -> int:
         cell = stack(get(name), layers)
         with torch.device("meta"):
-            return sum(w.numel() for w in cell(inputs, h, 1).parameters()) + (h + 1) * outputs
+            return sum(w.numel() for w in cell(embedding or inputs, h, 1).parameters()) + (h + 1) * outputs
 
     want = parameters(like, hidden)
     high = 1
@@ -320,11 +335,13 @@ def matched(variant: str, like: str, inputs: int, hidden: int, outputs: int, lay
 def initial(name: str, shape: Sequence[int], seed: int, init: str, hidden: int) -> Tensor:
     """float32 values of one tensor for one seed. `book`: N(0, 0.01^2), biases 0. `torch`: U(-1/sqrt(h), 1/sqrt(h)).
 
-    What only scales starts at 1 in both.
+    What only scales starts at 1 in both; a table of tokens at N(0, 1) with `torch`, as nn.Embedding does.
     """
     kind, rng = name.rpartition(".")[2], _generator(f"{seed} {name}")
     if kind.startswith("g_"):
         return torch.ones(*shape)
+    if kind == "E" and init == "torch":
+        return torch.randn(*shape, generator=rng)
     if init == "torch":
         return (2 * torch.rand(*shape, generator=rng) - 1) / math.sqrt(hidden)
     return torch.zeros(*shape) if kind.startswith("b_") else 0.01 * torch.randn(*shape, generator=rng)

@@ -67,6 +67,7 @@ def build(
         row |= {"corpus": corpora[0] if corpora else "", "hidden": _first(mine, clocked, column="hidden")}
         row["cell"] = "" if mine is None else next((str(place) for place in mine["cell"] if place), "")
         row["lr"], row["unknown_share"] = _first(mine, column="lr"), _first(mine, column="unknown_share")
+        row["characters_per_token"] = _first(mine, column="characters_per_token")
         row["parameters"] = _first(mine, runs[runs["variant"] == key[0]], column="parameters")
         errors = []
         if mine is not None:
@@ -146,6 +147,7 @@ def _perplexities(runs: pd.DataFrame) -> dict[str, object]:
     low = np.maximum(low, 0.0)  # no perplexity is below 1: an interval ends there; NaN stays NaN
     row |= {"heldout_perplexity": np.exp(heldout.mean()), "heldout_low": np.exp(low), "heldout_high": np.exp(high)}
     row["heldout_iqm"] = np.exp(iqm(heldout))
+    row["bits_per_character"] = done["bits_per_character"].mean()
     row |= {"train_perplexity": np.exp(np.log(done["train_perplexity"]).mean())}
     row |= {"train_sd": done["train_perplexity"].std(ddof=1)}
     best = _log_perplexity(runs, "best_perplexity").to_numpy()

@@ -26,11 +26,23 @@ def split_text(corpus: text.Corpus, protocol: Protocol) -> tuple[text.Tokens, te
 
     it runs on to the end of its last window, one character past it.
     """
-    train, between = protocol.train_characters, protocol.validation_characters
+    train, held, between = text.part_sizes(
+        corpus, protocol.train_characters, protocol.heldout_characters, protocol.validation_characters
+    )
     tail = protocol.num_steps if protocol.sampling == "windows" else 0
-    _, heldout = text.split(corpus, train, protocol.heldout_characters + tail, between)
+    _, heldout = text.split(corpus, train, held + tail, between)
     tokens = corpus.tokens
     return tokens[: train + tail], tokens[train : train + between + tail * (between > 0)], heldout
+
+
+def characters_per_token(corpus: text.Corpus, protocol: Protocol) -> float:
+    """Mean characters of a token that is scored: what bits per character are computed with."""
+    if corpus.lengths is None:
+        return 1.0
+    train, held, between = text.part_sizes(
+        corpus, protocol.train_characters, protocol.heldout_characters, protocol.validation_characters
+    )
+    return float(corpus.lengths[train + between + 1 : train + between + held].mean())
 
 
 @dataclass(frozen=True)
@@ -62,8 +74,8 @@ def arrange(corpus: text.Corpus, protocol: Protocol, seeds: int, device: str) ->
 def windows_per_epoch(characters: int, protocol: Protocol) -> int:
     """Minibatches in an epoch."""
     if protocol.sampling == "windows":
-        return math.ceil(protocol.train_characters / protocol.batch_size)
-    return text.windows(characters, protocol.batch_size, protocol.num_steps)
+        return math.ceil((characters - protocol.num_steps) / protocol.batch_size)
+    return text.windows(characters, protocol.batch_size, protocol.num_steps, protocol.tokens)
 
 
 def sample_epoch(characters: Tensor, protocol: Protocol, rngs: Sequence[random.Random]) -> Tensor:

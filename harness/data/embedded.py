@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from harness.data.corpus import EMBEDDED, Corpus, from_text
+from harness.data.corpus import CHARACTERS, EMBEDDED, WORDS, Corpus, from_text
 
 if TYPE_CHECKING:  # numpy costs the command line 0.1 s: imported where it is used
     import numpy as np
@@ -63,7 +63,7 @@ def _entropy(p: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.asarray(-(p * np.log(np.where(p > 0, p, 1))).sum(axis=-1))
 
 
-def embedded() -> Corpus:
+def embedded(unit: str = CHARACTERS) -> Corpus:
     """The first EMBEDDED_CHARACTERS of a text drawn from `source()`; `floor` is the source's, exactly.
 
     A slice of it scatters about the floor: the source itself, scored on 10,000 of its characters, lands
@@ -82,7 +82,8 @@ def embedded() -> Corpus:
         text.append(word)
         length += len(word) + 1
     whole = " ".join([*text, ""])[:EMBEDDED_CHARACTERS]
-    return replace(from_text(EMBEDDED, whole.encode(), whole, "raw"), floor=made.floor, text="lines")
+    found = from_text(EMBEDDED, whole.encode(), whole, "raw", unit=unit)
+    return replace(found, floor=None if unit == WORDS else made.floor, text="lines")  # it is that of a character
 
 
 def source() -> Source:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from harness.data import download
-from harness.data.corpus import BOOK, EMBEDDED, Corpus, digest, from_text, printable
+from harness.data.corpus import BOOK, CHARACTERS, EMBEDDED, Corpus, digest, from_text, printable
 from harness.data.embedded import embedded
 from harness.experiments.runs import MISSING
 
@@ -22,27 +22,30 @@ LARGEST_FILE = 2**28  # bytes, 256 MiB: reading one takes about 20 times its siz
 
 
 def load(
-    source: str | None = None, cache: Path | None = None, text: str = "lines", other: str = "spaces", most: int = 0
-) -> Corpus:
+    source: str | None = None, cache: Path | None = None, text: str = "lines", other: str = "spaces", most: int = 0,
+    unit: str = CHARACTERS, case: str = "own", punctuation: str = "own",
+) -> Corpus:  # fmt: skip
     """The text called `time-machine` (None too) or `embedded`, or the UTF-8 file at that path.
 
     `text`: what is done to the book, and `other` to any other file (see `_prepared`). `most`: symbols kept, the most
     frequent ones; 0 keeps all. `cache`: the folder that keeps a download of the book, by default the platform's.
+    `unit`, `case`, `punctuation`: as a protocol has them; `embedded` has lower case and no punctuation.
     ValueError, one line, for a text that cannot be used.
     """
+    how = {"unit": unit, "case": case, "punctuation": punctuation}
     if source == EMBEDDED:
-        return replace(embedded(), text=text)
+        return replace(embedded(unit), text=text)
     if source is None or source == BOOK:
         try:
             data, note = download.time_machine(cache)
         except ValueError as error:
             raise ValueError(f"{error}. Have the file? CORPUS=path") from None
-        return from_text(BOOK, data, data.decode("ascii"), text, most, note)
+        return from_text(BOOK, data, data.decode("ascii"), text, most, note, **how)
     path = Path(os.path.expanduser(source))
     data = download.read_file(path, LARGEST_FILE)
     if book := _as_the_book(data):
-        return from_text(BOOK, book, book.decode("ascii"), text, most)
-    return _file(path, data, other, most)
+        return from_text(BOOK, book, book.decode("ascii"), text, most, **how)
+    return _file(path, data, other, most, **how)
 
 
 def _as_the_book(data: bytes) -> bytes:
@@ -70,14 +73,14 @@ def _resembles_the_book(text: str) -> bool:
     return False
 
 
-def _file(path: Path, data: bytes, how: str = "spaces", most: int = 0) -> Corpus:
+def _file(path: Path, data: bytes, how: str = "spaces", most: int = 0, **tokens: str) -> Corpus:
     """Any text but the book; what may not be as its reader thinks is in its note."""
     name, text, notes = repr(str(path)), _decoded(path, data), []
     if _resembles_the_book(text):
         notes.append(f"{name} looks like the book but is not: it has other characters, and is read as any other text")
     if not unicodedata.is_normalized("NFC", text):
         notes.append(f"{name} is not in Unicode's composed form (NFC): a letter's accent may be a character of its own")
-    return from_text(_shown(path), data, text, how, most, "; ".join(notes), name)
+    return from_text(_shown(path), data, text, how, most, "; ".join(notes), name, **tokens)
 
 
 def _decoded(path: Path, data: bytes) -> str:

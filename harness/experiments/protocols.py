@@ -22,10 +22,13 @@ CHOICES = {
     "match": ("hidden", "parameters"),
     "update_bias": ("own", "0", "1", "chrono"),
     "stop": ("end", "solved"),
+    "tokens": ("characters", "bytes", "words"),
+    "case": ("own", "keep", "lower"),
+    "punctuation": ("own", "keep", "drop"),
 }
 PROMPT = "time traveller"  # of a sample, the book's
 SHUT, OPEN = 0.1, 0.9  # a gate's value below and above which it counts as saturated
-MAY_BE_ZERO = {"validation_characters", "max_vocabulary", "dropout"}
+MAY_BE_ZERO = {"validation_characters", "max_vocabulary", "dropout", "embedding"}
 RATES = (0.25, 0.5, 1.0, 2.0, 4.0)  # what rate=chosen chooses from, for every variant the same
 TASK_RATES = (0.001, 0.003, 0.01, 0.03)  # the same of a task, where Adam optimises
 RATE_SEEDS = (1000, 1001)  # that choose it: none of them is scored
@@ -44,7 +47,11 @@ class Protocol:
 
     `text`: the chapter's preprocessing by `lines`, or the later edition's of the `whole` text (both: letters alone,
     in lower case), white space to single `spaces` (any text but the book, unless asked for otherwise), or `raw`.
-    `max_vocabulary`: the most frequent symbols that are kept, 0 is all; see `corpus.Corpus.unknown_nats`.
+    `case` and `punctuation`, digits too: own is as `text` has them. `tokens`: characters, the bytes of UTF-8, or words
+    (runs of letters and digits; every other character but white space is one of its own). Parts are cut by characters
+    whatever the tokens are; `num_steps` and windows count tokens.
+    `max_vocabulary`: the most frequent tokens that are kept, 0 is all; see `corpus.Corpus.unknown_nats`.
+    `embedding`: a token is read as so many trained numbers, 0 as one-hot.
 
     `sampling`: `windows` draws every window of the training part once an epoch in random order, from a zero state, as
     the later edition does; `train_characters` and `heldout_characters` then count windows by where they begin, and
@@ -86,6 +93,10 @@ class Protocol:
     stop: str = "end"
     layers: int = 1
     dropout: float = 0.0
+    tokens: str = "characters"
+    case: str = "own"
+    punctuation: str = "own"
+    embedding: int = 0
 
     @property
     def label(self) -> str:
@@ -131,6 +142,7 @@ UNSAID: dict[str, object] = {
     "hidden": 256, "lr": 1.0, "clip": 1.0, "epochs": 500, "init": "own", "evaluations": 20, "text": "lines",
     "sampling": "sequential", "validation_characters": 0, "rate": "given", "match": "hidden", "update_bias": "own",
     "task": "text", "max_vocabulary": 0, "stop": "end", "layers": 1, "dropout": 0.0,
+    "tokens": "characters", "case": "own", "punctuation": "own", "embedding": 0,
 }  # fmt: skip
 FIELDS: dict[str, Any] = {
     f.name: type(f.default) for f in dataclasses.fields(Protocol) if f.name not in ("name", "task")

@@ -77,6 +77,7 @@ def gather(folder: Path) -> Results:
                 "lr": run.lr or run.protocol.lr, **{c: outcome.get(c) for c in SINCE},
                 **_numbers(whole, "wall_s", "together", "load"),
             } | _probe(run, outcome) | ({"capture": False} if outcome.get("uncaptured") else {})  # fmt: skip
+            row |= _by_character(run, row["heldout_perplexity"], whole.get("characters_per_token"))
             same = json.dumps({**run.fields, "source": "", "tokens": ""}, sort_keys=True)
             for facts in WITHIN.values():
                 facts(outcome)
@@ -251,6 +252,15 @@ def _common(run: Run) -> Loaded:
         "protocol": run.protocol.label,
         "hidden": run.hidden or run.protocol.hidden,
     }
+
+
+def _by_character(run: Run, perplexity: float | None, length: float | None) -> Loaded:
+    """Return the bits a character of a training on text, and the mean length of its held-out tokens."""
+    if run.protocol.task != "text":
+        return {}
+    length = 1.0 if run.protocol.tokens == "characters" else length
+    bits = math.log2(perplexity) / length if perplexity and length else None
+    return {"bits_per_character": bits, "characters_per_token": length}
 
 
 def _probe(run: Run, outcome: Loaded) -> Loaded:

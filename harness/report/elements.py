@@ -31,6 +31,7 @@ from harness.formatting import (
     rate,
     sd,
     times,
+    token_name,
     unique,
 )
 from harness.record import tables
@@ -79,6 +80,7 @@ def main_table(data: tables.Results, verb: str, table: pd.DataFrame) -> Table:
     word = "bench" if verb == "bench" else "ablation"
     base = next(iter(unique(table.baseline)), grids.BASELINE)
     fast = next(iter(unique(table.speed_baseline)), grids.SPEED_BASELINE)
+    unit = token_name(table.protocol, True)
     own = select.finished(data, table)
     seeds_of = {
         str(label): {int(s): math.log(x) for s, x in zip(rows.seed, rows.heldout_perplexity, strict=True)}
@@ -101,7 +103,8 @@ def main_table(data: tables.Results, verb: str, table: pd.DataFrame) -> Table:
         ("variant", "engine", False, True, _name),
         ("held-out perplexity", "mean [95 %]", True, True, _heldout),
         ("each seed", _ends(scale), False, False, dots),
-        (f"difference to {base}", f"% [{select.level(table)} %], nats/char", True, True, _delta),
+        (f"difference to {base}", f"% [{select.level(table)} %], nats/{unit}", True, True, _delta),
+        ("bits per character", f"{token_name(table.protocol)}s of mean length", True, False, _bits),
         ("verdict", "p after Holm, share of seeds", False, True, _verdict_cell),
         ("at the best epoch", "held-out; epoch by validation", True, False, _best),
         (f"difference to {base} there", "% [interval], verdict", True, False, _best_delta),
@@ -146,6 +149,7 @@ def main_table(data: tables.Results, verb: str, table: pd.DataFrame) -> Table:
 ABOUT = {  # of a column: where it is on file, and what it means
     "held-out perplexity": {"column": "heldout_perplexity", "term": "term-perplexity"},
     "verdict": {"kind": "verdict", "column": "verdict", "term": "term-verdict"},
+    "bits per character": {"column": "bits_per_character"},
     "training perplexity": {"column": "train_perplexity", "term": "term-train"},
     "parameters": {"column": "parameters", "term": "term-parameters"},
     "hidden units": {"column": "hidden"}, "learning rate": {"column": "lr"},
@@ -227,6 +231,13 @@ def _delta(r: pd.Series) -> Cell:
     bounds = format_interval(percent(r.delta_low), percent(r.delta_high), lambda x: pct(x, True)) or "no interval"
     note = f"{bounds}\n{nats(r.delta_nats, sign=True)} nats, n = {count(r.pairs)}"
     return Cell(pct(percent(r.delta_nats), True), note, plain(r.delta_nats))
+
+
+def _bits(r: pd.Series) -> Cell:
+    """Bits per character, where tokens are not characters: they compare with those of any other tokens."""
+    if not math.isfinite(r.bits_per_character) or token_name([r.protocol]) == "character":
+        return Cell()
+    return Cell(f"{r.bits_per_character:.3f}", f"{r.characters_per_token:.2f}", plain(r.bits_per_character))
 
 
 def _best(r: pd.Series) -> Cell:
@@ -392,9 +403,9 @@ def effects_table(table: pd.DataFrame, points: pd.DataFrame) -> Numbers:
         bounds = format_interval(r.delta_low, r.delta_high, nats)
         rows.append([Cell(r.label), Cell(nats(r.delta_nats, sign=True)), Cell(bounds), Cell(count(r.pairs)),
                      Cell(select.verdict(r)), Cell(each)])  # fmt: skip
-    heads = [("variant", "", False), ("difference", "nats/char", True),
+    heads = [("variant", "", False), ("difference", f"nats/{token_name(table.protocol, True)}", True),
              (f"{select.level(table)} % interval", "", True), ("pairs", "", True), ("verdict", "", False),
-             ("each seed", "seed: nats/char", False)]  # fmt: skip
+             ("each seed", f"seed: nats/{token_name(table.protocol, True)}", False)]  # fmt: skip
     return "Difference to the baseline", heads, rows
 
 

@@ -40,7 +40,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from harness.analysis import stats
 from harness.experiments.grids import BASELINE
-from harness.formatting import compact, count, format_interval, mib, nats, ppl, rate
+from harness.formatting import compact, count, format_interval, mib, nats, ppl, rate, token_name
 from harness.report.select import best_ngram, over_seeds
 
 WIDE, NARROW = 7.6, 3.7  # inches: a page, and a phone
@@ -202,7 +202,8 @@ def gate_effects(effects: pd.DataFrame, pairs: pd.DataFrame, width: float = WIDE
             note = "logarithmic outside the shaded margin"
         ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:+g}".replace("-", "\u2212") if x else "0"))
         base = next((str(b) for b in data.baseline if b), "the baseline")
-        ax.set_xlabel(f"difference to {_short(base)}, held-out nats/char" + (f"\n({note})" if note else ""))
+        unit = token_name(data.protocol, True)
+        ax.set_xlabel(f"difference to {_short(base)}, held-out nats/{unit}" + (f"\n({note})" if note else ""))
         for side, text in ((-1, "\u2190 better"), (1, "worse \u2192")):
             ax.annotate(text, (0, 1), xycoords=("data", "axes fraction"), xytext=(side * 6, 3), fontsize=8,
                         textcoords="offset points", ha="right" if side < 0 else "left", color=ink["muted"])  # fmt: skip
@@ -662,7 +663,10 @@ def gate_map_alt(heat: pd.DataFrame) -> str:
     if heat.empty:
         return ""
     own = heat[heat.run == heat.run.iloc[0]]
-    text = "".join(own[own.gate == own.gate.iloc[0]].drop_duplicates("position").sort_values("position").character)
+    words = "tokens=words" in str(own.protocol.iloc[0])
+    text = (" " if words else "").join(
+        own[own.gate == own.gate.iloc[0]].drop_duplicates("position").sort_values("position").character
+    )
     said = []
     for gate, rows in own.groupby("gate", sort=False):
         at = rows.groupby(["position", "character"]).value.mean()

@@ -36,6 +36,7 @@ from harness.formatting import (
     ppl,
     rate,
     times,
+    token_name,
     unique,
 )
 from harness.record import tables
@@ -97,8 +98,8 @@ def effect(row: pd.Series, family: int) -> Markup:
         if word:
             said += Markup(": <strong>{}</strong>").format(word)
         if word == "equivalent":
-            said += f", inside \u00b1{stats.MARGIN_NATS} nats/char"
-    parts = [f"{nats(d, sign=True)} nats/char", f"n = {pluralize(row.pairs, 'pair')}"]
+            said += f", inside \u00b1{stats.MARGIN_NATS} nats/{token_name([row.protocol], True)}"
+    parts = [f"{nats(d, sign=True)} nats/{token_name([row.protocol], True)}", f"n = {pluralize(row.pairs, 'pair')}"]
     if math.isfinite(row.p_holm):
         parts.append(f"p {p_value(row.p_holm)} Holm over {family}")
     if not bounded:
@@ -392,8 +393,8 @@ def anchor_sentence(data: tables.Results, table: pd.DataFrame) -> Markup:
         return Markup("")
     known = table.heldout_perplexity.dropna()
     below = int((known < best[1]).sum())
-    said = Markup("On the same split a {}, which only counts characters, reaches <strong>{}</strong>").format(
-        best[0], ppl(best[1])
+    said = Markup("On the same split a {}, which only counts {}s, reaches <strong>{}</strong>").format(
+        best[0], token_name(table.protocol), ppl(best[1])
     )
     if len(known) and not below:
         said += Markup(": every network here is worse than it")
@@ -472,13 +473,34 @@ def setting(data: tables.Results, table: pd.DataFrame) -> str:
             if p.match == "parameters":
                 text += f"; hidden units such that each variant has as many parameters as {grids.BASELINE} has"
         parts.append(text)
+    words = token_name(table.protocol) == "word"  # which never meet
     for how in unique(data.protocols.text[data.protocols.protocol.isin(table.protocol)]):
+        how = "whole" if words and how == "lines" else how
         parts += [f"Of the text, {TREATED[how]}"] if how in TREATED else []
+    parts += [_tokens(p) for _, p in data.protocols[data.protocols.protocol.isin(table.protocol)].iterrows()]
+    parts = [part for part in dict.fromkeys(parts) if part]
     shas = unique(table.corpus_sha256)
     parts.append("Text: " + ", ".join(unique(table.corpus)) + (f" (SHA-256 {shas[0][:12]})" if len(shas) == 1 else ""))
     parts.append("Device: " + ", ".join(unique(table.device)))
     parts.append(seeds(table))
     return ". ".join(p for p in parts if not p.endswith(": ")) + "."
+
+
+def _tokens(p: pd.Series) -> str:
+    """What else is done to a text, and what its tokens are read as; '' of characters as `text` has them, one-hot."""
+    said = []
+    if p.get("case") in ("keep", "lower") or p.get("punctuation") in ("keep", "drop"):
+        kept = {"keep": "kept", "lower": "lowered", "drop": "dropped"}
+        said += [f"{what} is {kept[p[what]]}" for what in ("case", "punctuation") if p[what] in kept]
+    if p.get("tokens") in ("bytes", "words"):
+        most = f", the {count(p.max_vocabulary)} most frequent known" if p.max_vocabulary > 0 else ""
+        said.append(
+            f"its tokens are {p.tokens}{most}; steps are {p.tokens}, while parts are cut by characters, so that bits "
+            "per character compare with those of other tokens"
+        )
+    if p.get("embedding", 0) > 0:
+        said.append(f"each token is read as {count(p.embedding)} trained numbers, not as one-hot")
+    return f"Also, {'; '.join(said)}" if said else ""
 
 
 def seeds(table: pd.DataFrame) -> str:
@@ -689,8 +711,10 @@ def noise(data: tables.Results) -> list[Markup]:
             said.append(
                 Markup(
                     "Between seeds, the log of the held-out perplexity of <code>{}</code> has a standard deviation "
-                    "of {} nats/char (n = {} seeds, {})."
-                ).format(grids.BASELINE, nats(float(logs.std(ddof=1))), len(logs), title)
+                    "of {} nats/{} (n = {} seeds, {})."
+                ).format(
+                    grids.BASELINE, nats(float(logs.std(ddof=1))), token_name(table.protocol, True), len(logs), title
+                )
             )
     return said
 
@@ -703,8 +727,9 @@ def methods(data: tables.Results) -> list[str]:
             continue
         said.append(f"The {title}. {setting(data, table)}")
         text = (
-            "A perplexity is exp of the mean loss a character; over seeds it is the geometric mean, with the 95 % "
-            "Student t interval of the mean log-perplexity, which ends at perplexity 1, the least there is."
+            f"A perplexity is exp of the mean loss a {token_name(table.protocol)}; over seeds it is the geometric "
+            "mean, with the 95 % Student t interval of the mean log-perplexity, which ends at perplexity 1, the least "
+            "there is."
         )
         if table.delta_nats.notna().any():
             base, level = next(iter(unique(table.baseline)), grids.BASELINE), select.level(table)
@@ -713,8 +738,9 @@ def methods(data: tables.Results) -> list[str]:
                 f" Differences to {base} are of log-perplexity, paired by seed (n = {n}), with a {level} % t "
                 f"interval; p is the exact paired sign-flip test (sampled above {stats.EXACT_UP_TO} pairs), adjusted "
                 f"by Holm over {many}. Equivalent means that the whole interval lies inside \u00b1{stats.MARGIN_NATS} "
-                f"nats/char, a margin stated before running; worse and better need p under {stats.ALPHA} after Holm "
-                "and an interval that excludes 0; everything else is undecided. The t interval and not the BCa "
+                f"nats/{token_name(table.protocol, True)}, a margin stated before running; worse and better need p "
+                f"under {stats.ALPHA} after Holm and an interval that excludes 0; everything else is undecided. The t "
+                "interval and not the BCa "
                 "bootstrap: for 3 to 20 "
                 "seeds the latter covers 72 to 93 % where it says 95, measured (stats.py)."
             )
@@ -742,9 +768,10 @@ def limits(data: tables.Results) -> list[str]:
     """What the report does not show."""
     said = []
     names = unique(pd.concat([data.bench.corpus, data.ablate.corpus]))
+    unit = token_name([*data.bench.protocol, *data.ablate.protocol])
     if len(names) == 1:
         said.append(
-            f"One text ({names[0]}), read character by character. Other texts and tasks may order variants otherwise."
+            f"One text ({names[0]}), read {unit} by {unit}. Other texts and tasks may order variants otherwise."
         )
     for label in unique(pd.concat([data.bench.protocol, data.ablate.protocol])):
         known = data.protocols[data.protocols.protocol == label]

@@ -32,7 +32,7 @@ def max_abs_error(run: Run, vocabulary: int) -> float:
         dtype = torch.float32 if engine in FLOAT32 else torch.float64
         model = Model(
             run.variant, vocabulary, size.hidden, [0], "torch", dtype=dtype, device=device, engine=engine,
-            layers=size.layers, dropout=size.dropout,
+            layers=size.layers, dropout=size.dropout, embedding=size.embedding,
         )  # fmt: skip
         X = torch.randint(vocabulary, (size.num_steps + 1, 1, size.batch_size), generator=rng).to(device)
         state = tuple(

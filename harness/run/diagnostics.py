@@ -144,7 +144,7 @@ def _gate_values(model: Model, X: Tensor, alive: Alive) -> Iterator[dict[str, Te
     try:
         for characters in X:
             seen.clear()
-            _, state = loop.steps(cell, characters[None], state)
+            _, state = loop.steps(cell, model.embedded(characters[None]), state)
             yield {gate: values for gate, values in seen.items() if isinstance(values, Tensor)}
             alive()
     finally:

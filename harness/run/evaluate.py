@@ -19,6 +19,7 @@ from variants.model import Model
 
 HELD = (0.0, 0.5, 1.0)  # what a lesion holds a gate at
 SAMPLED = 50  # characters of a sample, as in the book
+SAMPLED_WORDS = 12
 AT_ONCE = 32  # steps of a stream between two signs of life
 
 
@@ -75,6 +76,7 @@ def lesions(
     """
     base, fixed = variants.parse(variant)
     S, h, d = model.W_hq.shape
+    embedding = 0 if model.E is None else model.E.shape[2]
     trained = model.state_dict()
     found: list[dict[str, float | None]] = [{} for _ in range(S)]
     for gate in [g for g in variants.catalog()[base].gates if g not in fixed]:
@@ -83,7 +85,7 @@ def lesions(
             name = f"{base}:" + ",".join(f"{g}={v}" for g, v in {**fixed, gate: value}.items())
             try:
                 held = Model(name, d, h, range(S), dtype=model.b_q.dtype, device=str(model.b_q.device),
-                             layers=model.layers).eval()  # fmt: skip
+                             layers=model.layers, embedding=embedding).eval()  # fmt: skip
                 held.unknown_nats = model.unknown_nats
                 for key, weight in held.state_dict().items():
                     weight.copy_(trained[key])
@@ -98,14 +100,15 @@ def lesions(
 
 
 @torch.no_grad()
-def generate(model: Model, corpus: text.Corpus, heldout: Tensor, characters: int = SAMPLED) -> list[str]:
-    """The prompt and what each seed's network writes after it, always the likeliest character, as the book does.
+def generate(model: Model, corpus: text.Corpus, heldout: Tensor, characters: int = 0) -> list[str]:
+    """The prompt and what each seed's network writes after it, always the likeliest token, as the book does.
 
-    The prompt is the book's, or the first characters held out where the vocabulary lacks one of the book's.
+    The prompt is the book's, or the first tokens held out where the vocabulary lacks one of the book's.
     """
+    characters = characters or (SAMPLED_WORDS if corpus.unit == text.WORDS else SAMPLED)
     start = torch.from_numpy(text.encode(corpus, PROMPT).astype(np.int64)).to(model.b_q.device)
     if not start.all():  # index 0 is <unk>
-        start = heldout[: len(PROMPT)]
+        start = heldout[: 2 if corpus.unit == text.WORDS else len(PROMPT)]
     seeds = len(model.b_q)
     logits, state = model(start[:, None, None].expand(-1, seeds, 1), model.cell.begin(1))
     written = [logits[-1].argmax(-1)]
@@ -113,7 +116,7 @@ def generate(model: Model, corpus: text.Corpus, heldout: Tensor, characters: int
         logits, state = model(written[-1][None], state)
         written.append(logits[-1].argmax(-1))
     whole = torch.cat([start[:, None].expand(-1, seeds), torch.stack(written)[:, :, 0]])
-    return ["".join(text.visible(corpus, whole[:, s].tolist())) for s in range(seeds)]
+    return [text.printable(text.decode(corpus, whole[:, s].tolist())) for s in range(seeds)]
 
 
 def evaluation_epochs(protocol: Protocol) -> set[int]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import variants
+from harness.data.corpus import CHARACTERS
 from harness.experiments.runs import Run
 from variants.cell import Cell
 from variants.engines.derive import Unsupported, as_data, last_of
@@ -25,22 +26,26 @@ EXCERPT = 600  # held-out symbols kept beside it, to be read with gates held
 
 
 @torch.no_grad()
-def network(model: Model, seed: int, vocabulary: Sequence[str], heldout: Sequence[int]) -> dict[str, Any]:
+def network(
+    model: Model, seed: int, vocabulary: Sequence[str], heldout: Sequence[int], unit: str = CHARACTERS
+) -> dict[str, Any]:
     """One seed of a model, `seed` its place: `as_data`'s program, `weights` (base64 of float32, little-endian) in the
     order x, c, mm, W_hq, b_q, and `sizes`, how many x, c and mm there are. Or `why` there is none.
 
     And `state`, from which `restored` makes the model again: its state_dict, encoded as `weights` is, in its order.
     """
     if isinstance(model, SideBySide):
-        return network(model.models[seed], 0, vocabulary, heldout)
+        return network(model.models[seed], 0, vocabulary, heldout, unit)
     state = [value[seed : seed + 1].detach().cpu().to(torch.float32).numpy().ravel() for value in _per_seed(model)]
     count = sum(map(len, state))
     if count > MOST_NUMBERS:
         return {"why": f"{count:,} numbers: larger than {MOST_NUMBERS:,}"}
     kept = {"state": _encoded(np.concatenate(state)), "vocabulary": list(vocabulary)}
+    if unit != CHARACTERS:
+        return {"why": f"it reads {unit}, and the page is typed into by characters", **kept}
     try:
         cell = _one(model.cell, seed)
-        program, constants = as_data(cell)
+        program, constants = as_data(cell, None if model.E is None else model.E[seed : seed + 1].detach().cpu())
     except Unsupported as error:
         return {"why": str(error), **kept}
     arrays = [x for op in ("x", "c", "mm") for x in constants[op]] + [model.W_hq[seed], model.b_q[seed]]
@@ -67,7 +72,8 @@ def _per_seed(model: Model) -> list[Tensor]:
 def restored(run: Run, kept: Mapping[str, Any]) -> Model:
     """The trained network of a run, in evaluation mode, from what was kept of it. ValueError where it does not fit."""
     setting, letters = run.setting, kept["vocabulary"]
-    model = Model(run.variant, len(letters), setting.hidden, [run.seed], setting.init, engine=run.engine)
+    model = Model(run.variant, len(letters), setting.hidden, [run.seed], setting.init, engine=run.engine,
+                  layers=setting.layers, embedding=setting.embedding)  # fmt: skip
     numbers = torch.from_numpy(np.frombuffer(base64.b64decode(kept["state"]), "<f4").copy())
     state: dict[str, Tensor] = model.state_dict()
     if sum(value.numel() for value in state.values()) != len(numbers):

@@ -148,7 +148,7 @@ def time_steps(run: Run, vocabulary: int, seeds: int = 1) -> Answer:
     many = list(range(run.seed, run.seed + seeds))
     model = build(
         run.variant, vocabulary, protocol.hidden, many, protocol.init, device=device, engine=run.engine,
-        layers=protocol.layers, dropout=protocol.dropout,
+        layers=protocol.layers, dropout=protocol.dropout, embedding=protocol.embedding,
     )  # fmt: skip
     rng = torch.Generator().manual_seed(run.seed)
     steps, n = protocol.num_steps, protocol.batch_size
@@ -284,7 +284,7 @@ def repeat_difference(run: Run, vocabulary: int, streams: Tensor) -> float:
         many = list(range(run.seed, run.seed + streams.shape[1]))
         model = build(
             run.variant, vocabulary, protocol.hidden, many, protocol.init, device=run.device, engine=run.engine,
-            layers=protocol.layers, dropout=protocol.dropout,
+            layers=protocol.layers, dropout=protocol.dropout, embedding=protocol.embedding,
         )  # fmt: skip
         epoch_of(model, streams, windows=WINDOWS, protocol=protocol)
         weights.append([w.detach() for w in model.parameters()])

@@ -128,7 +128,7 @@ def train(
     model = build(
         runs[0].variant, len(corpus.vocabulary), protocol.hidden, seeds, protocol.init, device=device,
         engine=runs[0].engine, update_bias=protocol.update_bias, horizon=protocol.num_steps,
-        layers=protocol.layers, dropout=protocol.dropout,
+        layers=protocol.layers, dropout=protocol.dropout, embedding=protocol.embedding,
     )  # fmt: skip
     model.unknown_nats = corpus.unknown_nats
     data = arrange(corpus, protocol, len(runs), device)
@@ -310,7 +310,8 @@ def _outcomes(
     state: TrainState, data: TextData, protocol: Protocol, final: tuple[Tensor, Tensor], best: Tensor | None
 ) -> list[Outcome]:
     """What was trained, of each seed: curve and perplexities, from held-out losses at the end and at the best epoch."""
-    sequences = protocol.train_characters if protocol.sampling == "windows" else data.windows * protocol.batch_size
+    windows = protocol.sampling == "windows"
+    sequences = len(data.train) - protocol.num_steps if windows else data.windows * protocol.batch_size
     tokens = protocol.num_steps * sequences  # an epoch's
     outcomes = []
     for s, (nats, mean_exp) in enumerate(zip(*(part.tolist() for part in final), strict=True)):
@@ -366,6 +367,9 @@ def _inspect(
     if runs[0].seed == 0:
         seen["network"] = look(
             "network",
-            lambda: [network(model, 0, corpus.vocabulary, data.heldout_text.tolist()), *[None] * (len(runs) - 1)],
+            lambda: [
+                network(model, 0, corpus.vocabulary, data.heldout_text.tolist(), corpus.unit),
+                *[None] * (len(runs) - 1),
+            ],
         )
     return seen, unseen

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import hashlib
 import http.server
@@ -16,15 +17,17 @@ import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.data import corpus, download, embedded, ngrams
+from harness.data import batches, corpus, download, embedded, ngrams
 from harness.data import load as loading
 from harness.data.corpus import Corpus
+from harness.experiments import protocols
 from harness.experiments.runs import MISSING
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -790,3 +793,88 @@ def test_a_files_name_is_shown_so_that_it_can_do_nothing(name: bytes, shown: str
     with open(path, "w") as file:
         file.write("the time traveller " * 100)
     assert loading.load(os.fsdecode(path)).name == shown
+
+
+# ---- tokens that are no characters
+
+ALL = "The Time Traveller's clock \u2014 \u201c YES , \u201d said he ; 24 caf\u00e9s ."
+SPEECH = "The Time Traveller's clock\u2014 \u201cYES,\u201d said he; 24 caf\u00e9s.\nThe end 'so' far. " * 3
+
+
+def tokens(text: str, how: str, unit: str = corpus.WORDS, most: int = 0, **more: Any) -> Corpus:
+    return corpus.from_text("made", text.encode(), text, how, most, unit=unit, **more)
+
+
+@pytest.mark.parametrize(
+    ("how", "more", "words"),
+    [
+        ("spaces", {}, f"{ALL} The end ' so ' far ."),
+        ("raw", {}, f"{ALL} \n The end ' so ' far ."),
+        ("lines", {}, "the time traveller s clock yes said he caf\u00e9s the end so far"),
+        ("whole", {"case": "keep"}, "The Time Traveller s clock YES said he caf\u00e9s The end so far"),
+        ("spaces", {"case": "lower", "punctuation": "drop"},
+         "the time traveller s clock yes said he caf\u00e9s the end so far"),
+        ("whole", {"punctuation": "keep"}, f"{ALL.lower()} the end ' so ' far ."),
+    ],
+)  # fmt: skip
+def test_words_case_and_punctuation(how: str, more: dict[str, Any], words: str) -> None:
+    text = tokens(SPEECH, how, **more)
+    assert corpus.decode(text, text.tokens) == " ".join([words] * 3)
+    assert list(corpus.encode(text, words.replace(" \n ", "\n"))) == list(text.tokens[: len(text.tokens) // 3])
+    characters = corpus._prepared(SPEECH, "whole" if how == "lines" else how, **more)
+    assert text.lengths is not None
+    assert int(text.lengths.sum()) == len(characters) - (chr(characters[-1]) == " ")
+    counts = Counter(corpus.decode(text, [t]) for t in text.tokens.tolist())
+    assert list(text.vocabulary[1:]) == sorted(counts, key=lambda w: (-counts[w], w))
+
+
+def test_a_limit_on_words_says_what_it_leaves_out_and_scores_it_as_unknown() -> None:
+    text = tokens("a b a c a b d e " * 50, "spaces", most=2)
+    assert text.vocabulary == ("<unk>", "a", "b")
+    assert (text.left_out, text.unknown_share) == (3, 0.375)
+    assert "38 % of the words are none of the 2" in text.note
+    assert text.unknown_nats == math.log(3)
+    n = ngrams.ngram_baselines(text, text.tokens[:200], text.tokens[200:], (1,))["1-gram"]
+    p, unknown = {"a": 3 / 8, "b": 2 / 8}, 3 / 8 / 3
+    nats = -np.mean([math.log(p.get(w, unknown)) for w in ("a b a c a b d e " * 25).split()[1:]])
+    assert n == pytest.approx(math.exp(nats), rel=0.02)
+
+
+def test_bytes_are_those_of_utf_8_and_count_the_characters_that_begin_there() -> None:
+    text = tokens("caf\u00e9 \u20ac5 \U0001f600!", "raw", corpus.BYTES)
+    assert corpus.decode(text, text.tokens) == "caf\u00e9 \u20ac5 \U0001f600!"
+    assert text.lengths is not None
+    assert (text.characters, len(text.tokens)) == (10, len("caf\u00e9 \u20ac5 \U0001f600!".encode()))
+    assert {"c", "<0xC3>", "<0xA9>", "<0xF0>"} <= set(text.vocabulary)
+    assert list(corpus.encode(text, "\u00e9")) == list(text.tokens[3:5])
+    assert corpus.decode(text, text.tokens[3:4]) == "\ufffd"
+
+
+def test_parts_are_cut_by_characters_whatever_the_tokens_are() -> None:
+    text = "one two three four five six seven eight nine ten " * 40
+    protocol = protocols.Protocol(train_characters=1000, heldout_characters=300, validation_characters=200,
+                                  text="spaces", tokens="words", batch_size=2, num_steps=5)  # fmt: skip
+    words = tokens(text, "spaces")
+    parts = batches.split_text(words, protocol)
+    spelt = [corpus.decode(words, part) for part in parts]
+    assert all(abs(len(part) - n) < 8 for part, n in zip(spelt, (1000, 200, 300), strict=True))
+    assert " ".join(spelt) == text[: len(" ".join(spelt))]
+    assert batches.characters_per_token(words, protocol) == pytest.approx(len(" ".join(spelt[2].split()[1:])) /
+                                                                          (len(parts[2]) - 1), rel=0.02)  # fmt: skip
+    short = dataclasses.replace(protocol, train_characters=10**6)
+    with pytest.raises(ValueError, match="has 1,959 characters, 1,000,000 to train"):
+        batches.split_text(words, short)
+    with pytest.raises(ValueError, match="words are too few for one batch"):
+        batches.windows_per_epoch(20, dataclasses.replace(protocol, batch_size=32))
+    one = dataclasses.replace(protocol, heldout_characters=3, validation_characters=0)
+    with pytest.raises(ValueError, match="needs two words"):
+        batches.split_text(words, one)
+    with pytest.raises(ValueError, match="fewer than two different words"):
+        tokens("aaa aaa aaa", "spaces")
+
+
+def test_the_embedded_text_has_words_and_no_floor_of_theirs() -> None:
+    words, characters = loading.load("embedded", unit="words"), loading.load("embedded")
+    assert words.floor is None
+    assert len(words.vocabulary) == 201
+    assert words.tokens_sha256 != characters.tokens_sha256

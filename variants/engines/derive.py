@@ -703,7 +703,7 @@ def every_t(call: Node) -> bool:
     return name in ("mean", "var", "std", "sum", "amax", "narrow") and isinstance(over, int) and over < 0
 
 
-def as_data(cell: Cell) -> tuple[dict[str, Any], dict[str, list[Tensor]]]:
+def as_data(cell: Cell, table: Tensor | None = None) -> tuple[dict[str, Any], dict[str, list[Tensor]]]:
     """A cell in time as lines that any language can run, JSON but for their constants, which are `cell`'s own:
 
         ["x", k]           constant k of a character: its row (S, 1, h) of the table (S, d, h)
@@ -712,6 +712,7 @@ def as_data(cell: Cell) -> tuple[dict[str, Any], dict[str, list[Tensor]]]:
         ["gate", a, "Z"]   a, or what Z is held at          ["tanh", a]         UNARY, COMPARE, mean over the units
 
     Values are numbered, the states first, then the lines. `out`: the states after. A gate stays a line of its own.
+    `table`: what the cell reads of each character (S, characters, d), where that is not one-hot.
     """
     graph, states, after = trace(type(cell), cell.d, cell.h, False, gates=True)
     code, known, at = list[list[Any]](), dict[Any, Any](), {x: i for i, x in enumerate(states)}
@@ -722,7 +723,7 @@ def as_data(cell: Cell) -> tuple[dict[str, Any], dict[str, list[Tensor]]]:
         return len(states) + len(code) - 1
 
     def constant(op: str, x: Node) -> int:
-        found = value(x, cell, None, known).detach()
+        found = value(x, cell, table, known).detach()
         constants[op].append(found if op == "mm" else found.expand(*found.shape[:-1], cell.h))
         return len(constants[op]) - 1
 

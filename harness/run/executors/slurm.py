@@ -40,6 +40,7 @@ from harness.run.process import command
 if TYPE_CHECKING:
     from harness.plan import Where
 
+ARRAYS = ("tokens", "lengths")  # of a text
 LOOK_S = 1.0  # between two looks at what jobs left
 MISSED = 3  # looks at which Slurm knows a job no more, or as ended, before what it left undone is given to another
 MOST = 1000  # jobs of an array, as Slurm allows without being told
@@ -82,8 +83,8 @@ def as_corpus(path: Path) -> Corpus:
     import numpy as np
 
     whole = json.loads(unsealed(path)[0])
-    tokens = None if whole["tokens"] is None else np.array(whole["tokens"], dtype=np.int32)
-    return Corpus(**{**whole, "tokens": tokens, "vocabulary": tuple(whole["vocabulary"])})
+    arrays = {name: np.array(whole[name], dtype=np.int32) for name in ARRAYS if whole.get(name) is not None}
+    return Corpus(**{**whole, **arrays, "vocabulary": tuple(whole["vocabulary"])})
 
 
 def as_finished(run: Run, path: Path) -> Finished:
@@ -207,9 +208,8 @@ class Driver:
         batch = f"gru-bench-{uuid.uuid4().hex[:8]}"
         text = f"_text-{self.corpus.tokens_sha256[:16] or 'none'}.json"
         if not (self.jobs / text).exists():
-            tokens = None if self.corpus.tokens is None else self.corpus.tokens.tolist()
-            names = [field.name for field in dataclasses.fields(self.corpus)]
-            whole = {**{name: getattr(self.corpus, name) for name in names}, "tokens": tokens}
+            whole = {field.name: getattr(self.corpus, field.name) for field in dataclasses.fields(self.corpus)}
+            whole |= {name: None if whole[name] is None else whole[name].tolist() for name in ARRAYS}
             write(self.jobs / text, sealed(json.dumps(whole, indent=1)))
         how = f"{self.checkpoints.__module__}:{self.checkpoints.__qualname__}"
         for k in range(count):

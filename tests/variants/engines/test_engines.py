@@ -443,12 +443,12 @@ STACKED = [*WRITTEN, *COMPILED[2:], newcomers.Scaled]
 
 
 def stacked(
-    variant: str | type[Cell], engine: str, seeds: list[int], layers: int = 2, dropout: float = 0.0
+    variant: str | type[Cell], engine: str, seeds: list[int], layers: int = 2, dropout: float = 0.0, embedding: int = 0
 ) -> tuple[model_of.Model, list[Tensor]]:
     """What losses and two steps of training give and leave, from a state that is not zero, every weight random."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(model_of, "get", lambda name: name if isinstance(name, type) else variants.get(name))
-        make = functools.partial(model_of.Model, engine=engine, layers=layers, dropout=dropout)
+        make = functools.partial(model_of.Model, engine=engine, layers=layers, dropout=dropout, embedding=embedding)
         model = make(variant, 4, 5, seeds, "torch", torch.float64)  # type: ignore[arg-type]
     rngs = [torch.Generator().manual_seed(seed) for seed in seeds]
     draw = functools.partial(torch.randn, dtype=torch.float64)
@@ -555,3 +555,47 @@ def test_a_layer_more_starts_as_the_network_without_it_and_counts_its_weights() 
     near = [model_of.Model("lstm", 7, k, [0], layers=2).parameters_per_seed for k in (h - 1, h, h + 1)]
     want = model_of.Model("gru", 7, 20, [0], layers=2).parameters_per_seed
     assert min(near, key=lambda p: abs(p - want)) == near[1]
+
+
+# ---- a trained table of tokens
+
+
+@pytest.mark.parametrize("variant", ["gru", "lstm", "ligru", "gru:R=1", "nn.gru"])
+def test_an_embedding_by_every_engine_is_the_loop_s_and_one_hot_times_its_table(variant: str) -> None:
+    """Losses, states, gradients and two steps of training; outputs are those of the cell that reads the rows."""
+    plain = variants.reference_engine(variant)
+    seeds = [3] if variant.startswith("nn.") else [0, 1]
+    for layers, dropout in ((1, 0.0), (2, 0.4 * (plain == "loop"))):
+        model, expected = stacked(variant, plain, seeds, layers, dropout, embedding=3)
+        assert model.E is not None
+        assert model.parameters_per_seed == sum(w[0].numel() for w in model.parameters() if w.dim() == 3) or (
+            variant.startswith("nn.")
+        )
+        for engine, refusal in variants.refusals(variant, "cpu", 5, 3, "ieee", layers, dropout > 0).items():
+            if refusal or engine in (plain, "resident"):
+                continue
+            _, found = stacked(variant, engine, seeds, layers, dropout, embedding=3)
+            assert all(torch.allclose(a, b, rtol=0, atol=1e-11) for a, b in zip(expected, found, strict=True)), engine
+    model, _ = stacked(variant, plain, seeds, 1, embedding=3)
+    assert model.E is not None
+    X = torch.tensor([0, 3, 2, 2]).view(4, 1, 1).expand(-1, len(seeds), 1)
+    rows = torch.nn.functional.one_hot(X, 4).to(torch.float64).transpose(0, 1).flatten(1, 2) @ model.E
+    H, _ = model.unroll(model.cell, rows.view(len(seeds), 4, 1, 3).transpose(0, 1), model.cell.begin(1))
+    assert torch.allclose(model(X, model.cell.begin(1))[0], (H.transpose(0, 1)[:, :, 0] @ model.W_hq + model.b_q)
+                          .transpose(0, 1)[:, :, None], atol=1e-12)  # fmt: skip
+
+
+def test_a_seed_s_embedding_is_the_seed_s_alone_and_counted() -> None:
+    many, one = (model_of.Model("gru", 6, 5, seeds, "torch", embedding=3) for seeds in ([0, 1], [1]))
+    assert many.E is not None
+    assert one.E is not None
+    assert torch.equal(many.E[1], one.E[0])
+    assert 0.5 < float(many.E.detach().std()) < 1.5  # as torch.nn.Embedding begins
+    assert one.parameters_per_seed == 6 * 3 + 3 * (3 * 5 + 5 * 5 + 5) + 6 * 6
+    book = model_of.Model("gru", 6, 5, [0], embedding=3)
+    assert book.E is not None
+    assert float(book.E.detach().abs().max()) < 0.06
+    h = model_of.matched("rnn", "gru", 600, 20, 600, embedding=8)
+    near = [model_of.Model("rnn", 600, k, [0], embedding=8).parameters_per_seed for k in (h - 1, h, h + 1)]
+    want = model_of.Model("gru", 600, 20, [0], embedding=8).parameters_per_seed
+    assert abs(near[1] - want) == min(abs(n - want) for n in near)
