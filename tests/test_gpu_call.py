@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -28,6 +31,10 @@ def fact(**fact: object) -> str:
     return f"print({json.dumps(fact)!r})"
 
 
+def stages_said(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    return [line for line in capsys.readouterr().out.splitlines() if not line.startswith("  ")]
+
+
 def call(tmp_path: Path, name: str, minutes: float = 2.0) -> gpu.Call:
     out, work = tmp_path / name, tmp_path / f"{name}-work" / "results"
     for folder in (out, work):
@@ -50,7 +57,7 @@ def test_what_fails_or_hangs_costs_its_own_stage_and_another_call_goes_on(
     begun = time.monotonic()
     assert first.all(planned) == 1
     assert time.monotonic() - begun < 30
-    said = capsys.readouterr().out.splitlines()
+    said = stages_said(capsys)
     assert [line.partition(";")[0] for line in said] == [
         "fails: status 1", "hangs: its time was over", "works: status 0"
     ]  # fmt: skip
@@ -70,7 +77,7 @@ def test_what_fails_or_hangs_costs_its_own_stage_and_another_call_goes_on(
     assert [s.name for s in planned if not second.done(s.name)] == ["fails", "hangs"]
     assert second.all([stage("fails", "pass"), stage("hangs", "pass"), planned[2]]) == 0
     assert [s.name for s in planned if not second.done(s.name)] == []
-    assert [line.partition(";")[0] for line in capsys.readouterr().out.splitlines()] == [
+    assert [line.partition(";")[0] for line in stages_said(capsys)] == [
         "fails: status 0", "hangs: status 0"
     ]  # fmt: skip
 
@@ -81,28 +88,196 @@ def test_no_stage_begins_when_the_time_is_over(tmp_path: Path) -> None:
     assert late.facts() == []
 
 
-def test_where_resident_disagrees_it_alone_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def lines(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_where_resident_disagrees_it_alone_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("harness.run.timing.sample", lambda run, *rest: {"engine_timed": run.engine})
     rows = [
-        ("gru", "resident", True, "tf32", 1),
-        ("gru", "fused", True, "ieee", 1),
-        ("rnn", "resident", True, "tf32", 1),
-    ]
-    timed = [
-        (f["variant"], f["engine_timed"]) for f in gpu.timed(rows, {"gru resident", "gru fused captured tf32 x 1"})
-    ]
+        ("gru", "resident", True, "tf32", 1), ("gru", "fused", True, "ieee", 1), ("rnn", "resident", True, "tf32", 1),
+        ("gru:Z=0,R=0", "resident", True, "tf32", 1),
+    ]  # fmt: skip
+    monkeypatch.setitem(gpu.OWN, "speed", lambda: gpu.timed(rows))
+    assert gpu.measure("speed", {"gru resident", "gru:Z=0,R=0 resident"}, set()) == 0
+    timed = [(f["variant"], f["engine_timed"]) for f in lines(capsys.readouterr().out) if "key" in f]
     assert timed == [("gru", "fused"), ("rnn", "resident")]
+    monkeypatch.setitem(gpu.OWN, "tiles", lambda: iter([("gru, 256 x 1", dict), ("rnn, 256 x 1", dict)]))
+    assert gpu.measure("tiles", {"gru resident"}, set()) == 0
+    assert [f["key"] for f in lines(capsys.readouterr().out) if "key" in f] == ["rnn, 256 x 1"]
     here = call(tmp_path, "here")
-    here.all([gpu.Stage("agree", "", 30.0, ("timeit", "-n1", "-r1", fact(key="x", variant="gru", error="disagrees")))])
+    wrong = fact(key="gru, 256 x 1, tf32", variant="gru", error="disagrees")
+    small = fact(key="rnn, 32 x 1, tf32", variant="rnn", error="disagrees")  # nothing of that size is timed
+    failing = gpu.Stage("agree", "", 30.0, ("timeit", "-n1", "-r1", f"{wrong}; {small}; 1 / 0"))
+    here.all([failing, stage("speed", "pass")])
+    assert here.done("speed")
     words: list[list[str]] = []
-    monkeypatch.setattr("gpu.subprocess.Popen", lambda command, **how: words.append(command))
-    for one in gpu.stages(tmp_path, "embedded"):
-        if one.name in ("speed", "ablate", "tests"):
-            with pytest.raises(AttributeError):  # no process was started
-                here.run(one, 1.0)
-    assert json.loads(words[0][-1]) == ["gru resident"]
+    with monkeypatch.context() as patch:
+        patch.setattr("gpu.subprocess.Popen", lambda command, **how: words.append(command))
+        for one in gpu.stages(tmp_path, "embedded"):
+            if one.name in ("seeds", "ablate", "tests"):
+                with pytest.raises(AttributeError):  # no process was started
+                    here.run(one, 1.0)
+    assert json.loads(words[0][words[0].index("--done") + 1]) == ["gru resident"]
     assert words[1][-2:] == ["--engine", "fused"]
     assert "--engine" not in words[2]
+    mended = gpu.Stage("agree", "", 30.0, ("timeit", "-n1", "-r1", fact(key="gru, 256 x 1, tf32", variant="gru")))
+    here.all([mended])
+    assert here.bad() == set()
+    assert not here.done("speed")  # what was left out of it is not
+
+
+OWN_STAGE = """
+import os, signal, sys, time
+sys.path.insert(0, {tests!r})
+import gpu
+def fails(): raise ValueError("no such kernel")
+def hangs(): time.sleep(60)
+def dies(): os.kill(os.getpid(), signal.SIGSEGV)
+gpu.answers = lambda: os.environ.get("UNFIT") is None
+gpu.OWN["own"] = lambda: iter([("a, 1", lambda: {{"us": 1.0}}), ("hangs, 1", hangs), ("fails, 1", fails),
+                               ("dies, 1", dies), ("b, 1", lambda: {{"us": 2.0}})])
+sys.exit(gpu.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("unfit", [False, True])
+def test_what_fails_or_hangs_within_a_stage_costs_itself_alone(
+    unfit: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where the GPU answers its process no more: another one goes on. What failed is tried again, last."""
+    monkeypatch.setattr(gpu, "SILENT_S", 0.6)
+    monkeypatch.setattr(gpu, "MODULE", "own_stage")
+    (tmp_path / "own_stage.py").write_text(OWN_STAGE.format(tests=str(Path(gpu.__file__).parent)))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    if unfit:
+        monkeypatch.setenv("UNFIT", "1")
+    here = call(tmp_path, "here")
+    found = []
+    for _ in range(1 if unfit else 2):
+        assert here.all([gpu.Stage("own", "", 30.0)]) == 1
+        found.append([(f["key"], f.get("us"), f.get("error")) for f in here.facts() if "key" in f])
+        here.facts_file.write_text("".join(json.dumps(f) + "\n" for f in gpu.latest(here.facts()) if "us" in f))
+    failures = [
+        ("hangs, 1", None, "no answer within 0.6 s"), ("fails, 1", None, "ValueError: no such kernel"),
+        ("dies, 1", None, "its process ended with status -11"),
+    ]  # fmt: skip
+    assert found[0] == [("a, 1", 1.0, None), *failures, ("b, 1", 2.0, None)]
+    assert unfit or found[1] == [("a, 1", 1.0, None), ("b, 1", 2.0, None), *failures]
+    assert "  fails, 1: FAILED: ValueError: no such kernel\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("fault", ["", "CUDA error: an illegal memory access was encountered"])
+def test_a_process_whose_gpu_answers_goes_on_after_what_failed(
+    fault: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Out of memory, say: what it holds is given back before the next. What failed in another call comes last."""
+    did: list[str] = []
+
+    def full() -> dict[str, Any]:
+        did.append("full")
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    def synchronize() -> None:
+        if fault:
+            raise RuntimeError(fault)
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: did.append("given back"))
+    monkeypatch.setitem(
+        gpu.OWN, "gaps", lambda: iter([("earlier", dict), ("full", full), ("done", dict), ("on", dict)])
+    )
+    assert gpu.measure("gaps", {"done"}, {"earlier"}) == (gpu.UNFIT if fault else 1)
+    said = [f["key"] for f in lines(capsys.readouterr().out) if "key" in f]
+    assert said == (["full"] if fault else ["full", "on", "earlier"])
+    assert did == ["full"] + ["given back"] * (not fault)
+
+
+def test_a_disk_that_is_full_loses_nothing_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = call(tmp_path, "here")
+    here.facts_file = Path("/dev/full")
+    monkeypatch.setattr(Path, "exists", lambda path: path != here.facts_file and path.is_dir())
+
+    def no_room(path: Path, raw: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", no_room)
+    planned = [stage("one", fact(key="a", us=1)), stage("two", fact(key="b", us=2))]
+    assert here.all(planned) == 0
+    said = capsys.readouterr().out
+    assert 'No space left on device: {"stage": "one", "key": "a", "us": 1}' in said
+    assert "two: status 0" in said
+    assert "could not be packed" in said
+    assert here.done("one")
+
+
+def test_a_call_that_is_ended_takes_its_stage_with_it_and_another_goes_on(tmp_path: Path) -> None:
+    here = call(tmp_path, "here")
+    pid = tmp_path / "pid"
+    code = f"import os, pathlib, time; pathlib.Path({str(pid)!r}).write_text(str(os.getpid())); "
+    code += f"pathlib.Path({str(here.work / 'kept')!r}).write_text('kept'); {fact(key='a', us=1)}; time.sleep(60)"
+    parent = (
+        f"import sys, pathlib; sys.path.insert(0, {str(Path(gpu.__file__).parent)!r}); import gpu; gpu.until_told(); "
+        f"one = gpu.Stage('one', '', 30.0, ('timeit', '-n1', '-r1', {code!r})); "
+        f"gpu.Call(*map(pathlib.Path, {[str(here.out), str(here.work)]!r}), 2.0).all([one])"
+    )
+    with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "  a: \n"
+        running.terminate()
+        assert running.wait(20) == 143
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)
+    with here.facts_file.open("a") as facts:
+        facts.write('{"stage": "one", "key": "b", "us')  # as a kill may leave it
+    second = call(tmp_path, "second")
+    second.unpack(here.out)
+    assert (second.work / "kept").read_text() == "kept"
+    assert second.all([stage("one", fact(key="c", us=3))]) == 0
+    assert [f["key"] for f in second.facts() if "key" in f] == ["a", "c"]
+
+
+def test_packed_parts_are_of_one_call_and_damaged_ones_begin_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(gpu, "PART", 100)
+    here = call(tmp_path, "here")
+    for size in (2_000, 250, 0):
+        (here.work / "tf32").mkdir(exist_ok=True)
+        (here.work / "tf32" / "run.json").write_bytes(os.urandom(size))
+        here.pack()
+        again = call(tmp_path, f"again {size}")
+        again.unpack(here.out)
+        assert (again.work / "tf32" / "run.json").stat().st_size == size
+    next(here.out.glob("results*")).write_bytes(b"torn")
+    torn = call(tmp_path, "torn")
+    torn.unpack(here.out)
+    assert "the packed results are damaged, and begun anew" in capsys.readouterr().out
+
+
+def test_figures_of_two_cards_are_not_mixed(tmp_path: Path) -> None:
+    here = call(tmp_path, "here")
+    assert here.another("") == ""
+    assert here.another("NVIDIA H100") == ""
+    assert here.another("NVIDIA H100") == ""
+    assert here.another("NVIDIA H200") == "NVIDIA H100"
+    assert here.another("") == ""
+
+
+def test_processes_are_measured_at_the_same_time(tmp_path: Path) -> None:
+    """None begins before all are warm, so that none has the GPU for itself."""
+    code = (
+        "import os, pathlib, sys; p = pathlib.Path(sys.argv[1]); (p / str(os.getpid())).touch(); print('ready', "
+        "flush=True); sys.stdin.readline(); print(len(list(p.iterdir())))"
+    )
+    assert gpu.beside(3, [sys.executable, "-c", code, str(tmp_path)]) == {"tokens_per_sec": [3, 3, 3], "all": 9}
+    with pytest.raises(RuntimeError, match="ended before it was warm"):
+        gpu.beside(2, [sys.executable, "-c", "1 / 0"])
 
 
 class Here(TorchFunctionMode):
@@ -135,7 +310,9 @@ class Silent:
         return lambda *args, **how: self.launches.append(how)
 
 
-def test_each_stage_of_its_own_runs_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_stage_of_its_own_runs_to_its_end(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Its every line, with kernels that do nothing: what is measured here is nothing."""
     kernel = Silent()
     for name in ("_forward", "_backward"):
@@ -148,6 +325,7 @@ def test_each_stage_of_its_own_runs_to_its_end(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(torch.Tensor, "new_empty", torch.Tensor.new_zeros)  # what no kernel writes
     monkeypatch.setattr(torch, "empty_like", torch.zeros_like)
     monkeypatch.setattr(gpu, "meetings", lambda: kernel)
+    monkeypatch.setattr(gpu, "milliseconds", functools.partial(gpu.milliseconds, times=1))
     monkeypatch.setattr("harness.run.roofline.node_gap_us", lambda: 1.3)
     monkeypatch.setattr("harness.run.machine.environment", lambda device: {"device": device})
     monkeypatch.setattr("harness.run.timing.sample", lambda run, *rest: {"blocks": [], "key_of": run.key})
@@ -160,23 +338,31 @@ def test_each_stage_of_its_own_runs_to_its_end(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("test_engines.results", lambda variant, engine, *sizes: {
         k: v + 0.1 * (engine is resident and variant == "rnn") for k, v in made.items()
     })  # fmt: skip
-    few = {f"{v} x {S}, {u} units, {w} warps" for S in (10, 30) for v in gpu.FAMILY for u, w in gpu.TILES}
-    few |= {"nn.gru, processes"}
+    every = {key for key, _ in gpu.tiles()}
+    assert len(every) == 3 * (3 * 5 + 3 * 2 * 4)
+    few = {key for key in every if " x 1, " not in key or ("256" not in key and "rnn" not in key)} | {
+        f"nn.gru, {n} processes" for n in range(1, 9)
+    }
+    found = {}
     try:
         with Here():
-            found = {name: list(stage(few)) for name, stage in gpu.OWN.items()}
+            for name in gpu.OWN:
+                assert gpu.measure(name, few, set()) == (name == "agree")
+                found[name] = [f for f in lines(capsys.readouterr().out) if "key" in f]
     finally:
         torch.set_float32_matmul_precision("highest")
     assert {f["variant"] for f in found["agree"] if "error" in f} == {"rnn"}
     assert len(found["agree"]) == 1 + 4 * 2 * 4 + 2 * 4 + 2
     assert [f["key"] for f in found["gaps"]] == ["node", "meeting of 8", "meeting of 16"]
-    assert len(found["tiles"]) == 3 * len(gpu.TILES)
+    assert len(found["tiles"]) == 3 * 5 + 3 * 4
+    assert {f["hidden"] for f in found["tiles"][:15]} == {256}
+    assert {f["hidden"] for f in found["tiles"]} == {256, 128, 64, 32}
     assert {how["num_warps"] for how in kernel.launches} == {2, 4, 8}
     assert len(found["speed"]) == 16
     assert {(f["reset"], f["products"], f["card"]) for f in found["tiles"]} == {
         ("after", 3, "a card"), ("before", 3, "a card"), ("none", 1, "a card")
     }  # fmt: skip
-    assert not any("error" in f for f in found["tiles"])
+    assert not any("error" in f for name in found for f in found[name] if name != "agree")
     assert [f["key"] for f in found["seeds"] if "nn.gru" in f["key"]] == [
         "nn.gru library captured tf32 x 8", "nn.gru library captured tf32 x 30"
     ]  # fmt: skip
@@ -186,10 +372,25 @@ def test_each_stage_of_its_own_runs_to_its_end(monkeypatch: pytest.MonkeyPatch) 
     ]  # fmt: skip
     keys = [(name, fact["key"]) for name, facts in found.items() for fact in facts]
     assert len(set(keys)) == len(keys)
-    assert json.loads(json.dumps(found)) == found
+    assert all(gpu.brief(fact) for name in ("agree", "gaps", "tiles", "book") for fact in found[name][1:])
     done = {key for _, key in keys} | few
     with Here():
-        assert all(len(list(stage(done))) <= (name == "agree") for name, stage in gpu.OWN.items())
+        assert all(gpu.measure(name, done, set()) == 0 for name in gpu.OWN)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_process_that_is_one_of_several_waits_until_it_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("harness.run.train.captured", lambda work, example, weights: lambda *fresh: fresh[1:])
+    monkeypatch.setattr("harness.run.machine.configure_process", lambda *how: None)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(readline=lambda: print("told")))
+    with Here():
+        assert gpu.one(0.01) == 0
+    ready, told, rate = capsys.readouterr().out.split()
+    assert (ready, told) == ("ready", "told")
+    assert float(rate) > 0
 
 
 def test_the_fastest_tiles_are_what_the_kernel_is_launched_with_from_then_on(
@@ -212,7 +413,7 @@ def test_the_fastest_tiles_are_what_the_kernel_is_launched_with_from_then_on(
     code = "; ".join(fact(key=f"{k}", variant="x", card="a card", **one) for k, one in enumerate(measured))
     one = call(tmp_path, "one")
     assert one.all([stage("tiles", code)]) == 0
-    assert capsys.readouterr().out.splitlines()[1:] == [
+    assert capsys.readouterr().out.splitlines()[-4:] == [
         "fastest tiles of a card, in tiles.json:",
         "  reset before, 3 products, 256 x 1: 32 units, 8 warps (4.500 ms) of 2",
         "  reset before, 3 products, 256 x 30: 16 units, 4 warps (3.000 ms) of 1",
@@ -231,6 +432,10 @@ def test_the_fastest_tiles_are_what_the_kernel_is_launched_with_from_then_on(
         *_, how = next(resident._launches(seeds, 5, 256, 32, 256 * columns, reset, None, here))
         assert (256 // how["C"], how["num_warps"]) == chosen, (seeds, columns, reset)
     assert resident.tile(1, 256, 3, 132, "before", "a third card") == (16, 2)
+    assert resident.tile(1, 128, 3, 132, "before", "a card") == (32, 8)  # of the nearest size that was measured
+    assert resident.tile(30, 128, 3, 132, "before", "a card") == (16, 4)
+    assert resident.tile(30, 128, 1, 132, "none", "a card") == (32, 4)  # 64 units are for 256 alone
+    assert resident.tile(1, 32, 1, 132, "none", "other") == (16, 1)
     digits = [machine._tiles(name) for name in ("a card", "other", "a third card")]  # each environment says which
     assert [len(text) for text in digits] == [8, 8, 0]
     assert digits[0] != digits[1]
@@ -262,12 +467,29 @@ def test_the_plan_fits_a_call(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(seconds > 0 for seconds, _ in planned.values())
     assert gpu.main(["--dry-run", "--minutes", "1"]) == 0
     assert "| in part |" in capsys.readouterr().out.splitlines()[2]
+    assert gpu.main(["--dry-run", "--minutes", "3"]) == 0
+    whens = [row.split("|")[5].strip() for row in capsys.readouterr().out.splitlines()[2:-1]]
+    assert whens == ["whole", "whole", "whole", "in part"] + ["later"] * 9
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA here")
-def test_without_a_gpu_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_gpu_it_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert gpu.main(["--out", str(tmp_path / "out")]) == 2
     assert "sees no GPU: --dry-run prints the plan" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-    assert gpu.main(["--dry-run", "--text", str(tmp_path / "none.txt")]) == 2
-    assert "no file" in capsys.readouterr().err
+    for words, said in (
+        (["--text", str(tmp_path / "none.txt")], "--text: no file"),
+        (["--from", str(tmp_path / "none")], "--from: no folder"),
+        (["--minutes", "0"], "--minutes is a number of minutes, like 9, not 0"),
+        (["--minutes", "nan"], "not nan"),
+    ):
+        assert gpu.main(["--dry-run", *words]) == 2
+        assert said in capsys.readouterr().err
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert gpu.main([]) == 2
+    assert "--out names the folder" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    assert gpu.main(["--out", str(tmp_path / "file")]) == 2
+    assert "file: File exists" in capsys.readouterr().err

@@ -56,11 +56,17 @@ def tile(
 ) -> tuple[int, int]:
     """Return hidden units of a thread block and its warps: the fastest measured on this card, see `measured_tiles`.
 
-    Without a measurement the least work a step by the compiled code. 16 units halve what a multiprocessor does, and
+    A hidden size that was not measured takes that of the nearest, of 32 units at most, which fit every size. Without a
+    measurement the least work a step by the compiled code. 16 units halve what a multiprocessor does, and
     twice as many of them serve a seed: while all seeds fit at once. With more warps than a product of 32 rows fills,
     each would read all weights again; one product alone spills with 2.
     """
-    if found := measured_tiles(card).get((hidden, products, reset)):
+    near = {
+        h: by for (h, *kind), by in measured_tiles(card).items()
+        if kind == [products, reset] and (h == hidden or all(units <= 32 for units, _ in by.values()))
+    }  # fmt: skip
+    if near:
+        found = near[min(near, key=lambda h: abs(math.log(h / hidden)))]
         return found[min(found, key=lambda count: abs(math.log(count / seeds)))]
     units = 16 if seeds * hidden <= 16 * multiprocessors else 32
     return units, 4 if products == 1 else 2
