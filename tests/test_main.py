@@ -113,6 +113,14 @@ def test_every_engine_is_timed_except_under_quick() -> None:
         assert {c.run.engine for c in plan.contenders if c.label in ("rnn", "rnn#2")} == {engines[0]}
 
 
+def test_the_book_s_own_loop_stands_beside_the_gru_in_every_bench() -> None:
+    """Compiled code is compared with what a reader of the book would run; an ablation compares gates alone."""
+    plan = planning.Plan("bench", ("rnn", "gru"), protocols.protocol("quick"), 1, loading.load("embedded"), "cpu")
+    assert [c.label for c in plan.contenders] == ["rnn", "gru", "gru (book)", "gru#2"]
+    assert {c.label: c.run.engine for c in plan.contenders}["gru (book)"] == "book"
+    assert "gru (book)" not in [c.label for c in dataclasses.replace(plan, verb="ablate").contenders]
+
+
 def test_where_the_fastest_engine_disagrees_the_next_one_trains_and_says_so(
     tmp_path: Path, fake: list[Run], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
