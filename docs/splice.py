@@ -455,7 +455,7 @@ def protocol_fields() -> str:
 def _setting(protocol: Protocol, field: str) -> str:
     value = getattr(protocol, field)
     if field == "lr" and protocol.rate == "chosen":
-        return "chosen from " + ", ".join(plain(r) for r in protocols.RATES)
+        return "chosen from " + ", ".join(plain(r) for r in protocols.rates(protocol))
     return count(value) if isinstance(value, int) else plain(value) if isinstance(value, float) else str(value)
 
 

@@ -380,6 +380,7 @@ def _on_tasks(options: argparse.Namespace) -> list[Plan]:
                 )
             protocol = protocols.task_protocol(task.name).override(options.settings)
             protocol = dataclasses.replace(protocol, num_steps=length)
+            _rises_within(protocol, protocols.UPDATES * protocol.epochs)
             how = (options.engine, options.precision, options.deterministic)
             plans.append(Plan("probe", names, protocol, seeds, NOTHING, device, *how, where=where(options)))
             _scored_apart(plans[-1])
@@ -461,9 +462,15 @@ def check(text: Corpus, protocol: Protocol) -> None:
             f"update_bias=chrono is log U(1, num_steps - 1): num_steps is at least 3, not {protocol.num_steps}"
         )
     train_part, validation, _ = batches.split_text(text, protocol)
-    batches.windows_per_epoch(len(train_part), protocol)
+    _rises_within(protocol, batches.windows_per_epoch(len(train_part), protocol) * protocol.epochs)
     if protocol.rate == "chosen" and not len(validation):
         raise ValueError("rate=chosen chooses on the validation part: --set validation_characters=N, or give lr")
+
+
+def _rises_within(protocol: Protocol, updates: int) -> None:
+    """ValueError where the learning rate's rise does not end before the training does."""
+    if protocol.warmup >= updates:
+        raise ValueError(f"warmup={protocol.warmup} is not below the {updates:,} updates of a training: give fewer")
 
 
 def _count(what: str, text: str) -> int:

@@ -21,6 +21,7 @@ from . import get, reference_engine
 from .cell import Cell, State
 from .layers import stack
 from .library import Library
+from .optimizer import SGD, Optimizer
 
 
 class Model(nn.Module):
@@ -36,6 +37,8 @@ class Model(nn.Module):
     """
 
     branches = 0  # how many networks are trained each by itself, see `SideBySide`
+    moments: tuple[Tensor, ...] = ()  # (S, P) each: the optimizer's running averages, once there are any
+    steps: Tensor  # updates done, where the optimizer counts them
 
     def __init__(
         self,
@@ -78,8 +81,7 @@ class Model(nn.Module):
                     value.data[k] = kept(update_bias, value.shape[1:], seed, horizon)
         self.to(device=device, dtype=dtype)
         self.unknown_nats = 0.0  # what a target of index 0 costs beyond that: see corpus.Corpus
-        self.moments: tuple[Tensor, ...] = ()
-        self.steps = 0
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64, device=device), persistent=False)
         weights = list(self.parameters())
         self.flat = torch.cat([w.data.view(len(seeds), -1) for w in weights], 1)  # (S, P): parameters() are views of it
         self.gradient = torch.empty_like(self.flat)  # (S, P), laid out alike: filled by `gather`
@@ -147,17 +149,17 @@ class Model(nn.Module):
         state: State,
         lr: float,
         clip: float,
-        adam: bool = False,
+        optimizer: Optimizer = SGD,
         counts: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, State]:  # fmt: skip
-        """One step of SGD, or Adam: losses (S,), norms of the gradient (S,) before clipping, the state after.
+        """One training step: losses (S,), norms of the gradient (S,) before clipping, the state after.
 
         By the engine, where it has whole steps. With `counts` (T, S, n) the mean is over those answers; see `counted`.
         """
         if self.trainer is None and self.E is None and hasattr(self.engine, "Trainer"):
             self.trainer = self.engine.Trainer(self)
         if self.trainer and self.trainer.serves(X):
-            losses, norms, state = self.trainer.step(X, Y, state, lr, clip, adam, counts)
+            losses, norms, state = self.trainer.step(X, Y, state, lr, clip, optimizer, counts)
             if self.unknown_nats and counts is None:
                 losses = losses + self.unknown_nats * (Y == 0).to(losses.dtype).mean((0, 2))
             return losses, norms, state
@@ -172,47 +174,51 @@ class Model(nn.Module):
             weights, torch.autograd.grad(losses.sum(), weights, materialize_grads=True), strict=True
         ):
             w.grad = gradient
-        norms = (self.adam if adam else self.update)(lr, clip)
+        norms = self.update(lr, clip, optimizer)
         return losses.detach(), norms, tuple(s.detach() for s in state)
 
-    def update(self, lr: float, clip: float) -> Tensor:
-        """Gradients clipped to norm `clip` per seed over all its weights, one SGD step, gradients back to zero.
+    def update(self, lr: float, clip: float, optimizer: Optimizer = SGD) -> Tensor:
+        """Gradients clipped to norm `clip` per seed over all its weights, one update, gradients back to zero.
 
         Gives the norms before clipping (S,); no value is read back from the device. A seed whose norm is not
         finite stays where it is.
         """
         norm = self.gather()
-        step = (lr * (clip / norm).clamp(max=1))[:, None]
-        self.subtract(torch.where(norm.isfinite()[:, None], self.gradient * step, 0.0))
+        fine = norm.isfinite()[:, None]
+        if optimizer == SGD:
+            step = (lr * (clip / norm).clamp(max=1))[:, None]
+            self.subtract(torch.where(fine, self.gradient * step, 0.0))
+            return norm
+        self.prepare(optimizer)
+        clipped = self.gradient * (clip / norm).clamp(max=1)[:, None]
+        weights = self.flat if len(self.values) == 1 else torch.cat(self.values, 1)
+        done = self.steps.double() if self.steps.is_cuda else int(self.steps)
+        change = optimizer.change(weights, clipped, self.moments, lr, done, fine)
+        self.subtract(torch.where(fine, change, 0.0))
+        self.steps += 1
         return norm
 
-    def adam(self, lr: float, clip: float, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8) -> Tensor:
-        """As `update`, the step Adam's. Kingma and Ba 2015, https://arxiv.org/abs/1412.6980, algorithm 1."""
-        norm = self.gather()
+    def prepare(self, optimizer: Optimizer) -> None:
+        """Have the running averages that an optimizer needs, zeros at first."""
         if not self.moments:
-            self.moments = (torch.zeros_like(self.flat), torch.zeros_like(self.flat))
-        self.steps += 1
-        m, v = self.moments
-        g = self.gradient * (clip / norm).clamp(max=1)[:, None]
-        fine = norm.isfinite()[:, None]
-        m.copy_(torch.where(fine, beta1 * m + (1 - beta1) * g, m))
-        v.copy_(torch.where(fine, beta2 * v + (1 - beta2) * g * g, v))
-        size = lr * (m / (1 - beta1**self.steps)) / ((v / (1 - beta2**self.steps)).sqrt() + eps)
-        self.subtract(torch.where(fine, size, 0.0))
-        return norm
+            self.moments = tuple(torch.zeros_like(self.flat) for _ in range(optimizer.moments))
+
+    def changing(self) -> list[Tensor]:
+        """Every tensor that a training step writes in place and reads in the next."""
+        return [*self.parameters(), *self.buffers(), *self.moments]
 
     def snapshot(self) -> dict[str, npt.NDArray[Any]]:
         """All that a step changes, as arrays: weights, running averages, and Adam's moments once it has made any."""
         whole = {f"weight/{name}": weight for name, weight in self.state_dict().items()}
         whole |= {f"moment/{k}": moment for k, moment in enumerate(self.moments)}
         whole |= {f"dropout/{k}": rng.get_state() for k, rng in enumerate(self.rngs)}
-        return {name: value.cpu().numpy() for name, value in whole.items()} | {"steps": np.array(self.steps)}
+        return {name: value.cpu().numpy() for name, value in whole.items()} | {"steps": np.array(int(self.steps))}
 
     @torch.no_grad()
     def restore(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         """Be what `snapshot` was taken of; other arrays may be among them."""
         self.put({name: torch.from_numpy(arrays[f"weight/{name}"]) for name in self.state_dict()})
-        self.steps = int(arrays["steps"])
+        self.steps.fill_(int(arrays["steps"]))
         for k, rng in enumerate(self.rngs):
             rng.set_state(torch.from_numpy(arrays[f"dropout/{k}"]))
         names = [f"moment/{k}" for k in range(2) if f"moment/{k}" in arrays]
@@ -285,6 +291,13 @@ class SideBySide(Model):
         ]
         states = zip(*(after for _, after in found), strict=True)
         return torch.cat([nats for nats, _ in found]), tuple(torch.cat(parts) for parts in states)
+
+    def prepare(self, optimizer: Optimizer) -> None:
+        for one in self.models:
+            one.prepare(optimizer)
+
+    def changing(self) -> list[Tensor]:
+        return [tensor for one in self.models for tensor in one.changing()]
 
     def snapshot(self) -> dict[str, npt.NDArray[Any]]:
         return {f"{k}/{name}": x for k, one in enumerate(self.models) for name, x in one.snapshot().items()}

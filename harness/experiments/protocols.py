@@ -25,12 +25,17 @@ CHOICES = {
     "tokens": ("characters", "bytes", "words"),
     "case": ("own", "keep", "lower"),
     "punctuation": ("own", "keep", "drop"),
+    "optimizer": ("sgd", "adam", "adamw"),
+    "schedule": ("constant", "cosine", "warmup"),
 }
 PROMPT = "time traveller"  # of a sample, the book's
 SHUT, OPEN = 0.1, 0.9  # a gate's value below and above which it counts as saturated
-MAY_BE_ZERO = {"validation_characters", "max_vocabulary", "dropout", "embedding"}
-RATES = (0.25, 0.5, 1.0, 2.0, 4.0)  # what rate=chosen chooses from, for every variant the same
-TASK_RATES = (0.001, 0.003, 0.01, 0.03)  # the same of a task, where Adam optimises
+MAY_BE_ZERO = {"validation_characters", "max_vocabulary", "dropout", "embedding", "momentum", "weight_decay",
+               "warmup"}  # fmt: skip
+# What rate=chosen chooses from, the same for every variant: as many rates of each optimizer, AdamW's those of Adam.
+RATES = {"sgd": (0.25, 0.5, 1.0, 2.0, 4.0), "adam": (0.0003, 0.001, 0.003, 0.01, 0.03)}
+TASK_RATES = {"sgd": (0.1, 0.3, 1.0, 3.0), "adam": (0.001, 0.003, 0.01, 0.03)}
+USUAL_LR = {"sgd": 1.0, "adam": 0.003, "adamw": 0.003}  # where an optimizer is set and no rate
 RATE_SEEDS = (1000, 1001)  # that choose it: none of them is scored
 LARGEST = 10**9  # of any count: a typing slip becomes an error, not a week of work
 
@@ -41,7 +46,7 @@ class Protocol:
 
     The text is cut by position: `train_characters` to learn from, then `heldout_characters` never
     trained on. `epochs` passes over the first part, by sequential sampling of `batch_size` streams in
-    windows of `num_steps` characters; SGD at `lr`, gradient norm clipped to `clip` (per seed, over
+    windows of `num_steps` characters; `optimizer` at `lr`, gradient norm clipped to `clip` (per seed, over
     all parameters). `init`: `book` N(0, 0.01^2) with zero biases, `torch` U(-1/sqrt(h), 1/sqrt(h)),
     `own` the book's for cells written here and torch's for nn.*. `evaluations`: points on the curve.
 
@@ -66,9 +71,12 @@ class Protocol:
     `layers` of the cell, each reading the outputs of the one below (variants/layers.py). `dropout`: the probability
     that such an output is 0, in training; the other outputs are scaled by 1 / (1 - dropout).
 
-    `task`: the text, or a task of tasks.py: then `num_steps` is its length, an epoch 100 updates by Adam, and
-    `rate` chosen is what solves it for most of RATE_SEEDS, then soonest, of TASK_RATES. `stop` solved ends a training
-    on a task once it is solved; the end is `epochs`.
+    `optimizer`, `momentum` (of sgd), `weight_decay`, `schedule` of the learning rate and its `warmup` in updates: as
+    variants/optimizer.py defines them. An optimizer that is set without `lr` has that of USUAL_LR.
+
+    `task`: the text, or a task of tasks.py: then `num_steps` is its length, an epoch UPDATES updates, Adam unless
+    `optimizer` says otherwise, and `rate` chosen is what solves it for most of RATE_SEEDS, then soonest, of
+    TASK_RATES. `stop` solved ends a training on a task once it is solved; the end is `epochs`.
     """
 
     name: str = "classic"
@@ -97,6 +105,11 @@ class Protocol:
     case: str = "own"
     punctuation: str = "own"
     embedding: int = 0
+    optimizer: str = "sgd"
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    schedule: str = "constant"
+    warmup: int = 0
 
     @property
     def label(self) -> str:
@@ -126,6 +139,8 @@ class Protocol:
             changes.setdefault("rate", "given")
             if changes["rate"] == "chosen":
                 raise ValueError("--set gives lr, and rate=chosen, which chooses it: give one of them")
+        if changes.get("optimizer", self.optimizer) != self.optimizer:
+            changes.setdefault("lr", USUAL_LR[str(changes["optimizer"])])
         changed = dataclasses.replace(self, **changes)  # type: ignore[arg-type]
         if changed.layers > MOST_LAYERS:
             raise ValueError(f"layers is at most {MOST_LAYERS}, not {changed.layers}")
@@ -133,16 +148,28 @@ class Protocol:
             raise ValueError(f"dropout is a probability from 0 to below 1, not {changed.dropout:g}")
         if changed.dropout and changed.layers == 1:
             raise ValueError("dropout is between layers, and there is one: add layers=2")
+        if not 0 <= changed.momentum < 1:
+            raise ValueError(f"momentum is from 0 to below 1, not {changed.momentum:g}")
+        if changed.momentum and changed.optimizer != "sgd":
+            raise ValueError(
+                f"momentum is of sgd: {changed.optimizer} has its own; leave momentum out, or optimizer=sgd"
+            )
+        if changed.schedule == "warmup" and not changed.warmup:
+            raise ValueError("schedule=warmup rises over `warmup` updates: add warmup=100, or another number of them")
+        if changed.warmup and changed.schedule == "constant":
+            raise ValueError(f"warmup={changed.warmup} needs a schedule: add schedule=warmup, or schedule=cosine")
         return changed
 
 
 # Each field's default as keys know it. No entry is ever changed: where a default is, the keys of its runs must be too.
+# On a task Adam is the default, see `unsaid`.
 UNSAID: dict[str, object] = {
     "name": "classic", "train_characters": 10_000, "heldout_characters": 10_000, "batch_size": 32, "num_steps": 35,
     "hidden": 256, "lr": 1.0, "clip": 1.0, "epochs": 500, "init": "own", "evaluations": 20, "text": "lines",
     "sampling": "sequential", "validation_characters": 0, "rate": "given", "match": "hidden", "update_bias": "own",
     "task": "text", "max_vocabulary": 0, "stop": "end", "layers": 1, "dropout": 0.0,
     "tokens": "characters", "case": "own", "punctuation": "own", "embedding": 0,
+    "optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "schedule": "constant", "warmup": 0,
 }  # fmt: skip
 FIELDS: dict[str, Any] = {
     f.name: type(f.default) for f in dataclasses.fields(Protocol) if f.name not in ("name", "task")
@@ -182,13 +209,20 @@ PROTOCOLS = {
 }
 SHORT = ("quick",)  # protocols made for minutes: they show which way things lean
 TASK_FIELDS = ("batch_size", "hidden", "lr", "clip", "epochs", "init", "update_bias", "rate", "stop", "match", "layers",
-               "dropout")  # fmt: skip
+               "dropout", "optimizer", "momentum", "weight_decay", "schedule", "warmup")  # fmt: skip
+UPDATES = 100  # in an epoch of a task: between two checks
 MOST_LAYERS = 16
 
 
 def rates(protocol: Protocol) -> tuple[float, ...]:
-    """Return what the learning rate is chosen from."""
-    return RATES if protocol.task == "text" else TASK_RATES
+    """Return what the learning rate is chosen from: with momentum less by what momentum adds up to."""
+    grid = RATES if protocol.task == "text" else TASK_RATES
+    return tuple(float(f"{lr * (1 - protocol.momentum):.6g}") for lr in grid[protocol.optimizer.removesuffix("w")])
+
+
+def unsaid(task: str) -> dict[str, object]:
+    """Return each field's default as keys know it, of a text or a task."""
+    return UNSAID if task == "text" else UNSAID | {"optimizer": "adam"}
 
 
 @functools.cache
@@ -197,7 +231,7 @@ def task_protocol(name: str) -> Protocol:
     from harness.experiments.tasks import TASKS  # here: it imports NumPy, which --help does without
 
     return Protocol(name=name, task=name, num_steps=TASKS[name].length, hidden=32, lr=0.01, epochs=20, init="torch",
-                    rate="chosen", stop="solved")  # fmt: skip
+                    rate="chosen", stop="solved", optimizer="adam")  # fmt: skip
 
 
 def protocol(name: str) -> Protocol:

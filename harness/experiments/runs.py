@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from harness.experiments.protocols import UNSAID, Protocol
+from harness.experiments.protocols import Protocol, unsaid
 
 # What pandas.read_csv takes for a missing value unless told otherwise: no name of ours.
 MISSING = frozenset((
@@ -55,7 +55,7 @@ class Run:
     @functools.cached_property
     def key(self) -> str:
         """A name for files: readable in front, and behind it a hash of every field that is not at its default."""
-        said = {"run": _said(self, RUN_UNSAID), "protocol": _said(self.protocol, UNSAID)}
+        said = {"run": _said(self, RUN_UNSAID), "protocol": _said(self.protocol, unsaid(self.protocol.task))}
         whole = json.dumps(said, sort_keys=True)
         safe = "".join(c if c.isalnum() or c in "._=," else "." for c in self.variant)
         return f"{safe}-{self.seed}-{hashlib.sha256(whole.encode()).hexdigest()[:16]}"

@@ -135,6 +135,11 @@ _COLUMNS = (
     Column("embedding", int, "", "trained numbers that a token is read as; 0: one-hot"),
     Column("layers", int, "", "cells on top of each other"),
     Column("dropout", float, "", "share of the outputs between two layers that is set to 0 in training"),
+    Column("optimizer", str, "", "`sgd`, `adam` or `adamw`"),
+    Column("momentum", float, "", "of `sgd`: what is left of the gradients so far at each update"),
+    Column("weight_decay", float, "", "times the weights: added to the gradient, or by `adamw` to the update"),
+    Column("schedule", str, "", "of the learning rate: `constant`, `cosine` or `warmup`"),
+    Column("warmup", int, "updates", "over which the learning rate rises at first"),
     Column("task", str, "", "name of the task; `text` for none"),
     Column("stop", str, "", "end of a training on a task: at the `end`, or once `solved`"),
     # a comparison
@@ -364,6 +369,7 @@ TABLES = {
         "hidden", "lr", "clip", "epochs", "init", "evaluations", "text", "sampling", "validation_characters", "rate",
         "match", "update_bias", "max_vocabulary", "task", "stop", "layers", "dropout", "tokens", "case", "punctuation",
         "embedding",
+        "optimizer", "momentum", "weight_decay", "schedule", "warmup",
     )),
     "environments": Table("what a cell `environment` of the others stands for, as texts", (
         "environment", "torch", "cuda", "driver", "device", "device_name", "cpu", "cores", "threads",

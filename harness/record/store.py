@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from harness.experiments.protocols import Protocol
+from harness.experiments.protocols import Protocol, unsaid
 from harness.experiments.runs import Run
 from harness.files import now, sealed, unseal, unsealed, write
 from harness.files import writing as writing
@@ -246,7 +246,8 @@ def as_run(fields: Loaded) -> Run:
 @functools.lru_cache
 def _protocol(*fields: tuple[str, object]) -> Protocol:
     """One for all runs that have it: its label takes long to spell."""
-    return Protocol(**dict(fields))  # type: ignore[arg-type]
+    known = dict(fields)
+    return Protocol(**{**unsaid(str(known.get("task", "text"))), **known})  # type: ignore[arg-type]
 
 
 @contextlib.contextmanager

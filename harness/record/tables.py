@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from harness import files
-from harness.experiments.protocols import Protocol
+from harness.experiments.protocols import UPDATES, Protocol
 from harness.experiments.runs import Run
 from harness.experiments.tasks import TASKS
 from harness.files import digest
@@ -273,7 +273,7 @@ def _probe(run: Run, outcome: Loaded) -> Loaded:
     return {
         "task": task.name, "length": length, "score": outcome["score"], "score_is": task.score_is,
         "trivial": task.chance(length), "optimal": task.optimum, "threshold": task.solved,
-        "budget": 100 * protocol.epochs, "solved_after": outcome.get("solved_after"), "length_longer": longer,
+        "budget": UPDATES * protocol.epochs, "solved_after": outcome.get("solved_after"), "length_longer": longer,
         "score_longer": outcome.get("score_longer"), "trivial_longer": task.chance(longer),
     }  # fmt: skip
 

@@ -34,6 +34,7 @@ from harness.formatting import (
 from harness.record import tables
 from harness.report import figures, select
 from harness.report.elements import Cell, Numbers, Table
+from harness.report.sentences import OPTIMIZERS
 
 BACK = 16  # characters, of the sentence on gradients
 
@@ -381,14 +382,16 @@ def tasks(data: tables.Results) -> Section | None:
         name = Cell(str(task).replace("_", " "), note, f"{task} {length:06.0f} {changed}")
         cells.append([name, *(_solved(by.get(variant)) for variant in names)])
     one = table.iloc[0]
+    known = data.protocols[data.protocols.protocol.isin(table.protocol)].optimizer
+    used = join_and([OPTIMIZERS[name] for name in known.unique() if name in OPTIMIZERS] or ["Adam"])
     trained = (
         pluralize(table.seeds.iloc[0], "seed") if table.seeds.nunique() == 1 else f"{format_range(table.seeds)} seeds"
     )
     setting = (
         f"Solved: {plain(one.threshold)} of the answers right (an error at most as small as its own threshold) on "
         f"{count(SCORED)} sequences never trained on, at two checks in a row, within {format_range(table.budget)} "
-        f"updates. {format_range(table.hidden)} hidden units, Adam, {trained} a cell; each learning rate was chosen by "
-        f"{len(RATE_SEEDS)} other seeds from {count(table.rates_tried.max()) or 'one'}. Shares have exact 95 % "
+        f"updates. {format_range(table.hidden)} hidden units, {used}, {trained} a cell; each learning rate was chosen "
+        f"by {len(RATE_SEEDS)} other seeds from {count(table.rates_tried.max()) or 'one'}. Shares have exact 95 % "
         f"intervals; a variant fails where its interval and that of {grids.BASELINE} are apart, is slower or faster "
         "by an exact sign-flip test of updates paired by seed, Holm over the contrasts of the task. What "
         "is not solved within the budget may be solved after it."

@@ -448,6 +448,9 @@ TREATED = {  # what is trained on: corpus._prepared
 }
 
 
+OPTIMIZERS = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}
+
+
 def setting(data: tables.Results, table: pd.DataFrame) -> str:
     """What was run: protocol, text, device, seeds."""
     parts = []
@@ -463,13 +466,9 @@ def setting(data: tables.Results, table: pd.DataFrame) -> str:
             text += (
                 f": {count(p.train_characters)} {unit} to learn from, {rest}; "
                 f"{count(p.hidden)} hidden units, {count(p.epochs)} epochs, batch {count(p.batch_size)}, "
-                f"{count(p.num_steps)} steps, SGD at learning rate {plain(p.lr)}, gradient norm at most "
+                f"{count(p.num_steps)} steps, {optimizer(p)}, gradient norm at most "
                 f"{plain(p['clip'])}, initial values \u201c{p.init}\u201d"
             )
-            if p.rate == "chosen":
-                text = text.replace(
-                    f"SGD at learning rate {plain(p.lr)}", "SGD at a learning rate chosen for each variant (see below)"
-                )
             if p.match == "parameters":
                 text += f"; hidden units such that each variant has as many parameters as {grids.BASELINE} has"
         parts.append(text)
@@ -501,6 +500,20 @@ def _tokens(p: pd.Series) -> str:
     if p.get("embedding", 0) > 0:
         said.append(f"each token is read as {count(p.embedding)} trained numbers, not as one-hot")
     return f"Also, {'; '.join(said)}" if said else ""
+
+
+def optimizer(p: pd.Series) -> str:
+    """How a protocol updates weights: `Adam at learning rate 0.003 that falls along a cosine`."""
+    decay = f"weight decay {plain(p.weight_decay)}" if p.weight_decay > 0 else ""
+    extra = [f"momentum {plain(p.momentum)}"] * int(p.momentum > 0) + [decay] * bool(decay)
+    name = OPTIMIZERS.get(str(p.optimizer), "SGD")
+    name += f" with {join_and(extra)}" if extra else ""
+    rate = (
+        "a learning rate chosen for each variant (see below)" if p.rate == "chosen" else f"learning rate {plain(p.lr)}"
+    )
+    how = [f"rises over {count(p.warmup)} updates"] * int(p.warmup > 0)
+    how += ["falls along a cosine"] * int(p.schedule == "cosine")
+    return f"{name} at {rate}{f' that {join_and(how)}' if how else ''}"
 
 
 def seeds(table: pd.DataFrame) -> str:

@@ -20,6 +20,7 @@ def max_abs_error(run: Run, vocabulary: int) -> float:
     import torch
 
     import variants
+    from variants import optimizer
     from variants.model import Model
 
     plain = variants.reference_engine(run.variant)
@@ -45,7 +46,9 @@ def max_abs_error(run: Run, vocabulary: int) -> float:
         results = [losses, *after, *(torch.zeros_like(w) if w.grad is None else w.grad for w in model.parameters())]
         results = [value.detach() for value in results]
         model.gather()
-        losses, norms, after = model.learn(X[:-1], X[1:], state, 1.0, 1.0)  # whole steps may be another code
+        # whole steps may be another code; Adam's step is as large where a gradient is but rounding
+        lr = 1.0 if size.optimizer == "sgd" else 1e-4
+        losses, norms, after = model.learn(X[:-1], X[1:], state, lr, 1.0, optimizer.of(size, 2))
         found.append([*results, *(value.detach() for value in (losses, norms, *after, *model.parameters()))])
     if run.engine in FLOAT32:
         return float(max((a - b).norm() / a.norm().clamp(min=1e-30) for a, b in zip(*found, strict=True)))

@@ -28,8 +28,10 @@ from harness.run.network import network
 from harness.run.outcome import OnTrained, Outcome, Point, divergence, perplexity
 from harness.run.process import describe
 from harness.run.progress import Arrays, CheckpointStore, Monitor, Progress, get_rng_state, set_rng_state
+from variants import optimizer
 from variants.cell import State
 from variants.model import Model, SideBySide, build
+from variants.optimizer import Optimizer
 
 LOOKS = "sample, lesions, gates, reach, network"  # what is only looked at, once a training is scored
 GRAPH_WINDOWS = 8  # of one CUDA graph, which is replayed: an epoch of `book` has 149, of a thousand kernels and more
@@ -241,8 +243,9 @@ def epoch_of(
     NaN for a seed that had a loss or a gradient that is not finite: the epoch's mean is not its either.
     """
     at = at or start_of(model, protocol, streams.shape[1])
+    how = optimizer.of(protocol, windows * protocol.epochs)
     while at.window < windows:
-        end, work = (graphs or {}).get(at.window) or (at.window + 1, functools.partial(steps, model, protocol))
+        end, work = (graphs or {}).get(at.window) or (at.window + 1, functools.partial(steps, model, protocol, how))
         total, *state = work(part_of(streams, at.window, end, protocol), at.total, *at.state)
         at = Position(end, tuple(state), total)
         if end < windows:
@@ -257,12 +260,14 @@ def part_of(streams: Tensor, begin: int, end: int, protocol: Protocol) -> Tensor
     return streams[:, :, begin * protocol.batch_size : end * protocol.batch_size]
 
 
-def steps(model: Model, protocol: Protocol, part: Tensor, total: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+def steps(
+    model: Model, protocol: Protocol, how: Optimizer, part: Tensor, total: Tensor, *state: Tensor
+) -> tuple[Tensor, ...]:
     """Train over some windows, laid out as an epoch's: the sum of mean losses (S,) so far, and the state after them."""
     if isinstance(model, SideBySide):  # each seed by itself, from the first of these windows to the last
         works = [
             functools.partial(
-                steps, one, protocol, part[:, k : k + 1], total[k : k + 1], *(s[k : k + 1] for s in state)
+                steps, one, protocol, how, part[:, k : k + 1], total[k : k + 1], *(s[k : k + 1] for s in state)
             )
             for k, one in enumerate(model.models)
         ]
@@ -272,7 +277,7 @@ def steps(model: Model, protocol: Protocol, part: Tensor, total: Tensor, *state:
         window = part_of(part, w, w + 1, protocol)
         if not carried:
             state = model.cell.begin(window.shape[2])
-        losses, norms, state = model.learn(window[:-1], window[1:], state, protocol.lr, protocol.clip)
+        losses, norms, state = model.learn(window[:-1], window[1:], state, protocol.lr, protocol.clip, how)
         total = total + torch.where(norms.isfinite(), losses, math.nan)
     return (total, *(state if carried else ()))
 
@@ -283,14 +288,18 @@ def graphs_of(model: Model, example: Tensor, windows: int, protocol: Protocol) -
     A graph has GRAPH_WINDOWS windows at most, whatever an epoch has: one is replayed again and again. What an epoch
     ends with is another.
     """
-    weights, at = [*model.parameters(), *model.buffers()], start_of(model, protocol, example.shape[1])
+    how = optimizer.of(protocol, windows * protocol.epochs)
+    model.prepare(how)
+    weights, at = model.changing(), start_of(model, protocol, example.shape[1])
     made: dict[tuple[int, ...], Work] = {}
     graphs: dict[int, tuple[int, Work]] = {}
     for begin in range(0, windows, GRAPH_WINDOWS):
         end = min(begin + GRAPH_WINDOWS, windows)
         part = part_of(example, begin, end, protocol)
         if part.shape not in made:
-            made[part.shape] = captured(functools.partial(steps, model, protocol), (part, at.total, *at.state), weights)
+            made[part.shape] = captured(
+                functools.partial(steps, model, protocol, how), (part, at.total, *at.state), weights
+            )
         graphs[begin] = end, made[part.shape]
     return graphs
 

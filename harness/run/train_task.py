@@ -14,15 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from harness.experiments.protocols import UPDATES
 from harness.experiments.runs import Run
 from harness.experiments.tasks import SYMBOLS, TASKS, Batch, Task
 from harness.run import diagnostics
 from harness.run.outcome import OnTrained, Outcome
 from harness.run.process import describe
 from harness.run.progress import Arrays, CheckpointStore, Monitor, Progress
+from variants import optimizer
 from variants.model import Model
 
-UPDATES = 100  # in an epoch: between two checks
 MARKED = "delayed_recall"  # the task that marks a step
 HELD = 2  # checks in a row that reach the threshold: then it is solved, at the first of them
 
@@ -33,6 +34,7 @@ class TaskState:
     def __init__(self, model: Model, runs: Sequence[Run]) -> None:
         self.model, self.seeds, self.setting = model, [run.seed for run in runs], runs[0].setting
         self.task = TASKS[self.setting.task]
+        self.optimizer = optimizer.of(self.setting, UPDATES * self.setting.epochs)
         self.device = runs[0].device
         self.epoch = 0  # how many are done
         self.steps = 0  # of a sequence, once there was one
@@ -65,7 +67,7 @@ class TaskState:
         model.train()
         for x, y, asked in zip(*(part.split(size, 2) for part in (X, Y, counts)), strict=True):
             _, norms, _ = model.learn(
-                x, y, model.cell.begin(size), self.setting.lr, self.setting.clip, adam=True, counts=asked
+                x, y, model.cell.begin(size), self.setting.lr, self.setting.clip, self.optimizer, asked
             )
             self.diverged.logical_or_(~norms.isfinite())
             heartbeat()

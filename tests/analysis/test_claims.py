@@ -152,7 +152,7 @@ def test_claims_are_trained_tabulated_and_shown(
         Claim("long", "B", "https://b.org", "abstract", "Two.", (Comparison("solves", arm),)),
     ))  # fmt: skip
     monkeypatch.setattr(analysis.build, "__defaults__", (claims.CLAIMS,))
-    monkeypatch.setattr(protocols, "TASK_RATES", (0.01,))
+    monkeypatch.setitem(protocols.TASK_RATES, "adam", (0.01,))
     monkeypatch.setattr(planning, "_scored_apart", lambda plan: None)
     quick = protocols.protocol("quick")
     monkeypatch.setitem(protocols.PROTOCOLS, "quick", dataclasses.replace(quick, rate="given"))

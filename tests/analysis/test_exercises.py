@@ -110,7 +110,7 @@ def test_the_verb_trains_all_of_it_and_a_rate_is_counted_once(
     monkeypatch.setattr("harness.pipeline.EXERCISE_SIZES", (4, 8))
     monkeypatch.setattr(grids, "ANSWERING", ("delayed_recall",))
     monkeypatch.setattr(grids, "TASK_VARIANTS", ("gru", "rnn"))
-    monkeypatch.setattr(protocols, "TASK_RATES", (0.01, 0.02))
+    monkeypatch.setitem(protocols.TASK_RATES, "adam", (0.01, 0.02))
     whole = protocols.task_protocol("delayed_recall")
     monkeypatch.setattr(protocols, "task_protocol", lambda name: dataclasses.replace(whole, epochs=1, hidden=8))
     ask = ["--seeds", "2", "--results", str(tmp_path), "--device", "cpu"]

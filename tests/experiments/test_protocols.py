@@ -31,8 +31,10 @@ from harness.record import store, tables
 from harness.run import evaluate, outcome
 from harness.run import train as training
 from harness.run.train import train
+from variants import optimizer
 from variants.library import Library
 from variants.model import Model, kept, matched
+from variants.optimizer import ADAM, SGD, Optimizer
 
 V1 = Protocol(
     name="v1", train_characters=50, heldout_characters=30, batch_size=16, num_steps=6, hidden=5, lr=2.0, epochs=3,
@@ -161,14 +163,14 @@ TINY = ["train_characters=400", "validation_characters=60", "heldout_characters=
 def test_each_variant_gets_the_rate_that_validates_best_of_an_equal_budget(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(protocols, "RATES", (0.01, 0.5, 3.0))
+    monkeypatch.setitem(protocols.RATES, "sgd", (0.01, 0.5, 3.0))
     words = ["ablate", "--protocol", "book", "--corpus", "embedded", "--device", "cpu", "--seeds", "2", "--no-timing",
              "--variants", "gru", "rnn", "--results", str(tmp_path), "--set", *TINY]  # fmt: skip
     assert command.main(words) == 0
     results = tables.read(tmp_path)
     tried = results.learning_rates
     assert sorted(zip(tried.variant, tried.lr, strict=True)) == sorted(
-        (v, r) for v in ("gru", "rnn") for r in protocols.RATES
+        (v, r) for v in ("gru", "rnn") for r in protocols.RATES["sgd"]
     )
     assert set(tried.seeds) == {len(protocols.RATE_SEEDS)}
     for _, own in tried.groupby("variant"):
@@ -192,7 +194,7 @@ def test_each_variant_gets_the_rate_that_validates_best_of_an_equal_budget(
 
 
 def test_a_rate_that_diverges_for_a_seed_is_not_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocols, "RATES", (0.5, 1.0))
+    monkeypatch.setitem(protocols.RATES, "sgd", (0.5, 1.0))
     monkeypatch.setattr(pipeline, "train", lambda *rest, **engine: None)
     scores = {(0.5, 1000): 9.0, (0.5, 1001): 9.0, (1.0, 1000): 2.0, (1.0, 1001): None}
     found = {key: {"heldout_perplexity": value} if value else None for key, value in scores.items()}
@@ -314,9 +316,9 @@ def test_adam_is_torch_s_adam_for_each_seed_on_its_own() -> None:
         for t, g in zip(twin, grads, strict=True):
             t.grad = g[1:].clone()
         norm = nn.utils.clip_grad_norm_(twin, 1.0)
-        found = both.adam(0.05, 1.0)
+        found = both.update(0.05, 1.0, ADAM)
         assert found[1] == pytest.approx(norm.item(), rel=1e-5)
-        alone.adam(0.05, 1.0)
+        alone.update(0.05, 1.0, ADAM)
         adam.step()
     for ours, own, theirs in zip(both.parameters(), alone.parameters(), twin, strict=True):
         assert (ours[1:] - theirs).abs().max() < 1e-5  # float32: the clip's scale is rounded otherwise
@@ -325,8 +327,97 @@ def test_adam_is_torch_s_adam_for_each_seed_on_its_own() -> None:
     first = next(both.parameters())
     first.grad = torch.zeros_like(first)
     first.grad[0, 0, 0] = math.nan
-    both.adam(0.05, 1.0)
+    both.update(0.05, 1.0, ADAM)
     assert all(torch.equal(w[0], b[0]) for w, b in zip(both.parameters(), before, strict=True))
+
+
+RISE_AND_FALL = {"schedule": "cosine", "warmup": 10, "updates": 50}
+
+
+@pytest.mark.parametrize("engine", ["loop", "native"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        {}, {"momentum": 0.9}, {"weight_decay": 0.01}, {"momentum": 0.9, "weight_decay": 0.01, **RISE_AND_FALL},
+        {"kind": "adam"}, {"kind": "adam", "weight_decay": 0.01, "schedule": "cosine", "updates": 50},
+        {"kind": "adamw", "weight_decay": 0.1, "schedule": "warmup", "warmup": 20},
+        {"kind": "adamw", "weight_decay": 0.1, **RISE_AND_FALL},
+    ],
+)  # fmt: skip
+def test_fifty_updates_are_those_of_torch_s_optimizers_and_schedulers(how: dict[str, Any], engine: str) -> None:
+    """Float64, within 1e-10: of each of two seeds as of one alone; every engine's gradients are the loop's."""
+    if variants.refusals("gru")[engine]:
+        pytest.skip(variants.refusals("gru")[engine])
+    ours = Model("gru", 5, 4, [0, 1], "torch", torch.float64, engine=engine)
+    twin = Model("gru", 5, 4, [1], "torch", torch.float64)
+    optimizer, lr, weights = Optimizer(**how), 0.03, list(twin.parameters())
+    decay = optimizer.weight_decay
+    torchs: torch.optim.Optimizer = {
+        "sgd": torch.optim.SGD(weights, lr, optimizer.momentum, weight_decay=decay),
+        "adam": torch.optim.Adam(weights, lr, weight_decay=decay),
+        "adamw": torch.optim.AdamW(weights, lr, weight_decay=decay),
+    }[optimizer.kind]
+    schedules = torch.optim.lr_scheduler
+    rise: Any = schedules.LinearLR(torchs, 1 / max(optimizer.warmup, 1), 1.0, max(optimizer.warmup - 1, 1))
+    if optimizer.schedule == "constant":
+        rise = schedules.LambdaLR(torchs, lambda done: 1.0)
+    elif optimizer.schedule == "cosine":
+        fall = schedules.CosineAnnealingLR(torchs, 50 - optimizer.warmup)
+        rise = schedules.SequentialLR(torchs, [rise, fall], [optimizer.warmup]) if optimizer.warmup else fall
+    rng = torch.Generator().manual_seed(0)
+    for _ in range(50):
+        data = torch.randint(5, (4, 2, 3), generator=rng)
+        ours.learn(data[:-1], data[1:], ours.cell.begin(3), lr, 0.2, optimizer)
+        torchs.zero_grad()
+        twin.losses(data[:-1, 1:], data[1:, 1:], twin.cell.begin(3))[0].sum().backward()
+        norm = torch.cat([w.grad.flatten() for w in weights if w.grad is not None]).norm()
+        for w in weights:
+            w.grad *= (0.2 / norm).clamp(max=1)
+        torchs.step()
+        rise.step()
+    for mine, theirs in zip(ours.parameters(), twin.parameters(), strict=True):
+        assert (mine[1:] - theirs).abs().max() <= 1e-10
+
+
+def test_an_optimizer_leaves_other_keys_as_they_are_and_has_its_own_grid_of_as_many_rates() -> None:
+    """The keys are those from before there was the field."""
+    quick, s3 = protocols.PROTOCOLS["quick"], protocols.task_protocol("s3")
+    assert Run("gru", 0, quick, "sha", "cpu").key == "gru-0-28bca2ef21137128"
+    assert Run("gru", 0, s3, "sha", "cpu").key == "gru-0-bc298aff1dcd7912"
+    assert (quick.override(["optimizer=sgd"]), s3.override(["optimizer=adam"])) == (quick, s3)
+    fields = {name: value for name, value in vars(s3).items() if name != "optimizer"}  # as an older file has them
+    assert store.as_run({**Run("gru", 0, s3, "sha", "cpu").fields, "protocol": fields}).protocol == s3
+    adam = quick.override(["optimizer=adam"])
+    assert (adam.label, adam.lr) == ("quick,lr=0.003,optimizer=adam", 0.003)
+    assert quick.override(["optimizer=adamw", "lr=0.01"]).lr == 0.01
+    for p in (quick, s3):
+        given = [p.override([f"optimizer={kind}", "rate=chosen"]) for kind in protocols.CHOICES["optimizer"]]
+        assert len({len(protocols.rates(q)) for q in given}) == 1
+        assert protocols.rates(given[1]) == protocols.rates(given[2]) != protocols.rates(given[0])
+    assert optimizer.of(quick, 780) == SGD  # whose step is the one without any running average
+    heavy = quick.override(["momentum=0.9"])
+    assert protocols.rates(heavy) == pytest.approx([lr / 10 for lr in protocols.rates(quick)])
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ("optimizer=adagrad", "no optimizer 'adagrad'. There are: sgd, adam, adamw"),
+        ("momentum=1", "momentum is from 0 to below 1, not 1"),
+        ("optimizer=adam momentum=0.9", "momentum is of sgd: adam has its own"),
+        ("weight_decay=-1", "weight_decay must be above 0"),
+        ("schedule=step", "no schedule 'step'. There are: constant, cosine, warmup"),
+        ("schedule=warmup", "add warmup=100"),
+        ("warmup=10", "add schedule=warmup, or schedule=cosine"),
+        ("schedule=warmup warmup=1.5", "warmup is a whole number"),
+        ("schedule=warmup warmup=900", "warmup=900 is not below the 780 updates of a training: give fewer"),
+    ],
+)
+def test_a_bad_optimizer_is_one_line(settings: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["bench", "--protocol", "quick", "--device", "cpu", "--set", *settings.split()]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize("engine", ["fused", "native"])

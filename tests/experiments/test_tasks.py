@@ -14,7 +14,7 @@ import torch
 
 from harness import plan as planning
 from harness.experiments import tasks
-from harness.experiments.protocols import Protocol
+from harness.experiments.protocols import UPDATES, Protocol
 from harness.experiments.runs import Run
 from harness.experiments.tasks import TASKS
 from harness.run import train_task
@@ -244,7 +244,15 @@ def test_solved_is_the_first_of_two_checks_in_a_row() -> None:
 
 
 def run(task: str, seed: int = 0, variant: str = "gru", engine: str = "fused", **changes: object) -> Run:
-    small = {"num_steps": 6, "hidden": 16, "epochs": 2, "init": "torch", "lr": 0.01, "stop": "solved"} | changes
+    small = {
+        "num_steps": 6,
+        "hidden": 16,
+        "epochs": 2,
+        "init": "torch",
+        "lr": 0.01,
+        "stop": "solved",
+        "optimizer": "adam",
+    } | changes
     return Run(variant, seed, Protocol(name=task, task=task, **small), "", "cpu", engine)  # type: ignore[arg-type]
 
 
@@ -255,7 +263,7 @@ def test_a_task_is_learned_and_a_seed_is_its_own() -> None:
     assert alone.checks != pytest.approx(pair[0].checks, abs=1e-4)
     assert alone.solved_after == pair[1].solved_after
     assert alone.solved_after is not None
-    assert len(alone.checks) == alone.solved_after // train_task.UPDATES + train_task.HELD - 1
+    assert len(alone.checks) == alone.solved_after // UPDATES + train_task.HELD - 1
     assert alone.score is not None
     assert alone.score >= 0.99
     assert alone.score_longer is not None
@@ -266,7 +274,7 @@ def test_what_is_not_solved_has_no_updates_and_the_whole_budget() -> None:
     outcome = train_task.train([run("a5", epochs=1)])[0]
     assert outcome.solved_after is None
     assert len(outcome.checks) == 1
-    assert outcome.tokens == train_task.UPDATES * 32 * 6
+    assert outcome.tokens == UPDATES * 32 * 6
     assert outcome.score == outcome.checks[-1]
     assert outcome.error == ""
 

@@ -970,6 +970,12 @@ def test_a_rate_that_was_chosen_and_a_size_that_was_matched_are_said(tmp_path: P
     said = sentences.setting(data, data.ablate)
     assert "a learning rate chosen for each variant" in said
     assert "SGD at learning rate" not in said
+    other = synthetic.read(synthetic.write(tmp_path / "adam", bench=(), protocol=protocols.PROTOCOLS["quick"].override(
+        ["optimizer=adamw", "weight_decay=0.1", "schedule=cosine", "warmup=10"])))  # fmt: skip
+    assert (
+        "AdamW with weight decay 0.1 at learning rate 0.003 that rises over 10 updates and falls along a cosine"
+        in sentences.setting(select.typed(other), other.ablate)
+    )
     assert "153,522 characters to learn from, the next 8,529 to validate on, the next 8,529 held out;" in said
     limit, _state = [text for text in sentences.limits(data) if text.startswith("book")]
     assert "one learning rate" not in limit

@@ -34,6 +34,7 @@ from harness.run.executors import group_batchable, local
 from harness.run.outcome import Outcome
 from variants.engines import fused, resident
 from variants.model import Model
+from variants.optimizer import ADAM, SGD, Optimizer
 
 TINY = Protocol(
     train_characters=300, heldout_characters=100, batch_size=4, num_steps=5, hidden=4, epochs=2, init="torch"
@@ -148,9 +149,9 @@ def test_weights_that_cudnn_laid_out_stay_where_they_are_and_train_alike(
         model = Model(variant, 5, 6, [0], "torch")
         places = [w.data_ptr() for w in model.parameters()]
         assert (model.values[0] is model.flat) != on_gpu
-        for step in (model.update, model.adam):
+        for optimizer in (SGD, ADAM, Optimizer("adamw", weight_decay=0.1)):
             model.losses(X[:-1], X[1:], model.cell.begin(3))[0].sum().backward()
-            step(0.1, 1.0)
+            model.update(0.1, 1.0, optimizer)
         assert [w.data_ptr() for w in model.parameters()] == places
         trained.append([w.detach().clone() for w in model.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*trained, strict=True))
@@ -293,18 +294,29 @@ class Replayed:
         return tuple(output.clone() for output in self.outputs)
 
 
+ADAM_COSINE: dict[str, Any] = {"optimizer": "adam", "lr": 0.01, "schedule": "cosine", "warmup": 5}
+
+
 @pytest.mark.parametrize("graph", [2, 8])
-@pytest.mark.parametrize(("sampling", "characters"), [("sequential", 240), ("windows", 42)])
+@pytest.mark.parametrize(
+    ("sampling", "characters", "how"),
+    [
+        ("sequential", 240, {}),
+        ("windows", 42, {}),
+        ("sequential", 240, ADAM_COSINE),
+        ("windows", 42, {"momentum": 0.5}),
+    ],
+)
 @pytest.mark.parametrize(("first", "then"), [(a, b) for a in (_fails, Replayed) for b in (_fails, Replayed)])
 def test_a_training_stopped_inside_an_epoch_is_the_one_that_never_stopped(
     first: Callable[..., object], then: Callable[..., object], sampling: str, characters: int, graph: int,
-    monkeypatch: pytest.MonkeyPatch,
+    how: dict[str, Any], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Whether its epochs could be captured before, and whether they can be now: no window is trained twice."""
     monkeypatch.setattr(progress, "CHECKPOINT_S", 0.0)
     monkeypatch.setattr(training, "GRAPH_WINDOWS", graph)
     protocol = dataclasses.replace(
-        TINY, sampling=sampling, train_characters=characters, heldout_characters=50, epochs=3
+        TINY, sampling=sampling, train_characters=characters, heldout_characters=50, epochs=3, **how
     )
     run = Run("gru", 0, protocol, "", "cpu", "fused", capture=True)
     straight = training.train([dataclasses.replace(run, capture=False)], embedded.embedded())[0]

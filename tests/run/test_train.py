@@ -376,12 +376,12 @@ def test_a_seed_that_diverges_between_two_looks_is_its_own_row(poison: str, monk
     well = train(many([0, 1, 2], evaluations=1), book())
 
     class Poisoned(Model):
-        steps = 0
+        calls = 0
 
         def losses(self, X: Tensor, Y: Tensor, state: Params) -> tuple[Tensor, Params]:
             losses, state = super().losses(X, Y, state)
-            self.steps += torch.is_grad_enabled()
-            if self.steps == 2 and torch.is_grad_enabled():
+            self.calls += torch.is_grad_enabled()
+            if self.calls == 2 and torch.is_grad_enabled():
                 bad = torch.zeros_like(losses)
                 bad[1] = math.nan if poison == "loss" else 0
                 losses = losses + bad

@@ -106,7 +106,7 @@ def test_tasks_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert results.runs.empty
     scored = results.probes[~results.probes.seed.isin(RATE_SEEDS)]
     assert len(scored) == 2 * 2 * 2 * 2
-    assert len(results.probes) == len(scored) + 2 * 2 * 2 * len(protocols.TASK_RATES) * len(RATE_SEEDS)
+    assert len(results.probes) == len(scored) + 2 * 2 * 2 * len(protocols.TASK_RATES["adam"]) * len(RATE_SEEDS)
     assert len(results.tasks) == 2 * 2 * 2
     assert set(results.tasks.length) == {3, 4}
     assert set(results.tasks.seeds) == {2}
@@ -117,7 +117,7 @@ def test_tasks_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtu
         tried = results.learning_rates[
             (results.learning_rates.protocol == r.protocol) & (results.learning_rates.variant == r.variant)
         ]
-        assert sorted(tried.lr) == sorted(protocols.TASK_RATES)
+        assert sorted(tried.lr) == sorted(protocols.TASK_RATES["adam"])
         assert tried[tried.chosen].lr.tolist() == [r.lr]
     said = capsys.readouterr().out
     assert "not solved, score" in said

@@ -148,7 +148,7 @@ def looked_into(
             {"protocol": "book", "corpus_sha256": SHA, "variant": variant, "lr": lr, "seeds": 2 * (lr < 16),
              "failed": 2 * (lr >= 4), "validation_perplexity": None if lr >= 4 else 6 + abs(lr - best) / 10,
              "chosen": lr == best}
-            for variant, best in (("gru", 2.0), ("rnn", 1.0)) for lr in protocols.RATES
+            for variant, best in (("gru", 2.0), ("rnn", 1.0)) for lr in protocols.RATES["sgd"]
         ],
         "probes": [
             {"run": f"{variant}-{name}-{length}-{k}", "variant": variant, "engine": "loop", "capture": False,

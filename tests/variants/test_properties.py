@@ -19,6 +19,7 @@ from variants import canonical, catalog, parse
 from variants.cell import Cell
 from variants.library import Library
 from variants.model import Model, initial, kept
+from variants.optimizer import ADAM, SGD
 
 ROOT = Path(__file__).parents[2]
 PARAMETERS = {  # of the chapter's size, output layer included
@@ -112,10 +113,10 @@ def test_weights_are_views_of_one_buffer_and_stay_so(variant: str, seeds: int) -
     """In the order of `parameters()`, a row a seed: clip and update are a few operations on all of them at once."""
     model = Model(variant, 5, 6, list(range(seeds)), init="torch")
     X = torch.randint(5, (7, seeds, 3), generator=torch.Generator().manual_seed(0))
-    for step in (model.update, model.adam):
+    for optimizer in (SGD, ADAM):
         model.losses(X[:-1], X[1:], model.cell.begin(3))[0].sum().backward()
         gradients = torch.cat([g.grad.reshape(seeds, -1) for g in model.parameters() if g.grad is not None], 1)
-        step(0.1, 1.0)
+        model.update(0.1, 1.0, optimizer)
         assert torch.equal(model.gradient, gradients)
         assert torch.equal(model.flat, torch.cat([w.detach().reshape(seeds, -1) for w in model.parameters()], 1))
         assert {w.untyped_storage().data_ptr() for w in model.parameters()} == {model.flat.untyped_storage().data_ptr()}

@@ -298,14 +298,14 @@ int head(const Head *c) {
   return failed != 0;
 }
 
-typedef struct { /* weights, gradients and Adam's moments, (S, P) each; norms (S), some (S, chunks of P) */
-  long S, P, threads, adam;
-  double lr, clip, beta1, beta2, unbias1, unbias2, eps;
+typedef struct { /* weights, gradients and running averages, (S, P) each; norms (S), some (S, chunks of P) */
+  long S, P, threads, kind; /* 0 SGD, 1 Adam, 2 AdamW */
+  double lr, clip, momentum, decay, beta1, beta2, unbias1, unbias2, eps;
   REAL *w, *g, *m, *v, *norms;
   double *some;
 } Update;
 
-/* Clip to norm `clip` and a step of SGD or Adam, a seed at a time; one whose norm is not finite stays where it is. */
+/* Clip to norm `clip` and update as optimizer.py says, a seed at a time; one whose norm is not finite stays where it is. */
 void update(const Update *c) {
   enum { LONG = 8192 };
   const long P = c->P, chunks = (P + LONG - 1) / LONG;
@@ -331,18 +331,31 @@ void update(const Update *c) {
       const long from = s * P + k * LONG, count = least(LONG, P - k * LONG);
       REAL *restrict w = c->w + from;
       const REAL *restrict g = c->g + from;
-      if (!c->adam) {
+      if (!c->kind && c->momentum == 0 && c->decay == 0) {
         const REAL step = (REAL)(c->lr * share);
         for (long j = 0; j < count; j++) w[j] -= step * g[j];
         continue;
       }
-      REAL *restrict m = c->m + from, *restrict v = c->v + from;
+      const REAL l2 = (REAL)(c->kind == 2 ? 0 : c->decay), shrink = (REAL)(c->kind == 2 ? c->lr * c->decay : 0);
+      if (!c->kind && c->momentum == 0) {
+        for (long j = 0; j < count; j++) w[j] -= (REAL)c->lr * ((REAL)share * g[j] + l2 * w[j]);
+        continue;
+      }
+      REAL *restrict m = c->m + from;
+      if (!c->kind) {
+        for (long j = 0; j < count; j++) {
+          m[j] = (REAL)c->momentum * m[j] + (REAL)share * g[j] + l2 * w[j];
+          w[j] -= (REAL)c->lr * m[j];
+        }
+        continue;
+      }
+      REAL *restrict v = c->v + from;
       const REAL b1 = (REAL)c->beta1, b2 = (REAL)c->beta2, rate = (REAL)(c->lr / c->unbias1);
       const REAL unbias = (REAL)c->unbias2, eps = (REAL)c->eps, a1 = (REAL)(1 - c->beta1), a2 = (REAL)(1 - c->beta2);
       for (long j = 0; j < count; j++) {
-        REAL x = (REAL)share * g[j];
+        REAL x = (REAL)share * g[j] + l2 * w[j];
         m[j] = b1 * m[j] + a1 * x, v[j] = b2 * v[j] + a2 * x * x;
-        w[j] -= rate * m[j] / (sqrt_(v[j] / unbias) + eps);
+        w[j] -= shrink * w[j] + rate * m[j] / (sqrt_(v[j] / unbias) + eps);
       }
     }
   }

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from ..cell import Cell, State
+from ..optimizer import BETA1, BETA2, EPS, SGD, Optimizer
 from . import derive, emit
 from .derive import Program
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 KERNELS = Path(__file__).with_suffix(".c")
 FLAGS = ("-std=gnu11", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fPIC")
 REALS = {torch.float32: "float", torch.float64: "double"}
-ADAM = (0.9, 0.999, 1e-8)  # betas, and what keeps a division from 0
+KINDS = ("sgd", "adam", "adamw")  # as native.c counts optimizers
 PATIENCE_S = 300.0  # with a compiler: it takes seconds
 
 
@@ -83,8 +84,21 @@ class Update(ctypes.Structure):
     """As in native.c."""
 
     _fields_ = [
-        *((name, ctypes.c_long) for name in ("S", "P", "threads", "adam")),
-        *((name, ctypes.c_double) for name in ("lr", "clip", "beta1", "beta2", "unbias1", "unbias2", "eps")),
+        *((name, ctypes.c_long) for name in ("S", "P", "threads", "kind")),
+        *(
+            (name, ctypes.c_double)
+            for name in (
+                "lr",
+                "clip",
+                "momentum",
+                "decay",
+                "beta1",
+                "beta2",
+                "unbias1",
+                "unbias2",
+                "eps",
+            )
+        ),
         *((name, ctypes.c_void_p) for name in ("w", "g", "m", "v", "norms", "some")),
     ]
 
@@ -315,7 +329,7 @@ class Trainer:
         self.shape = (T, n)
 
     def step(
-        self, X: Tensor, Y: Tensor, state: State, lr: float, clip: float, adam: bool, counts: Tensor | None
+        self, X: Tensor, Y: Tensor, state: State, lr: float, clip: float, optimizer: Optimizer, counts: Tensor | None
     ) -> tuple[Tensor, Tensor, State]:
         """As `Model.learn`."""
         model, (T, S, n) = self.model, X.shape
@@ -335,15 +349,15 @@ class Trainer:
             counts = counts.expand_as(Y).contiguous()
             Y = Y.contiguous()
             head.counts, head.Y, head.yt, head.ys = counts.data_ptr(), Y.data_ptr(), Y.stride(0), Y.stride(1)
-        change.lr, change.clip, change.adam = lr, clip, adam
-        if adam:
-            beta1, beta2, eps = ADAM
-            if not model.moments:
-                model.moments = (torch.zeros_like(model.flat), torch.zeros_like(model.flat))
+        change.lr, change.clip, change.kind = lr, clip, KINDS.index(optimizer.kind)
+        if optimizer != SGD:
+            done = int(model.steps)
+            model.prepare(optimizer)
             model.steps += 1
-            change.m, change.v = (x.data_ptr() for x in model.moments)
-            change.beta1, change.beta2, change.eps = beta1, beta2, eps
-            change.unbias1, change.unbias2 = 1 - beta1**model.steps, 1 - beta2**model.steps
+            change.m, change.v = (x.data_ptr() for x in (*model.moments, model.flat, model.flat)[:2])
+            change.lr, change.momentum = lr * optimizer.factor(done), optimizer.momentum
+            change.decay, change.beta1, change.beta2, change.eps = optimizer.weight_decay, BETA1, BETA2, EPS
+            change.unbias1, change.unbias2 = 1 - BETA1 ** (done + 1), 1 - BETA2 ** (done + 1)
         at = ctypes.byref(call)
         self.cell.before(at, self.P)
         if self.cell.forward(at) or self.kernels.head(ctypes.byref(head)) or self.cell.backward(at):

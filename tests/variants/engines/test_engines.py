@@ -23,6 +23,7 @@ from variants import model as model_of
 from variants.cell import Cell
 from variants.engines import book, derive, fused, loop, native, resident
 from variants.library import Library
+from variants.optimizer import ADAM, SGD, Optimizer
 
 WITHOUT = native.unsupported_reason(variants.get("gru"))
 NATIVE = pytest.mark.skipif(bool(WITHOUT), reason=WITHOUT or "it runs")
@@ -135,7 +136,7 @@ def test_native_does_not_depend_on_seeds_or_threads() -> None:
 
 
 def learned(
-    variant: str | type[Cell], engine: str, seeds: list[int], adam: bool = False, counts: bool = False, bad: int = -1
+    variant: str | type[Cell], engine: str, seeds: list[int], how: Optimizer = SGD, counts: bool = False, bad: int = -1
 ) -> list[Tensor]:
     """What four training steps give and leave, float32's numbers in float64; of seed `bad` a weight is no number."""
     with pytest.MonkeyPatch.context() as patch:
@@ -149,7 +150,9 @@ def learned(
         rngs = [torch.Generator().manual_seed(10 * seed + k) for seed in seeds]
         data = torch.stack([torch.randint(7, (T + 1, n), generator=rng) for rng in rngs], 1)
         some = torch.stack([torch.rand(T, n, generator=rng) < 0.5 for rng in rngs], 1) if counts else None
-        losses, norms, state = model.learn(data[:-1], data[1:], state, 0.02 if adam else 0.7, 0.3, adam, some)
+        losses, norms, state = model.learn(
+            data[:-1], data[1:], state, 0.7 if how.kind == "sgd" else 0.02, 0.3, how, some
+        )
         found += [losses, norms, *state]
     return [*found, model.flat, *model.moments]
 
@@ -157,8 +160,8 @@ def learned(
 @NATIVE
 @pytest.mark.parametrize("variant", CELLS)
 def test_a_whole_step_in_c_is_the_loop_s(variant: str | type[Cell]) -> None:
-    for seeds, adam, counts in (([0], False, False), ([0, 1, 2], True, True)):
-        one, other = (learned(variant, engine, seeds, adam, counts) for engine in ("loop", "native"))
+    for seeds, how, counts in (([0], SGD, False), ([0, 1, 2], ADAM, True)):
+        one, other = (learned(variant, engine, seeds, how, counts) for engine in ("loop", "native"))
         assert max((a - b).abs().max().item() for a, b in zip(one, other, strict=True)) <= 1e-12
     served = derive.program(variant if isinstance(variant, type) else variants.get(variant), 7, 9).outside == ""  # type: ignore[arg-type]
     assert served == (variant not in ("ligru", newcomers.Scaled))
