@@ -319,6 +319,21 @@ def _class(base: str) -> type[Cell]:
     return cell
 
 
+def source(name: str) -> str:
+    """Return the text of the file that a cell is written in, less its imports; '' where no cell has this name."""
+    entry = catalog().get(name)
+    if entry is None:
+        return ""
+    if entry.library:
+        return f"{entry.about}."
+    try:
+        text = (Path(entry.path) if entry.path else HERE / f"{entry.file}.py").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
+    text = re.sub(r"^(from|import) .*\n", "", text, flags=re.MULTILINE).replace('"""\n', "\n").strip().strip('"')
+    return re.sub(r"\n{3,}", "\n\n", text)
+
+
 def reference_engine(name: str) -> str:
     """The engine that every other must agree with: the loop, or torch's own for torch's own."""
     return "library" if catalog()[parse(name)[0]].library else "loop"

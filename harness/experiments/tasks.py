@@ -482,3 +482,68 @@ def dyck2(length: int, n: int, rng: np.random.Generator) -> Batch:
         stack[depth, columns] = np.where(opening, 1 + kind[t], stack[depth, columns])
         answers[t] = stack[depth, columns]
     return inputs, answers, _all(inputs)
+
+
+# ---- how they are written -------------------------------------------------------------------------------------------
+
+
+def _cycles(things: int, even: bool = False) -> list[str]:
+    """The permutations of `_permutations` as products of cycles, 'e' for the one that moves nothing."""
+    names = []
+    for g in itertools.permutations(range(things)):
+        if even and sum(a > b for a, b in itertools.combinations(g, 2)) % 2:
+            continue
+        left, found = set(range(things)), ""
+        while left:
+            first = at = min(left)
+            cycle = list[str]()
+            while at in left:
+                left.remove(at)
+                cycle.append(str(at + 1))
+                at = g[at]
+            assert at == first
+            found += f"({''.join(cycle)})" * (len(cycle) > 1)
+        names.append(found or "e")
+    return names
+
+
+@functools.cache
+def symbols(name: str) -> tuple[list[str], list[str]]:
+    """How each input and each answer of a task is written, as its docstring writes them; numbers where it does not."""
+    letters, bits, digits = list("abcdefgh"), list("01"), [str(k) for k in range(60)]
+    registers = "abc"
+    copies = [f"{a}:={b}" for a in registers for b in [*registers, *registers][registers.index(a) + 1 :][:2]]
+    sets = [f"{a}:={v}" for a in registers for v in range(VALUES)]
+    known: dict[str, tuple[list[str], list[str]]] = {
+        "s3": (_cycles(3), _cycles(3)), "a5": (_cycles(5, True), _cycles(5, True)), "table3": (letters, letters),
+        "delayed_recall": ([*letters, *(x.upper() for x in letters), "?"], letters),
+        "registers": ([*copies, *(f"read {a}" for a in registers), *sets], digits[:VALUES]),
+        "copy": ([*letters, ".", "?"], letters), "selective_copy": ([*letters, ".", "?"], letters),
+        "counting": (list("|ab"), list("|ab")), "parity": (bits, bits), "parity_reset": ([*bits, "|"], bits),
+        "lag": ([f"{x}{back}" for back in range(1, LAGS + 1) for x in letters], letters),
+        "flip_flop": ([f"write {b}" for b in bits] + [f"ignore {b}" for b in bits] + ["read"], bits),
+        "pair_recall": ([f"K{k}" for k in range(KEYS)] + [f"v{k}" for k in range(SYMBOLS)],
+                        [f"v{k}" for k in range(SYMBOLS)]),
+        "dyck2": (list("([)]"), ["none", "(", "["]),
+    }  # fmt: skip
+    task = TASKS[name]
+    return known.get(name, (digits[: task.inputs], digits[: task.outputs]))
+
+
+QUESTIONS = {  # asked of a reader, who sees one sequence up to a step that is asked
+    "s3": "Each step permutes three things. Which permutation is their product, in the order written?",
+    "a5": "Each step permutes five things. Which permutation is their product, in the order written?",
+    "delayed_recall": "One letter was marked: the capital. Which was it?",
+    "table3": "The answer follows from the last three letters, by a table drawn once at random: you can only guess.",
+    "registers": "Three registers a, b, c are set, copied (b:=a) and read. What does the last read give?",
+    "copy": "Ten letters, blanks, a signal; then the letters are asked again in order. Which is the tenth?",
+    "selective_copy": "Ten letters lie among blanks; after the signal they are asked in order. Which is the tenth?",
+    "counting": "As many b follow as there were a, then |. What comes next?",
+    "sum_mod": "What is the sum of all numbers, modulo 5?",
+    "parity": "Is the number of ones even (0) or odd (1)?",
+    "parity_reset": "Is the number of ones since the last | even (0) or odd (1)?",
+    "lag": "Each step is a letter and a number. Which letter stood that many steps before the last?",
+    "flip_flop": "Which bit was written last?",
+    "pair_recall": "Each key K is followed by its value v. Which value belongs to the last key?",
+    "dyck2": "Which bracket is still open at the end, the innermost, if any is?",
+}

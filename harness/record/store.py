@@ -32,6 +32,7 @@ from harness.experiments.runs import Run
 from harness.files import now, sealed, unseal, unsealed, write
 from harness.files import writing as writing
 from harness.record import pack
+from variants import registry
 
 VERSION = 1  # of the JSON files
 HEAD = f'{{\n "version": {VERSION},\n'  # how a file of this version begins
@@ -86,7 +87,8 @@ def write_run(folder: Path, run: Run, fact: dict[str, object]) -> None:
     outcome = fact.get("outcome")
     network = outcome.pop("network", None) if isinstance(outcome, dict) else None
     if network:  # first: were it the other way round, a run could be done and have none
-        _dump(folder / f"networks/{run.key}.json", {"run": run.key, "variant": run.variant, **network})
+        text = registry.source(run.variant.partition(":")[0])  # as it is now: later the file may be edited
+        _dump(folder / f"networks/{run.key}.json", {"run": run.key, "variant": run.variant, "source": text, **network})
     _dump(folder / _run(run), {"run": run.fields, **fact})
     _checkpoint_path(folder, run.key).unlink(missing_ok=True)  # of all that trained beside it this run was the last
 

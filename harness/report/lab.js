@@ -1,6 +1,7 @@
 // THE LABORATORY: what is typed, each network's answer, a gate held, a letter looked at. The view is in the address.
-if (document.getElementById("lab-data")) (() => {
-  const data = JSON.parse(document.getElementById("lab-data").textContent);
+const LAB = JSON.parse(document.getElementById("lab-data")?.textContent || "{}");
+if (LAB.nets?.length) (() => {
+  const data = LAB;
   const $ = id => document.getElementById("lab-" + id), letters = data.letters, MOST = 160;
   const number = new Map(letters.map((c, i) => [c, i])), spaced = { " ": "␣", "\n": "↵", "\t": "⇥" };
   const nets = new Map(data.nets.map(spec => [spec.name, new Net(spec, letters.length)]));
@@ -250,7 +251,7 @@ if (document.getElementById("lab-data")) (() => {
     look(state.at);
   }
   recall();
-  document.getElementById("lab").hidden = false;
+  document.getElementById("lab").hidden = $("play").hidden = false;
   $("text").value = text.join("");
   for (const [name, net] of nets) {
     const chip = make("button", { type: "button", textContent: net.about ? `${net.about} (${name})` : name, className: "chip h-" + net.hue });
@@ -286,4 +287,118 @@ if (document.getElementById("lab-data")) (() => {
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", strips);
   frame();
   choose();
+})();
+
+// ---- tasks: an example of each, the reader's answer, then every network's. Cells are coloured by the answer they stand for.
+if (LAB.tasks?.length) (() => {
+  const $ = id => document.getElementById("lab-" + id), tasks = LAB.tasks, made = new Map(), tally = new Map();
+  const start = tasks.findIndex(t => t.name === view.get("task"));
+  const state = { task: Math.max(start, 0), example: Math.max(0, Math.trunc(+view.get("example")) || 0), given: -1 };
+  const task = () => tasks[state.task], example = () => task().examples[state.example % task().examples.length];
+  const nets = t => {
+    if (!made.has(t)) made.set(t, t.nets.map(spec => new Net(spec, t.inputs.length, t.answers.length)));
+    return made.get(t);
+  };
+  const shades = t => {
+    const own = t.answers.map(a => a.toLowerCase()), said = a => a.toLowerCase();
+    return label => {
+      const exact = own.indexOf(said(label));
+      return exact >= 0 ? exact : label.length > 4 && label[0] === "(" ? -1 : own.findIndex(a => label.includes(a));
+    };
+  };
+  function cell(t, label, more = "") {
+    const k = shades(t)(label), e = make("span", { className: `cell ${more}`, textContent: label });
+    if (k >= 0) e.dataset.shade = `${k % 8}`;
+    if (t.answers.includes(label.toLowerCase()) && label !== label.toLowerCase()) e.classList.add("marked");
+    return e;
+  }
+  // By which key an answer is given: its own sign, the last of it, or its place.
+  function keysOf(t) {
+    const own = t.answers, last = own.map(a => a.at(-1)), alone = own.every(a => a.length === 1);
+    if (alone || (new Set(last).size === own.length && last.every(c => /[a-z0-9]/.test(c)))) return last;
+    return own.length < 10 ? own.map((_, k) => `${k + 1}`) : [];
+  }
+  const count = (net, right) => {
+    const found = tally.get(net) ?? tally.set(net, [0, 0]).get(net);
+    if (right !== undefined) { found[0] += right; found[1]++; }
+    return found[1] ? `${found[0]} of ${found[1]} right` : "";
+  };
+  function draw() {
+    const t = task(), x = example(), keys = keysOf(t), last = x.asked.length - 1, right = x.answers[last];
+    const done = state.given >= 0, own = new Map(x.asked.map((at, k) => [at, k]));
+    $("asked").textContent = t.about;
+    $("cells").replaceChildren(...x.inputs.map((s, at) => {
+      const e = cell(t, t.inputs[s], own.has(at) ? "asked" : "");
+      if (at === x.inputs.length - 1) e.classList.add("now");
+      return e;
+    }), cell(t, done ? t.answers[right] : "?", "reply"));
+    $("cells").setAttribute("aria-label", `Input: ${x.inputs.map(s => t.inputs[s]).join(", ")}; the answer is ${done ? t.answers[right] : "asked"}`);
+    $("answers").replaceChildren(...t.answers.map((a, k) => {
+      const b = make("button", { type: "button", className: "cell", disabled: done }, make("span", { textContent: a }));
+      const shade = shades(t)(a);
+      if (shade >= 0) b.dataset.shade = `${shade % 8}`;
+      if (keys[k] && keys[k] !== a) b.append(make("kbd", { textContent: keys[k] }));
+      if (keys[k]) b.setAttribute("aria-keyshortcuts", keys[k]);
+      if (done && k === right) b.classList.add("right");
+      if (done && k === state.given && k !== right) b.classList.add("wrong");
+      b.addEventListener("click", () => reply(k));
+      return b;
+    }));
+    const verdict = ok => make("b", { className: ok ? "right" : "wrong", textContent: ok ? "✓ right" : "✗ wrong" });
+    const rows = [make("div", { className: "solver you" }, make("span", { className: "who", textContent: "you" }),
+      done ? cell(t, t.answers[state.given]) : make("span", { className: "cell", textContent: "?" }),
+      done ? verdict(state.given === right) : make("span", { className: "small", textContent: "answer first" }),
+      make("span", { className: "small", textContent: count("you") }))];
+    for (const net of nets(t)) {
+      const row = make("div", { className: "solver h-" + net.hue }, make("span", { className: "who" }, net.about || net.name,
+        net.about ? make("small", { textContent: net.name }) : ""));
+      if (done) {
+        const said = net.forward(x.inputs) && x.asked.map(at => net.answer(at)), good = said.map((a, k) => a === x.answers[k]);
+        const sure = net.next(x.asked[last])[said[last]];
+        row.append(cell(t, t.answers[said[last]]), verdict(good[last]), make("span", { className: "small",
+          textContent: `${(100 * sure).toFixed(0)} % sure; ${count(net)} here`, title: net.solved }), make("small", { textContent: net.solved }));
+        if (last) {
+          const n = good.filter(Boolean).length, every = make("span", { className: "every", role: "img" });
+          every.setAttribute("aria-label", `right at ${n} of the ${last + 1} steps asked`);
+          every.append(...good.map((ok, k) => make("i", { className: ok ? "right" : "wrong", title: `step ${x.asked[k] + 1}: ${t.answers[said[k]]}${ok ? "" : `, not ${t.answers[x.answers[k]]}`}` })));
+          row.append(every, make("span", { className: "small", textContent: `${n} of ${last + 1} steps` }));
+        }
+      } else row.append(make("span", { className: "cell", textContent: "?" }));
+      rows.push(row);
+    }
+    $("solvers").replaceChildren(...rows);
+    $("next").textContent = done ? "Next example" : "Another example";
+  }
+  function reply(k) {
+    if (state.given >= 0) return;
+    const t = task(), x = example(), last = x.asked.length - 1, right = x.answers[last];
+    state.given = k;
+    count("you", k === right);
+    for (const net of nets(t)) count(net, net.forward(x.inputs).answer(x.asked[last]) === right);
+    draw();
+    const wrong = nets(t).filter(n => n.answer(x.asked[last]) !== right).map(n => n.about || n.name);
+    $("told").textContent = `${k === right ? "Right" : "Wrong"}: it is ${t.answers[right]}. ${wrong.length ? `Wrong too: ${wrong.join(", ")}.` : "Every network is right."}`
+      .replace("Wrong too", k === right ? "Wrong" : "Wrong too");
+    $("next").focus({ preventScroll: true });
+  }
+  function open(k, example) {
+    if (k !== state.task) tally.clear();
+    Object.assign(state, { task: k, example, given: -1 });
+    $("told").textContent = "";
+    draw();
+    view.set({ task: k || example ? task().name : undefined, example: example ? `${example}` : undefined });
+  }
+  $("task").append(...tasks.map((t, k) => make("option", { value: `${k}`, textContent: `${t.name.replaceAll("_", " ")}: ${t.asks}` })));
+  $("task").value = `${state.task}`;
+  $("task").addEventListener("change", e => open(+e.target.value, 0));
+  $("next").addEventListener("click", () => { open(state.task, (state.example + 1) % task().examples.length); $("answers").firstElementChild.focus({ preventScroll: true }); });
+  $("tasks").addEventListener("keydown", e => {
+    if (e.target.tagName === "SELECT" || e.ctrlKey || e.metaKey || e.altKey) return;
+    const buttons = [...$("answers").children], at = buttons.indexOf(e.target), to = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: buttons.length - 1 }[e.key];
+    const k = keysOf(task()).indexOf(e.key);
+    if (at >= 0 && to !== undefined) { buttons[Math.max(0, Math.min(to, buttons.length - 1))].focus(); e.preventDefault(); }
+    else if (k >= 0 && state.given < 0) { reply(k); e.preventDefault(); }
+  });
+  document.getElementById("lab").hidden = $("tasks").hidden = false;
+  draw();
 })();

@@ -141,13 +141,13 @@ function decode(base64) { // little-endian float32
 }
 
 class Net {
-  constructor(spec, symbols) {
+  constructor(spec, symbols, outputs = symbols) {
     Object.assign(this, spec);
-    this.d = symbols;
+    this.d = outputs;
     const all = decode(spec.weights), h = this.hidden, [tables, rows, matrices] = spec.sizes;
     let at = 0;
     const take = n => all.subarray(at, (at += n)), many = (n, size) => Array.from({ length: n }, () => take(size));
-    this.x = many(tables, this.d * h);
+    this.x = many(tables, symbols * h);
     this.c = many(rows, h);
     this.m = many(matrices, h * h);
     this.W = take(h * this.d);
@@ -189,6 +189,8 @@ class Net {
   }
   // Chances of every symbol after symbol t.
   next(t) { return this.chances.subarray(t * this.d, (t + 1) * this.d); }
+  // The likeliest answer after symbol t.
+  answer(t) { const p = this.next(t); return p.indexOf(Math.max(...p)); }
   // Bits of surprise of symbol t, given those before it; the first has none.
   bits(t) { return t ? -Math.log2(this.next(t - 1)[this.read[t]]) : 0; }
   perplexity() {

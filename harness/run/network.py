@@ -32,7 +32,8 @@ def network(
     """One seed of a model, `seed` its place: `as_data`'s program, `weights` (base64 of float32, little-endian) in the
     order x, c, mm, W_hq, b_q, and `sizes`, how many x, c and mm there are. Or `why` there is none.
 
-    And `state`, from which `restored` makes the model again: its state_dict, encoded as `weights` is, in its order.
+    And, of a text's, `state`, from which `restored` makes the model again: its state_dict, encoded as `weights` is, in
+    its order. A task's network has no vocabulary.
     """
     if isinstance(model, SideBySide):
         return network(model.models[seed], 0, vocabulary, heldout, unit)
@@ -40,7 +41,7 @@ def network(
     count = sum(map(len, state))
     if count > MOST_NUMBERS:
         return {"why": f"{count:,} numbers: larger than {MOST_NUMBERS:,}"}
-    kept = {"state": _encoded(np.concatenate(state)), "vocabulary": list(vocabulary)}
+    kept = {"state": _encoded(np.concatenate(state)), "vocabulary": list(vocabulary)} if vocabulary else {}
     if unit != CHARACTERS:
         return {"why": f"it reads {unit}, and the page is typed into by characters", **kept}
     try:
@@ -53,7 +54,7 @@ def network(
     return {
         **kept, **program, "hidden": cell.h, "sizes": [len(constants[op]) for op in ("x", "c", "mm")],
         "keeps": cell.keeps.rpartition("_")[2][-1:].upper(),
-        "heldout": [int(x) for x in heldout[:EXCERPT]],
+        **({"heldout": [int(x) for x in heldout[:EXCERPT]]} if vocabulary else {}),
         "weights": _encoded(flat),
     }  # fmt: skip
 

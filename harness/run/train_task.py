@@ -7,6 +7,7 @@ seen, and a seed's numbers do not depend on which others train beside it.
 from __future__ import annotations
 
 import functools
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -18,6 +19,7 @@ from harness.experiments.protocols import UPDATES
 from harness.experiments.runs import Run
 from harness.experiments.tasks import SYMBOLS, TASKS, Batch, Task
 from harness.run import diagnostics
+from harness.run.network import network
 from harness.run.outcome import OnTrained, Outcome
 from harness.run.process import describe
 from harness.run.progress import Arrays, CheckpointStore, Monitor, Progress
@@ -42,13 +44,14 @@ class TaskState:
         self.checks = np.full((self.setting.epochs, len(runs)), math.nan)  # the score after each epoch
         self.ends = np.zeros(len(runs), dtype=int)  # epoch at which each seed's training ended, 0 while it has not
         self.longer = np.full(len(runs), math.nan)  # the score at the longer length, when it ended
+        self.network = ""  # seed 0's as it was when its training ended, JSON: see run/network.py
 
     def state_dict(self) -> Arrays:
         """Return the checkpoint: weights, optimizer state, epochs done, scores."""
         return {
             **self.model.snapshot(), "epoch": np.array(self.epoch), "diverged": self.diverged.cpu().numpy(),
             "checks": self.checks, "ends": self.ends, "longer": self.longer,
-            "length": np.array(self.steps),
+            "length": np.array(self.steps), "network": np.array(self.network),
         }  # fmt: skip
 
     def load_state_dict(self, arrays: Arrays) -> None:
@@ -56,7 +59,7 @@ class TaskState:
         self.model.restore(arrays)
         self.epoch, self.diverged = int(arrays["epoch"]), torch.from_numpy(arrays["diverged"]).to(self.device)
         self.checks, self.ends, self.longer = arrays["checks"], arrays["ends"], arrays["longer"]
-        self.steps = int(arrays["length"])
+        self.steps, self.network = int(arrays["length"]), str(arrays["network"])
 
     def train_epoch(self, heartbeat: Callable[[], None]) -> None:
         """Train UPDATES minibatches of sequences that were never seen; `heartbeat` is called after each."""
@@ -87,9 +90,11 @@ class TaskState:
         return bool(new.any())
 
     def score_longer(self) -> None:
-        """Score at the longer length those whose training has just ended."""
+        """Score at the longer length those whose training has just ended, and keep the network of seed 0."""
         new, length = self.ends == self.epoch, self.task.longer * self.setting.num_steps
         self.longer[new] = score(self.model, self.task, length, self.setting.batch_size)[new]
+        if 0 in self.seeds and new[self.seeds.index(0)]:
+            self.network = kept(self.model, self.seeds.index(0), self.task)
 
     def look(self) -> tuple[list[diagnostics.Facts], dict[str, str]]:
         """Look at what the gates of a seed that trained alone do around the step that its task marks; why not."""
@@ -107,7 +112,8 @@ class TaskState:
         gone = self.diverged.cpu().numpy()
         tokens = UPDATES * self.setting.batch_size * self.steps
         outcomes: list[Outcome | None] = []
-        for end, longer, lost, checks in zip(self.ends, self.longer, gone, self.checks.T, strict=True):
+        each = zip(self.seeds, self.ends, self.longer, gone, self.checks.T, strict=True)
+        for seed, end, longer, lost, checks in each:
             own = tuple(float(value) for value in checks[:end])
             outcomes.append(None if end == 0 else Outcome(
                 parameters=self.model.parameters_per_seed, train_s=train_s, tokens=int(end) * tokens,
@@ -116,6 +122,7 @@ class TaskState:
                 solved_after=None if lost else solved(self.task, own) * UPDATES or None,
                 checks=() if lost else own, positions=tuple(positions), unseen=dict(unseen or {}),
                 error="diverged: the gradient is not a number" if lost else "",
+                network=json.loads(self.network) if self.network and seed == 0 and not lost else None,
             ))  # fmt: skip
         return outcomes
 
@@ -159,6 +166,15 @@ def train(
         watch.between(state.epoch / setting.epochs, state.state_dict)
         watch.stop()
     return [outcome for outcome in state.outcomes(watch.seconds, *state.look()) if outcome]
+
+
+def kept(model: Model, place: int, task: Task) -> str:
+    """One seed's network, `place` among the others, as the page runs it: JSON. A failure is its reason, no error."""
+    try:
+        found = {"why": "its inputs are numbers"} if task.outputs == 1 else network(model, place, (), ())
+    except Exception as error:
+        found = {"why": describe(error)}
+    return json.dumps({"task": task.name, "inputs": task.inputs, "outputs": task.outputs, **found})
 
 
 def looked_into(model: Model, task: Task, length: int) -> list[diagnostics.Facts]:
