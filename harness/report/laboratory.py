@@ -96,14 +96,14 @@ def _spec(variant: str, net: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _examples(name: str, length: int) -> dict[str, Any]:
-    """Sequences of a task up to the last step that is asked; where that is always answered alike, to another."""
+    """Sequences of a task up to the last step that is asked; every second to another where all would be alike."""
     task = TASKS[name]
     inputs, answers, counts = (part[:, :EXAMPLES] for part in task.fresh(length))
     shown, examples = symbols(name), []
     alike = len({int(answers[counts[:, k].nonzero()[0][-1], k]) for k in range(inputs.shape[1])}) == 1
     for k in range(inputs.shape[1]):
         asked = counts[:, k].nonzero()[0]
-        asked = asked[: 1 + 7 * k % len(asked)] if alike else asked
+        asked = asked[: 1 + 7 * k % len(asked)] if alike and k % 2 else asked
         examples.append({"inputs": inputs[: asked[-1] + 1, k].tolist(), "asked": asked.tolist(),
                          "answers": answers[asked, k].tolist()})  # fmt: skip
     about = QUESTIONS.get(name) or (task.make.__doc__ or "").partition(". ")[0]

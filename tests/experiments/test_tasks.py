@@ -312,3 +312,40 @@ def test_a_training_goes_on_from_between_two_epochs(monkeypatch: pytest.MonkeyPa
     resumed = train_task.train([run("s3", epochs=3)], keep=Kept())
     assert resumed[0].checks == straight[0].checks
     assert resumed[0].score_longer == straight[0].score_longer
+
+
+def test_each_input_and_answer_of_a_task_has_a_sign_that_says_it() -> None:
+    """Read from its signs alone, a sequence gives the answers of the task."""
+    for name, task in TASKS.items():
+        signs, answers = tasks.symbols(name)
+        if task.outputs > 1:
+            assert (len(set(signs)), len(set(answers))) == (task.inputs, task.outputs), name
+            assert name in tasks.QUESTIONS
+    X, Y, counts = TASKS["registers"].fresh(24)
+    signs, answers = tasks.symbols("registers")
+    for n in range(20):
+        held: dict[str, str] = {}
+        for x, y, asked in zip(X[:, n], Y[:, n], counts[:, n], strict=True):
+            if asked:
+                assert held[signs[x].removeprefix("read ")] == answers[y]
+            else:
+                to, value = signs[x].split(":=")
+                held[to] = held.get(value, value)
+    X, Y, counts = TASKS["lag"].fresh(16)
+    signs, answers = tasks.symbols("lag")
+    assert all(answers[Y[t, 0]] == signs[X[t - int(signs[X[t, 0]][1]), 0]][0] for t in range(4, 16))
+
+
+@pytest.mark.parametrize("engine", ["fused", "library"])
+def test_seed_0_of_a_task_is_kept_as_it_was_when_its_training_ended(engine: str) -> None:
+    variant = "nn.gru" if engine == "library" else "gru"
+    seeds = (0,) if engine == "library" else (1, 0)
+    outcomes = train_task.train([run("delayed_recall", seed, variant, engine, num_steps=4) for seed in seeds])
+    assert [outcome.network is None for outcome in outcomes] == [seed != 0 for seed in seeds]
+    kept = outcomes[-1].network
+    assert kept is not None
+    assert (kept["task"], kept["inputs"], kept["outputs"], kept["hidden"]) == ("delayed_recall", 17, 8, 16)
+    assert "state" not in kept
+    numbers = train_task.train([run("adding", variant=variant, engine=engine, epochs=1)])[0].network
+    assert numbers is not None
+    assert numbers["why"] == "its inputs are numbers"

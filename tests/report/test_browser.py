@@ -21,9 +21,10 @@ from typing import Any
 import pytest
 import synthetic
 
+from harness.experiments.tasks import TASKS
 from harness.record import tables
 from harness.report import page as report
-from harness.run import network
+from harness.run import network, train_task
 from variants.model import Model
 
 CHROMIUM = next((p for name in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(name))), None)
@@ -168,11 +169,25 @@ def laboratory(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"run": run, **network.network(Model(name, len(letters), 32, [0], "torch"), 0, letters, list(range(1, 27)) * 9)}
         for run, name in zip(runs.run, runs.variant, strict=True)
     ]  # fmt: skip
+    results, networks = answering(results, networks)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(report, "charts", lambda *_: [])
         patch.setattr(report, "further", lambda *_: [])
         (folder / report.NAME).write_text(report.html(results, networks=networks), encoding="utf-8")
     return folder
+
+
+def answering(results: tables.Results, networks: list[dict[str, Any]]) -> tuple[tables.Results, list[dict[str, Any]]]:
+    """With trainings on two tasks beside them, of random weights."""
+    rows, own = list[dict[str, Any]](), list[dict[str, Any]]()
+    for name, task in ((name, TASKS[name]) for name in ("s3", "delayed_recall")):
+        for variant in ("gru", "gru:R=1", "rnn"):
+            run = f"{variant} {name}"
+            model = Model(variant, task.inputs, 16, [0], "torch", outputs=task.outputs)
+            own.append({"run": run, "variant": variant, **json.loads(train_task.kept(model, 0, task))})
+            rows.append({"run": run, "variant": variant, "task": name, "protocol": name, "seed": 0, "score": 0.5,
+                         "length": task.length, "error": ""})  # fmt: skip
+    return dataclasses.replace(results, probes=tables.frame("probes", rows)), [*networks, *own]
 
 
 @pytest.fixture
@@ -426,6 +441,34 @@ def test_a_letter_is_looked_at_by_mouse_and_by_keys(lab: Browser) -> None:
     assert lab.js(chosen) == [19] * 4
     assert "letter 20" in lab.js("document.getElementById('lab-rows').getAttribute('aria-valuetext')")
     assert "looks back" in lab.js(f"{ROWS}[0].textContent")
+
+
+def test_a_task_is_answered_by_the_reader_and_by_each_network(lab: Browser) -> None:
+    """By click and by key; right and wrong are said, not only coloured; the next example; the task in the address."""
+    rows = "[...document.querySelectorAll('#lab-solvers .solver')]"
+    told = "document.getElementById('lab-told').textContent"
+    assert lab.js(f"{rows}.map(r => r.querySelector('.who').firstChild.textContent)") == [
+        "you", "both gates", "without R", "neither"
+    ]  # fmt: skip
+    assert "right" not in lab.js(f"{rows}.map(r => r.textContent).join()")
+    buttons = "document.querySelectorAll('#lab-answers button')"
+    lab.js(f"{buttons}[0].focus(); {buttons}[0].click()")
+    assert lab.js(f"{rows}.every(r => /right|wrong/.test(r.querySelector('b').textContent))")
+    assert lab.js(f"{rows}[1].querySelectorAll('.every i').length") == 32  # each step of s3 is asked
+    assert lab.js(told).split(":")[0] in ("Right", "Wrong")
+    assert lab.js("document.activeElement.id") == "lab-next"
+    lab.key("Enter", 13, "\r")
+    assert lab.js(told) == ""
+    assert "example=1" in lab.js("location.hash")
+    lab.key("2", 50, "2")  # by its key
+    assert lab.js(f"[...{buttons}].findIndex(b => b.matches('.right, .wrong'))") >= 0
+    assert "of 2 right" in lab.js(f"{rows}[0].textContent")
+    lab.js("""(s => { s.value = '1'; s.dispatchEvent(new Event('change')); })(document.getElementById('lab-task'))""")
+    assert "task=delayed_recall" in lab.js("location.hash")
+    assert lab.js("document.querySelectorAll('#lab-cells .marked').length") == 1
+    assert lab.js("document.querySelectorAll('#lab-cells .cell').length") == 65
+    assert lab.js(f"{buttons}[7].getAttribute('aria-keyshortcuts')") == "h"
+    assert quiet(lab)
 
 
 def test_the_view_is_in_the_address(lab: Browser, laboratory: Path) -> None:

@@ -20,10 +20,12 @@ import variants
 from harness.data import load as loading
 from harness.experiments import protocols
 from harness.experiments.runs import Run
-from harness.record import store
+from harness.experiments.tasks import TASKS
+from harness.record import store, tables
 from harness.report import laboratory, page
-from harness.run import network, train
+from harness.run import network, train, train_task
 from harness.run.outcome import Outcome
+from variants import outside
 from variants.cell import Cell, gate, sigmoid
 from variants.engines import derive
 from variants.layers import stack
@@ -110,12 +112,12 @@ def answer(model: Model) -> tuple[float, list[float]]:
     return float(torch.stack(nats).mean().exp().detach()), norms
 
 
-def in_node(cases: list[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
+def in_node(cases: Any, folder: Path, check: str = CHECK) -> list[Any]:
     file = folder / "cases.json"
     file.write_text(json.dumps({"symbols": SYMBOLS, "letters": LETTERS, "cases": cases}))
-    script = page.SCRIPT.joinpath("net.js").read_text() + CHECK
+    script = page.SCRIPT.joinpath("net.js").read_text() + check
     said = subprocess.run([str(NODE), "-e", script, str(file)], capture_output=True, text=True, check=True)
-    found: list[dict[str, Any]] = json.loads(said.stdout)
+    found: list[Any] = json.loads(said.stdout)
     return found
 
 
@@ -153,6 +155,105 @@ def test_a_network_in_javascript_computes_what_it_computes_in_python(tmp_path: P
     for name, (perplexity, reach), found in zip(names, wanted, in_node(cases, tmp_path), strict=True):
         assert found["perplexity"] == pytest.approx(perplexity, rel=1e-5), name
         np.testing.assert_allclose(found["reach"], reach, rtol=1e-3, atol=1e-5 * max(reach), err_msg=name)
+
+
+ANSWERS = """
+const { cases } = JSON.parse(require("fs").readFileSync(process.argv[1], "utf8"));
+console.log(JSON.stringify(cases.flatMap(t => t.nets.map(spec => {
+  const net = new Net(spec, t.inputs.length, t.answers.length);
+  return t.examples.map(x => net.forward(x.inputs) && x.asked.map(at => [net.answer(at), Math.max(...net.next(at))]));
+}))));
+"""
+
+
+def probes(variants: tuple[str, ...], names: tuple[str, ...]) -> tuple[tables.Results, list[dict[str, Any]]]:
+    """Tables and networks, of large random weights, of trainings on tasks."""
+    rows, networks = list[dict[str, Any]](), list[dict[str, Any]]()
+    for name in names:
+        task = TASKS[name]
+        for variant in variants:
+            model = Model(variant, task.inputs, 16, [0], "torch", outputs=task.outputs).eval()
+            with torch.no_grad():
+                for weight in model.parameters():
+                    weight.mul_(4)
+            rows.append({"run": f"{variant} {name}", "variant": variant, "task": name, "protocol": name, "seed": 0,
+                         "length": task.length, "score": 0.5, "error": ""})  # fmt: skip
+            networks.append({"run": f"{variant} {name}", **json.loads(train_task.kept(model, 0, task)), "model": model})
+    empty = {field.name: tables.frame(field.name, []) for field in dataclasses.fields(tables.Results)}
+    return tables.Results(**{**empty, "probes": tables.frame("probes", rows)}), networks
+
+
+@pytest.mark.skipif(NODE is None, reason="no node here")
+def test_a_task_is_answered_in_javascript_as_in_python(tmp_path: Path) -> None:
+    """Each answer of each network to each example: the same, as sure; the examples are of the scored sequences."""
+    results, networks = probes(("gru", "gru:Z=0", "rnn", "nn.lstm"), ("s3", "delayed_recall", "counting", "copy"))
+    text, _ = laboratory.data(results, networks)
+    found = json.loads(text)["tasks"]
+    assert [task["name"] for task in found] == ["s3", "delayed_recall", "copy", "counting"]
+    assert [net["about"] for net in found[0]["nets"]] == ["both gates", "without Z", "neither", ""]
+    models = {net["run"]: net["model"] for net in networks}
+    said = iter(in_node(found, tmp_path, ANSWERS))
+    for task in found:
+        X, Y, counts = TASKS[task["name"]].fresh(TASKS[task["name"]].length)
+        for net in task["nets"]:
+            model = models[f"{net['name']} {task['name']}"]
+            with torch.no_grad():
+                outputs = model(torch.from_numpy(X[:, None, :20]), model.cell.begin(20))[0][:, 0].softmax(-1)
+            for k, answered in enumerate(next(said)):
+                own = task["examples"][k]
+                assert own["inputs"] == X[: len(own["inputs"]), k].tolist()
+                assert own["answers"] == Y[own["asked"], k].tolist()
+                assert counts[own["asked"], k].all()
+                assert [a for a, _ in answered] == outputs[own["asked"], k].argmax(-1).tolist()
+                np.testing.assert_allclose([p for _, p in answered], outputs[own["asked"], k].amax(-1), rtol=1e-4)
+    assert len({x["answers"][-1] for x in found[3]["examples"]}) > 1  # counting's last answer is always alike
+
+
+def test_tasks_leave_room_and_say_what_they_are() -> None:
+    results, networks = probes(("gru", "rnn"), ("s3", "adding"))
+    found, used = laboratory.task_examples(results, networks)
+    assert [task["name"] for task in found] == ["s3"]  # what reads numbers is not in the page
+    assert used == sum(len(net["weights"]) for net in networks if "weights" in net)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(laboratory, "MOST_TASK_WEIGHTS", used - 1)
+        assert [net["name"] for net in laboratory.task_examples(results, networks)[0][0]["nets"]] == ["gru"]
+    assert laboratory.data(results, [])[0] == ""
+
+
+def test_the_equations_are_those_that_were_trained(tmp_path: Path) -> None:
+    """A cell of a user's own too, after its file was edited, or is gone."""
+    file = tmp_path / "mine.py"
+    file.write_text(OWN.format(law="torch.tanh"))
+    [name] = outside.resolve([str(file)])
+    run = Run(name, 0, protocols.protocol("quick"), "", "cpu", engine="loop")
+    store.write_run(tmp_path, run, {"outcome": {"error": "", "network": {"why": "too large"}}})
+    file.write_text(OWN.format(law="torch.relu"))
+    kept = store.networks(tmp_path)
+    empty = {field.name: tables.frame(field.name, []) for field in dataclasses.fields(tables.Results)}
+    shown = tables.Results(**{**empty, "bench": tables.frame("bench", [{"variant": v} for v in ("mine", "gru")])})
+    (_, _, own), (_, _, gru) = laboratory.equations(shown, kept)
+    assert "torch.tanh" in own
+    assert "import" not in own
+    assert "H_tilde = tanh(" in gru
+    (_, _, today), _ = laboratory.equations(shown, [])
+    assert "torch.relu" in today
+    file.unlink()
+    assert len(laboratory.equations(shown, [])) == 1
+
+
+OWN = '''"""H = f(X W + H W)"""
+
+import torch
+
+from variants import Cell
+
+
+class Mine(Cell):
+    weights = "W_xh W_hh b_h"
+
+    def step(self, X, H):
+        return {law}(X @ self.W_xh + H @ self.W_hh + self.b_h)
+'''
 
 
 @pytest.fixture(scope="module")
