@@ -570,6 +570,9 @@ def announce(plan: Plan, todo: int, workers: int) -> None:
         if plan.engine not in ("auto", plan.engines(variant)[0]):
             print(f"note: {variant} is trained by {plan.engines(variant)[0]}: {plan.engine} cannot run it, "
                   f"{plan.refusals(variant)[plan.engine]}", file=sys.stderr)  # fmt: skip
+        elif (why := plan.refusals(variant).get("fused", "")).startswith("step of") and plan.engine == "auto":
+            print(f"note: {variant} is trained by the loop, which is slow: {why}; "
+                  "docs/engines.md says what a step may use", file=sys.stderr)  # fmt: skip
     if why := grids.no_verdict(plan.variants):
         print(f"note: no verdict can be had: {why}")
     contrasts = grids.contrasts(plan.variants)

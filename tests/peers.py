@@ -1,10 +1,11 @@
-"""One training step by everything that can do it: python -m tests.peers [SIZE ...] >peers.csv
+"""One training step by everything that can do it: python -m tests.peers FILE.csv [SIZE ...], drawn as FILE.svg
 
 Forward, loss, backward, clip and SGD of one seed, characters of a vocabulary of 28, float32. Steps are interleaved in
 one process, in random order; a ratio is the median of ratios of a round, to torch's module of the same kind. Time is
-the processor's, so what else runs counts less; with more than one thread it is the wall's. PEERS="lstm jax" names
-other cells, and peers that want an environment of their own: compile (minutes for the first step), jax (`pip install
-jax` beside this package). THREADS=2 for another number.
+the processor's, so what else runs counts less; with more than one thread it is the wall's. `compile_s` is the first
+step's, of all processors and of compilers too, from empty caches. What FILE has is not run again. PEERS="lstm jax"
+names other cells, and peers that cost more: compile (minutes for the first step, PATIENCE=600 at most), jax (`pip
+install jax` beside this package). THREADS=2 for another number.
 """
 
 from __future__ import annotations
@@ -13,16 +14,21 @@ import csv
 import functools
 import os
 import random
+import signal
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import variants
 from harness.run import machine
+from variants.cell import Cell, State
 from variants.engines import loop
 from variants.model import Model
 from variants.outside import resolve
@@ -30,16 +36,18 @@ from variants.outside import resolve
 SIZES = {"classic": (32, 35, 256), "quick": (32, 16, 32), "book": (32, 64, 128)}  # n, T, h
 NEWCOMER = "tests/support/newcomers.py:Highway"  # three gates, by somebody who knows nothing of engines
 CELLS = ("gru", "lstm", "rnn", "gru_after", "mgu", "janet", "min_gru", "ligru", NEWCOMER)
-COLUMNS = ("size", "cell", "peer", "threads", "clock", "step_ms", "first_step_s", "times_nn", "rounds", "torch")
+COMPILED = ("gru", "lstm", NEWCOMER)  # by torch.compile: each takes minutes
+COLUMNS = ("size", "cell", "peer", "threads", "clock", "step_ms", "compile_s", "times_nn", "rounds", "torch", "note")
 VOCABULARY, LR, CLIP, ROUNDS = 28, 0.01, 1.0, 15
+PATIENCE_S = int(os.environ.get("PATIENCE", "600"))
+ONEDNN = {"nn.rnn": 1, "nn.lstm": 2, "nn.gru": 3}  # as aten::mkldnn_rnn_layer numbers them
 Step = Callable[[], object]
 
 
-def trained(variant: str, engine: str, size: str, compiled: bool = False) -> Step:
+def trained(variant: str, engine: str, size: str, change: Callable[[Model], None] = lambda model: None) -> Step:
     n, T, h = SIZES[size]
     model = Model(variant, VOCABULARY, h, [0], "torch", engine=engine)
-    if compiled:
-        model.unroll = torch.compile(loop.steps)
+    change(model)
     data = torch.randint(VOCABULARY, (T + 1, 1, n), generator=torch.Generator().manual_seed(0))
     state = model.cell.begin(n)
 
@@ -48,6 +56,30 @@ def trained(variant: str, engine: str, size: str, compiled: bool = False) -> Ste
         _, _, state = model.learn(data[:-1], data[1:], state, LR, CLIP)
 
     return step
+
+
+def compile_loop(model: Model) -> None:
+    """All characters one graph."""
+    model.unroll = torch.compile(loop.steps)
+
+
+def compile_step(model: Model) -> None:
+    """One character a graph, called T times from Python: what can be compiled in a minute at any T."""
+    model.unroll, model.cell.step = loop.steps, torch.compile(model.cell.step)
+
+
+def use_onednn(model: Model) -> None:
+    """oneDNN's layer, by torch's only way to it: nn.LSTM takes it by itself."""
+    mode = ONEDNN[vars(type(model.cell))["name"]]
+
+    def unroll(cell: Cell, X: Tensor, state: State) -> tuple[Tensor, State]:
+        hot, (H, C) = cell.one_hot(X)[:, 0], (state[0][0], state[-1][0])
+        weights = cell.parameters()  # of the input, of the state, and both biases
+        h, how = cell.h, (1, True, False, False, True)
+        Y, *after, _ = torch.ops.aten.mkldnn_rnn_layer(hot, *weights, H, C, False, [], mode, h, *how)
+        return Y[:, None], tuple(x.view(1, -1, h) for x in after[: cell.states])
+
+    model.unroll = unroll
 
 
 def by_jax(variant: str, size: str) -> Step:
@@ -84,7 +116,7 @@ def by_jax(variant: str, size: str) -> Step:
         step = LR * jnp.minimum(1, CLIP / norm)
         return {k: w - step * gradients[k] for k, w in weights.items()}, state
 
-    run = jax.jit(train)
+    run = jax.jit(train, donate_argnums=(0, 1))
     held: list[Any] = [weights, tuple(jnp.zeros((n, h)) for _ in range(cell.states))]
 
     def step() -> None:
@@ -99,53 +131,103 @@ def by_jax(variant: str, size: str) -> Step:
     return step
 
 
+def patient(make: Callable[[], Step]) -> tuple[Step, float]:
+    """A step that has been made once, and what that took of all processors, compilers included. TimeoutError: long."""
+
+    def late(*_: Any) -> None:
+        raise TimeoutError(f"no first step within {PATIENCE_S} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(PATIENCE_S)
+    begun = sum(os.times()[:4])
+    try:
+        step = make()
+        step()
+        return step, sum(os.times()[:4]) - begun
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def peers(cell: str, size: str, more: set[str]) -> dict[str, Callable[[], Step]]:
+    """The ways to do a step of `cell`, torch's module first."""
+    base = "nn.lstm" if variants.get(cell).states == 2 else "nn.gru"
+    can = [engine for engine, refusal in variants.refusals(cell).items() if not refusal]
+    makes: dict[str, Callable[[], Step]] = {base: functools.partial(trained, base, "library", size)}
+    makes |= {engine: functools.partial(trained, cell, engine, size) for engine in can}
+    if f"nn.{cell}" in ONEDNN:
+        makes["onednn"] = functools.partial(trained, f"nn.{cell}", "library", size, use_onednn)
+    if "compile" in more:
+        makes["torch.compile"] = functools.partial(trained, cell, "loop", size, compile_loop)
+        makes["torch.compile, step"] = functools.partial(trained, cell, "loop", size, compile_step)
+    if "jax" in more:
+        makes["jax lax.scan"] = functools.partial(by_jax, cell, size)
+    return makes
+
+
+def timed(makes: dict[str, Callable[[], Step]], each: int, clock: Callable[[], float]) -> list[dict[str, Any]]:
+    """A row a peer: `each` steps a round."""
+    steps, first, notes = dict[str, Step](), dict[str, float](), dict[str, str]()
+    for name, make in makes.items():
+        if name.startswith("torch.compile"):
+            torch._dynamo.reset()
+        try:
+            steps[name], first[name] = patient(make)
+        except Exception as error:  # a peer that cannot is a row that says so
+            notes[name] = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+    taken: dict[str, list[float]] = {name: [] for name in steps}
+    for number in range(-1, ROUNDS):  # the first to warm up
+        for name in random.Random(number).sample(list(steps), len(steps)):
+            begun = clock()
+            for _ in range(each):
+                steps[name]()
+            if number >= 0:
+                taken[name].append(1000 * (clock() - begun) / each)
+    base, rows = next(iter(makes)), list[dict[str, Any]]()
+    for name in makes:
+        row = {"peer": name, "clock": clock.__name__, "torch": torch.__version__, "note": notes.get(name, "")}
+        if name in steps:
+            ratios = [a / b for a, b in zip(taken[base], taken[name], strict=True)]
+            row |= {"step_ms": f"{statistics.median(taken[name]):.4g}", "compile_s": f"{first[name]:.3g}",
+                    "rounds": str(ROUNDS), "times_nn": f"{statistics.median(ratios):.3g}"}  # fmt: skip
+        rows.append(row)
+    return rows
+
+
 def main() -> int:
-    sizes, named = sys.argv[1:] or ["quick", "classic"], os.environ.get("PEERS", "").split()
-    threads = int(os.environ.get("THREADS", "1"))
+    if len(sys.argv) < 2:
+        print("error: name the file: python -m tests.peers peers.csv", file=sys.stderr)
+        return 2
+    path, sizes = Path(sys.argv[1]), sys.argv[2:] or list(SIZES)
+    named, threads = os.environ.get("PEERS", "").split(), int(os.environ.get("THREADS", "1"))
     machine.configure_process(threads, "ieee")
     clock = time.process_time if threads == 1 else time.perf_counter
-    out = csv.DictWriter(sys.stdout, COLUMNS)
-    out.writeheader()
-    newcomer = resolve([NEWCOMER])
-    for size in sizes:
-        for cell in resolve([name for name in named if name not in ("compile", "jax")] or CELLS):
-            base = "nn.lstm" if variants.get(cell).states == 2 else "nn.gru"
-            can = [engine for engine, refusal in variants.refusals(cell).items() if not refusal]
-            makes: dict[str, Callable[[], Step]] = {base: functools.partial(trained, base, "library", size)}
-            makes |= {engine: functools.partial(trained, cell, engine, size) for engine in can}
-            if "compile" in named:
-                makes["torch.compile"] = functools.partial(trained, cell, "loop", size, True)
-            if "jax" in named:
-                makes["jax lax.scan"] = functools.partial(by_jax, cell, size)
-            steps, first = {}, {}
-            for name, make in makes.items():
-                begun = time.perf_counter()
-                try:
-                    steps[name] = make()
-                    steps[name]()
-                except (AttributeError, ImportError, TypeError) as error:  # a cell whose text JAX does not read
-                    print(f"{cell}: {name}: {error}"[:200], file=sys.stderr)
-                    steps.pop(name, None)
-                first[name] = time.perf_counter() - begun
-            taken: dict[str, list[float]] = {name: [] for name in steps}
-            each = 20 if size == "quick" else 2
-            for number in range(-1, ROUNDS):  # the first to warm up
-                for name in random.Random(number).sample(list(steps), len(steps)):
-                    begun = clock()
-                    for _ in range(each):
-                        steps[name]()
-                    if number >= 0:
-                        taken[name].append(1000 * (clock() - begun) / each)
-            for name, times in taken.items():
-                ratios = [a / b for a, b in zip(taken[base], times, strict=True)]
-                out.writerow({
-                    "size": size, "cell": "newcomer" if cell in newcomer else cell, "peer": name,
-                    "threads": threads, "clock": clock.__name__,
-                    "step_ms": f"{statistics.median(times):.4g}", "first_step_s": f"{first[name]:.3g}",
-                    "rounds": ROUNDS, "times_nn": f"{statistics.median(ratios):.3g}",
-                    "torch": torch.__version__,
-                })  # fmt: skip
-            sys.stdout.flush()
+    rows: list[dict[str, Any]] = []
+    if path.exists():
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+    newcomer, more = resolve([NEWCOMER]), {name for name in named if name in ("compile", "jax")}
+    compiled = resolve(COMPILED)
+    with tempfile.TemporaryDirectory() as caches:
+        os.environ |= {"XDG_CACHE_HOME": caches, "TORCHINDUCTOR_CACHE_DIR": f"{caches}/inductor"}
+        for size in sizes:
+            for cell in resolve([name for name in named if name not in more] or CELLS):
+                label = "newcomer" if cell in newcomer else cell
+                own = {"size": size, "cell": label, "threads": str(threads)}
+                makes = peers(cell, size, more if cell in compiled else more - {"compile"})
+                for row in rows:  # what took too long on one thread does on two
+                    if row["size"] == size and row["cell"] == label and row["note"].startswith("TimeoutError"):
+                        makes.pop(row["peer"], None)
+                mine = [row for row in rows if all(row[key] == value for key, value in own.items())]
+                if makes.keys() <= {row["peer"] for row in mine}:
+                    continue
+                found = [own | row for row in timed(makes, 20 if size == "quick" else 2, clock)]
+                rows = [row for row in rows if row not in mine or row["peer"] not in makes] + found
+                with path.with_suffix(".new").open("w", newline="") as file:
+                    out = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+                    out.writeheader()
+                    out.writerows(rows)
+                path.with_suffix(".new").replace(path)
     return 0
 
 

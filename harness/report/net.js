@@ -91,6 +91,10 @@ const LINES = {
       backward(v, b, g) { const s = total(g, o) / h; for (let j = 0; j < h; j++) g[a + j] += s; },
     };
   },
+  amax(net, o, x) { // of what is detached: nothing goes back
+    const h = net.hidden, a = x * h;
+    return { forward(v, b) { v.fill(Math.max(...v.subarray(b + a, b + a + h)), b + o, b + o + h); }, backward() {} };
+  },
   sigmoid: unary(sigma, (x, y) => y * (1 - y)),
   tanh: unary(Math.tanh, (x, y) => 1 - y * y),
   relu: unary(x => Math.max(x, 0), (x, y) => +(y > 0)),
@@ -102,6 +106,12 @@ const LINES = {
   hardsigmoid: unary(x => Math.min(Math.max(x / 6 + 0.5, 0), 1), x => (x > -3 && x < 3 ? 1 / 6 : 0)),
   softplus: unary(x => (x > 20 ? x : Math.log1p(Math.exp(x))), x => (x > 20 ? 1 : sigma(x))),
   erf: unary(erf, x => 2 / Math.sqrt(Math.PI) * Math.exp(-x * x)),
+  sin: unary(Math.sin, Math.cos),
+  cos: unary(Math.cos, x => -Math.sin(x)),
+  atan: unary(Math.atan, x => 1 / (1 + x * x)),
+  log1p: unary(Math.log1p, x => 1 / (1 + x)),
+  expm1: unary(Math.expm1, (x, y) => y + 1),
+  detach: unary(x => x, () => 0),
   positive: unary(x => +(x > 0), () => 0),
   natural: unary(x => +(x >= 0), () => 0),
 };

@@ -128,6 +128,7 @@ class Scaled(Cell):
 
     def step(self, X: Tensor, H: Tensor) -> Tensor:
         A = functional.softplus(X @ self.W_xa + self.b_a) * tanh(X @ self.W_xb)
+        A = A + torch.einsum("snh,skh->snk", H, self.W_ha) / 9
         return tanh(H @ (self.W_ha - 2 * self.W_hb) + A) * sigmoid(self.b_b + 1)
 
 
@@ -141,4 +142,92 @@ class Asks(Cell):
         return tanh(H @ self.W_ha + A * H + torch.where(X @ self.W_xa > 0, X @ self.W_xb, H))
 
 
-ALL = [Asks, Highway, TwoLayers, Leaky, Swap, Twice, Deep, Ratio, LayerNorm, TorchsLayerNorm, Activations, Scaled]
+class Peephole(Cell):
+    """Three states; two products, of different states, in one sum with the input."""
+
+    weights = "W_xi W_hi w_i W_xf W_hf w_f b_f W_xo W_ho w_o b_o W_xc W_hc W_hs b_c w_s"
+    states = 3
+
+    def step(self, X: Tensor, H: Tensor, C: Tensor, M: Tensor) -> State:
+        I = sigmoid(X @ self.W_xi + H @ self.W_hi + self.w_i * C)  # noqa: E741
+        F = sigmoid(X @ self.W_xf + H @ self.W_hf + self.w_f * C + self.b_f)
+        C = F * C + I * tanh(X @ self.W_xc + H @ self.W_hc + M @ self.W_hs + self.b_c)
+        H = sigmoid(X @ self.W_xo + H @ self.W_ho + self.w_o * C + self.b_o) * tanh(C)
+        return H, C, torch.lerp(M, H, torch.sigmoid(self.w_s))
+
+
+class Joins(Cell):
+    """Products side by side and taken apart in every way; a softmax over three ways to go on."""
+
+    weights = "W_xz W_hz b_z W_xr W_hr b_r W_xh W_hh b_h"
+
+    def step(self, X: Tensor, H: Tensor) -> Tensor:
+        h, weights = self.h, [(self.W_xz, self.W_hz), (self.W_xr, self.W_hr), (self.W_xh, self.W_hh)]
+        wide = torch.cat([torch.cat(both, -2) for both in weights], dim=-1)
+        b = torch.cat([self.b_z, self.b_r, self.b_h], -1)
+        z, r, n = (torch.cat([X, H], -1) @ wide + b).chunk(3, dim=-1)
+        G = H @ torch.cat([self.W_hr, self.W_hh, self.W_hz], -1)
+        first, rest = torch.split(0.5 * G, [h, 2 * h], dim=-1)
+        share = torch.softmax(torch.stack([z, r + first, tanh(G[..., 2 * h :])]), 0)
+        return share[0] * H + share[1] * tanh(n) + 0.1 * functional.glu(rest) + torch.stack([z, n]).tanh().mean(0) / 3
+
+
+class Inner(Cell):
+    """A few steps of its own a character; attention over the units; in the ways that people write a product."""
+
+    weights = "W_xh W_hh b_h W_ha"
+
+    def step(self, X: Tensor, H: Tensor) -> Tensor:
+        U = torch.einsum("snd,sdh->snh", X, self.W_xh) + self.b_h
+        for _ in range(2):
+            H = 0.7 * H + tanh(torch.baddbmm(U, H, self.W_hh))
+        A = torch.einsum("snh,shk->snk", H, self.W_ha)
+        A = torch.softmax(functional.layer_norm(A, A.shape[-1:]), dim=-1) * A.size(-1)
+        return functional.normalize(H, dim=-1) + A + functional.log_softmax(H, -1) / 9
+
+
+class Curved(Cell):
+    """Functions of every kind, numbers that are tensors, conditions put together."""
+
+    weights = "W_xh W_hh b_h"
+
+    def step(self, X: Tensor, H: Tensor) -> Tensor:
+        A = X @ self.W_xh + H @ self.W_hh + self.b_h
+        B = (
+            functional.mish(A)
+            + functional.selu(A)
+            + functional.celu(A)
+            + functional.hardswish(A)
+            + A.sign()
+            + A**4 / 99
+        )
+        B = B + torch.sin(A) * torch.cos(A) + torch.atan(A) + torch.log1p(abs(A)) + torch.expm1(-abs(A)) + 2 ** -(A * A)
+        B = B + functional.rms_norm(A, (self.h,), eps=1e-3) / 4
+        B = torch.where((A > 0) & (H < 0.5) | ~(A > -1), B, functional.tanhshrink(A)).masked_fill(A > 3, 0.5)
+        B = (
+            torch.logaddexp(B, A)
+            + torch.max(A, H).clamp_min(-2)
+            + torch.min(A, H.detach()).clamp_max(2)
+            + (1 + A * A) ** -2
+        )
+        return torch.tanh(B / 8) * (torch.ones_like(A) - torch.tensor(0.25)) + 0.1 * functional.dropout(H.clone(), 0.0)
+
+
+ALL = [
+    Peephole,
+    Joins,
+    Inner,
+    Curved,
+    Asks,
+    Highway,
+    TwoLayers,
+    Leaky,
+    Swap,
+    Twice,
+    Deep,
+    Ratio,
+    LayerNorm,
+    TorchsLayerNorm,
+    Activations,
+    Scaled,
+]

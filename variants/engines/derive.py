@@ -13,7 +13,8 @@ values alone. A variable is a tuple, its kind first:
     D i   gradient of state i after the step        E x   what the products of left operand x give back
     M k   a sum at a value that several read        R x   the same at a mean: a sum over the units
 
-A mean over the units is `narrow`: one number a sequence. This file knows no engine and no cell.
+A mean over the units is `narrow`: one number a sequence. What `cat` and `stack` give is no value but several, `Joined`.
+This file knows no engine and no cell.
 """
 
 from __future__ import annotations
@@ -51,8 +52,15 @@ UNARY: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Any, Any], Any]]] =
     "hardsigmoid": (functional.hardsigmoid, lambda x, y: _where(x > -3, _where(x < 3, SIXTH, 0.0), 0.0)),
     "softplus": (functional.softplus, lambda x, y: _where(x > 20, 1.0, x.make("sigmoid", x))),
     "erf": (torch.erf, lambda x, y: 2 / math.sqrt(math.pi) * x.make("exp", -(x * x))),
+    "sin": (torch.sin, lambda x, y: x.make("cos", x)),
+    "cos": (torch.cos, lambda x, y: -x.make("sin", x)),
+    "atan": (torch.atan, lambda x, y: 1 / (1 + x * x)),
+    "log1p": (torch.log1p, lambda x, y: 1 / (1 + x)),
+    "expm1": (torch.expm1, lambda x, y: y + 1),
+    "detach": (torch.detach, lambda x, y: 0.0),
 }
 COMPARE = {"positive": lambda x: x > 0, "natural": lambda x: x >= 0}
+OVER = ("mean", "amax")  # over the units; amax of what is detached alone
 POINTWISE = {*UNARY, *COMPARE, "lin", "mul", "where"}
 
 
@@ -75,9 +83,14 @@ def _hard(x: Any, low: float = -1.0, high: float = 1.0, inplace: bool = False) -
 
 
 def _power(x: Any, exponent: float) -> Any:
-    if exponent not in (-1, 0.5, 2, 3):
+    if exponent == 0.5:
+        return x.make("sqrt", x)
+    if exponent != int(exponent) or not 0 < abs(exponent) <= 16:
         raise Unsupported(f"torch's pow to {exponent}")
-    return {-1: x.make("reciprocal", x), 0.5: x.make("sqrt", x), 2: x * x, 3: x * x * x}[exponent]
+    if exponent < 0:
+        return x.make("reciprocal", _power(x, -exponent))
+    half = _power(x, exponent // 2) if exponent > 1 else 1.0
+    return half * half * x if exponent % 2 else half * half
 
 
 def _softplus(x: Any, beta: float = 1.0, threshold: float = 20.0) -> Any:
@@ -98,7 +111,31 @@ def _elu(x: Any, alpha: float = 1.0, inplace: bool = False) -> Any:
 
 
 def _maximum(a: Any, b: Any) -> Any:
+    if not isinstance(b, Node):
+        raise Unsupported("torch's max or min that is not of two tensors")
     return _where(a > b, a, _where(b > a, b, 0.5 * (a + b)))  # of equals, half of the gradient to each
+
+
+def _dropout(x: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
+    if training and p:
+        raise Unsupported("torch's dropout of the state, which is random")
+    return x
+
+
+def _einsum(equation: str, *given: Any) -> Any:
+    """A product with a weight, or with its transpose."""
+    operands = given[0] if len(given) == 1 else given
+    (left, _, right), out = (
+        equation.replace(" ", "").partition("->")[0].partition(","),
+        equation.split("->")[-1].strip(),
+    )
+    inner = left[-1:]
+    if len(operands) == 2 and len(right) > 1 and out[:-1] == left[:-1] and set(right[:-2]) <= set(left[:-1]):
+        if right[-2:] == inner + out[-1:]:
+            return operands[0] @ operands[1]
+        if right[-2:] == out[-1:] + inner:
+            return operands[0] @ operands[1].mT
+    raise Unsupported(f"torch's einsum {equation}, which is no product with a weight")
 
 
 def _mean(x: Any, dim: Any = None, keepdim: bool = False) -> Any:
@@ -122,27 +159,76 @@ def _layer_norm(x: Any, shape: Any, weight: Any = None, bias: Any = None, eps: f
     return out if bias is None else out + bias
 
 
+def _rms_norm(x: Any, shape: Any, weight: Any = None, eps: float | None = None) -> Any:
+    if eps is None:
+        raise Unsupported("torch's rms_norm without its eps, which depends on the precision")
+    if tuple(shape) != (x.graph.h,):
+        raise Unsupported("an rms norm that is not over the units")
+    out = x / x.make("sqrt", _mean(x * x, -1, True) + eps)
+    return out if weight is None else out * weight
+
+
+def _normalize(x: Any, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: Any = None) -> Any:
+    if p != 2:
+        raise Unsupported("torch's normalize by another norm than 2")
+    return x / x.make("sqrt", _clamp(x.graph.h * _mean(x * x, dim, True), min=eps * eps))
+
+
+def _log_softmax(x: Any, dim: Any = None, _stacklevel: int = 3, dtype: Any = None) -> Any:
+    return _shifted(x, dim, lambda off, total: off - total.make("log", total))
+
+
+def _softmax(x: Any, dim: Any = None, _stacklevel: int = 3, dtype: Any = None) -> Any:
+    return _shifted(x, dim, lambda off, total: off.make("exp", off) / total)
+
+
+def _shifted(x: Any, dim: Any, made: Callable[[Any, Any], Any]) -> Any:
+    """Of x less the largest of its units, and of the sum of their exponentials."""
+    if dim != -1:
+        raise Unsupported("a softmax of the state that is not over the units (dim=-1)")
+    off = x - x.make("amax", x.make("detach", x))
+    return made(off, x.graph.h * _mean(off.make("exp", off), -1, True))
+
+
 OVER_UNITS: dict[str, Callable[..., Any]] = {
-    "mean": _mean, "var": _variance, "layer_norm": _layer_norm,
+    "mean": _mean, "var": _variance, "layer_norm": _layer_norm, "rms_norm": _rms_norm, "normalize": _normalize,
+    "softmax": _softmax, "log_softmax": _log_softmax,
     "sum": lambda x, dim=None, keepdim=False: x.graph.h * _mean(x, dim, keepdim),
     "std": lambda x, *args, **kwargs: x.make("sqrt", _variance(x, *args, **kwargs)),
 }  # fmt: skip
 COMPOSED: dict[str, Callable[..., Any]] = {
     **{name: functools.partial(lambda name, x, inplace=False: x.make(name, x), name) for name in UNARY},
     "add": lambda a, b, alpha=1.0: a + alpha * b, "sub": lambda a, b, alpha=1.0: a - alpha * b,
-    "mul": lambda a, b: a * b, "div": lambda a, b: a / b, "matmul": lambda a, b: a @ b, "neg": lambda x: -x,
+    "mul": lambda a, b: a * b, "div": lambda a, b: a / b, "matmul": lambda a, b: a @ b, "neg": lambda x: -1.0 * x,
     "gt": lambda a, b: a > b, "lt": lambda a, b: a < b, "ge": lambda a, b: a >= b, "le": lambda a, b: a <= b,
     "addcmul": lambda a, b, c, value=1.0: a + value * (b * c), "lerp": lambda a, b, weight: a + weight * (b - a),
     "square": lambda x: x * x, "rsqrt": lambda x: 1 / x.make("sqrt", x), "pow": _power, "where": _where,
-    "float": lambda x: _where(x, 1.0, 0.0), "maximum": _maximum, "minimum": lambda a, b: -_maximum(-a, -b),
+    "float": lambda x: _where(x, 1.0, 0.0), "maximum": _maximum,
+    "minimum": lambda a, b: -_maximum(-a, b * -1.0 if isinstance(b, Node) else b),
     "clamp": _clamp, "hardtanh": _hard, "relu6": lambda x, inplace=False: _hard(x, 0.0, 6.0),
     "elu": _elu, "gelu": _gelu,
     "leaky_relu": lambda x, negative_slope=0.01, inplace=False: _where(x > 0, x, negative_slope * x),
     "silu": lambda x, inplace=False: x * x.make("sigmoid", x), "softplus": _softplus,
     "logsigmoid": lambda x: -_softplus(-x), "softsign": lambda x: x / (1 + x.make("abs", x)),
+    "mish": lambda x, inplace=False: x * x.make("tanh", _softplus(x)),
+    "hardswish": lambda x, inplace=False: x * _hard(x + 3, 0.0, 6.0) / 6, "tanhshrink": lambda x: x - x.make("tanh", x),
+    "selu": lambda x, inplace=False: 1.0507009873554805 * _elu(x, 1.6732632423543772),
+    "celu": lambda x, alpha=1.0, inplace=False: alpha * _elu(x / alpha),
+    "exp2": lambda x: x.make("exp", math.log(2) * x),
+    "sign": lambda x: _where(x > 0, 1.0, _where(x < 0, -1.0, 0.0)), "clamp_min": lambda x, min: _clamp(x, min),
+    "clamp_max": lambda x, max: _clamp(x, None, max), "masked_fill": lambda x, mask, value: _where(mask, value, x),
+    "clone": lambda x: x, "zeros_like": lambda x: x.symbol(0.0), "ones_like": lambda x: x.symbol(1.0),
+    "full_like": lambda x, value: x.symbol(value), "logaddexp": lambda a, b: _maximum(a, b) + _softplus(-abs(a - b)),
+    "rsub": lambda a, b: b - a, "rtruediv": lambda a, b: b / a, "rpow": lambda a, b: b**a,
+    "baddbmm": lambda a, b, c, beta=1.0, alpha=1.0: beta * a + alpha * (b @ c), "einsum": _einsum,
+    "and": lambda a, b: a & b, "or": lambda a, b: a | b,
+    "cat": lambda given, dim=0: Joined(given, dim), "stack": lambda given, dim=0: Joined(given, dim, (0,)),
 }  # fmt: skip
-ALSO = {"true_divide": "div", "divide": "div", "multiply": "mul", "subtract": "sub", "bmm": "matmul", "absolute": "abs",
-        "clip": "clamp", "greater": "gt", "less": "lt", "negative": "neg", "log_sigmoid": "logsigmoid"}  # fmt: skip
+PRODUCTS = ("matmul", "baddbmm", "einsum")
+ALSO = {"true_divide": "div", "truediv": "div", "divide": "div", "multiply": "mul", "subtract": "sub", "bmm": "matmul",
+        "absolute": "abs", "clip": "clamp", "greater": "gt", "less": "lt", "negative": "neg", "arctan": "atan",
+        "log_sigmoid": "logsigmoid", "max": "maximum", "min": "minimum", "concat": "cat", "concatenate": "cat",
+        "logical_and": "and", "logical_or": "or", "radd": "add", "rmul": "mul", "rdiv": "rtruediv"}  # fmt: skip
 
 
 class Graph:
@@ -161,16 +247,25 @@ class Graph:
     def call(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """torch.`function`: one of ours, or, of what the state is not in, torch's own as it stands."""
         name = getattr(function, "__name__", str(function))
+        name = name.strip("_") if name.startswith("__") else name
         name = ALSO.get(name, name)
+        if name not in ("cat", "stack") and any(isinstance(x, Joined) for x in args):
+            return _by_parts(name, args, kwargs)
+        args = tuple(x.item() if isinstance(x, Tensor) and x.dim() == 0 else x for x in args)
         given = [*args, *kwargs.values()]
         state = any(x.level == STATE for x in nodes_in(given))
         if any(isinstance(x, Tensor) for x in given):
             raise Unsupported(f"torch's {name} with a tensor that is none of the cell's weights")
-        ours = COMPOSED.get(name) or (OVER_UNITS.get(name) if state else None)
-        if ours is not None:
-            return ours(*args, **kwargs)
+        ours = COMPOSED.get(name) or (
+            OVER_UNITS.get(name) or (_dropout if name == "dropout" else None) if state else None
+        )
+        try:
+            if ours is not None:
+                return ours(*args, **kwargs)
+        except TypeError:
+            raise Unsupported(f"torch's {name} with arguments that are not provided for") from None
         if state:
-            raise Unsupported(f"torch's {name} of the state")
+            raise Unsupported(f"torch's {name} of the state" + ", in place" * name.endswith("_"))
         node = Node(self, "call", (function, args, tuple(kwargs.items())), -1 - len(self.calls))
         if name.endswith("_") and (args[0].op != "weight" or args[0].args[0] not in self.averages):
             raise Unsupported(f"torch's {name}, in place, of what is no running average")
@@ -186,9 +281,9 @@ class Node:
         self.parts = list(nodes_in(args))
         own = {"X": INPUT, "state": STATE, "gate": STATE}.get(op, STATIC)
         self.level: int = max([own, *(p.level for p in self.parts)])
-        self.stage: int = max([0, *(p.stage for p in self.parts)]) + (op in ("matmul", "mean") and self.level == STATE)
+        self.stage: int = max([0, *(p.stage for p in self.parts)]) + (op in ("matmul", *OVER) and self.level == STATE)
         inner = [p.narrow for p in self.parts if not isinstance(plain(p), float)]
-        self.narrow: bool = op == "mean" or (op in POINTWISE and bool(inner) and all(inner))
+        self.narrow: bool = op in OVER or (op in POINTWISE and bool(inner) and all(inner))
 
     def make(self, op: str, *args: Any) -> Node:
         numeric = [x.numeric() if isinstance(x, Node) and op in UNARY else x for x in args]
@@ -210,6 +305,9 @@ class Node:
         method = getattr(Tensor, name, None)
         if name.startswith("__") or method is None:
             raise AttributeError(name)
+        if name in ("shape", "size") and self.level == STATE:
+            shape = _Shape(1 if self.narrow else self.graph.h)
+            return shape if name == "shape" else shape.__getitem__
         if not callable(method) and (self.level == STATE or name not in ("mT", "T")):
             raise Unsupported(f".{name} of a tensor")
         if not callable(method):
@@ -259,6 +357,10 @@ class Node:
     __neg__ = lambda self: self * -1.0  # noqa: E731
     __abs__ = lambda self: self.make("abs", self)  # noqa: E731
     __rtruediv__ = lambda self, other: self.make("reciprocal", self) * other  # noqa: E731
+    __rpow__ = lambda self, other: self.make("exp", math.log(other) * self)  # noqa: E731
+    __and__ = lambda self, other: self.numeric() * other.numeric() > 0.5  # noqa: E731
+    __or__ = lambda self, other: self.numeric() + other.numeric() > 0.5  # noqa: E731
+    __invert__ = lambda self: self.numeric() < 0.5  # noqa: E731
     __gt__ = lambda self, other: self.make("positive", self.symbol(self - other))  # noqa: E731
     __lt__ = lambda self, other: self.make("positive", self.symbol(other - self))  # noqa: E731
     __ge__ = lambda self, other: self.make("natural", self.symbol(self - other))  # noqa: E731
@@ -281,9 +383,105 @@ def _sum(self: Node, other: Any, k: float = 1.0, own: float = 1.0) -> Any:
     return left[0][1] if c == 0 and len(left) == 1 and left[0][0] == 1 else self.graph.make("lin", c, left)
 
 
+class _Shape:
+    """Of the state: how many sequences it has is not known."""
+
+    def __init__(self, last: int) -> None:
+        self.last = last
+
+    def __getitem__(self, place: Any) -> Any:
+        if place == -1:
+            return self.last
+        if place == slice(-1, None):
+            return (self.last,)
+        raise Unsupported("the shape of a tensor but for its last axis")
+
+
+class Joined:
+    """Values side by side (dim -1), one below the other (-2) or stacked (0); what is done to them is done to each."""
+
+    parts: list[Any]
+    dim: int
+
+    def __init__(self, parts: Any, dim: int, among: tuple[int, ...] = (-1, -2)) -> None:
+        if dim not in among:
+            raise Unsupported("tensors joined along an axis that is neither a new first one nor counted from the end")
+        self.parts = [p for x in parts for p in (x.parts if isinstance(x, Joined) and x.dim == dim != 0 else [x])]
+        self.dim, self.graph = dim, next(nodes_in(self.parts)).graph
+
+    __torch_function__ = Node.__torch_function__
+    __neg__ = lambda self: -1.0 * self  # noqa: E731
+    __iter__ = lambda self: iter(_by_parts("unbind", [self], {}))  # noqa: E731
+    __getitem__ = lambda self, place: _by_parts("getitem", [self, place], {})  # noqa: E731
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or not callable(method := getattr(Tensor, name, None)):
+            raise AttributeError(f".{name} of tensors side by side")
+        return lambda *args, **kwargs: self.graph.call(method, (self, *args), kwargs)
+
+
+for _name in ("add", "sub", "mul", "truediv", "matmul", "pow", "gt", "lt", "ge", "le"):
+    _of = getattr(operator, _name)
+    setattr(Joined, f"__{_name}__", lambda self, other, _of=_of: self.graph.call(_of, (self, other), {}))
+    setattr(Joined, f"__r{_name}__", lambda self, other, _of=_of: self.graph.call(_of, (other, self), {}))
+
+
+def _by_parts(name: str, args: Any, kwargs: Any) -> Any:
+    """torch's `name` of values that are joined."""
+    joined = [x for x in args if isinstance(x, Joined)]
+    one, last = joined[0], args[-1]
+    count, dim = len(one.parts), kwargs.get("dim", last if isinstance(last, int) and name != "getitem" else 0)
+    if name == "matmul" and isinstance(last, Joined) and last.dim == -1:
+        return Joined([args[0] @ part for part in last.parts], -1)
+    if name == "matmul" and [(x.dim, len(x.parts)) for x in joined] == [(-1, count), (-2, count)]:
+        return functools.reduce(operator.add, (a @ b for a, b in zip(one.parts, last.parts, strict=True)))
+    if name == "glu" and one.dim == -1:
+        a, b = _by_parts("chunk", [one, 2], {"dim": -1})
+        return a * b.sigmoid()
+    if one.dim == dim == 0 and name in ("unbind", "sum", "mean", "softmax"):
+        most = functools.reduce(_maximum, one.parts)
+        parts = [(x - most.make("detach", most)).exp() for x in one.parts] if name == "softmax" else one.parts
+        total = functools.reduce(operator.add, parts)
+        if name == "softmax":
+            return Joined([x / total for x in parts], 0, (0,))
+        return parts if name == "unbind" else total if name == "sum" else total / count
+    if one.dim == 0 and name == "getitem" and isinstance(last, int):
+        return one.parts[last]
+    if one.dim == -1 and name in ("chunk", "split", "getitem"):
+        return _cut(one, name, args[1] if len(args) > 1 else next(iter(kwargs.values())), dim)
+    same = all((x.dim, len(x.parts)) == (one.dim, count) for x in joined)
+    fits = one.dim == 0 or (name not in PRODUCTS and not any(isinstance(x, Node) and not x.narrow for x in args))
+    if not (name in COMPOSED and same and fits):
+        raise Unsupported(f"torch's {name} of tensors that are joined")
+    each = [[x.parts[i] if isinstance(x, Joined) else x for x in args] for i in range(count)]
+    return Joined([COMPOSED[name](*some, **kwargs) for some in each], one.dim, (one.dim,))
+
+
+def _cut(one: Joined, name: str, how: Any, dim: int) -> Any:
+    """`chunk`, `split` or a slice of what lies side by side, into wholes of its parts."""
+    h, whole = one.graph.h, one.graph.h * len(one.parts)
+    if name == "getitem":
+        *before, cut = how if isinstance(how, tuple) else (how,)
+        if not isinstance(cut, slice) or cut.step not in (None, 1) or any(x not in (..., slice(None)) for x in before):
+            raise Unsupported("an index that is no slice of the last axis")
+        ends = [cut.indices(whole)[:2]]
+    elif dim != -1:
+        raise Unsupported(f"torch's {name} along another axis than the last")
+    else:
+        each = -(-whole // how) if name == "chunk" else how
+        widths = each if isinstance(each, list | tuple) else [each] * -(-whole // each)
+        ends = [(sum(widths[:i]), min(sum(widths[: i + 1]), whole)) for i in range(len(widths))]
+    if any(end % h for pair in ends for end in pair) or any(getattr(x, "op", "X") == "X" for x in one.parts):
+        raise Unsupported(f"torch's {name} into parts that are not as wide as the state")
+    found = [one.parts[a // h] if b == a + h else Joined(one.parts[a // h : b // h], -1) for a, b in ends]
+    return found[0] if name == "getitem" else found
+
+
 def nodes_in(x: Any) -> Iterator[Node]:
     if isinstance(x, Node):
         yield x
+    elif isinstance(x, Joined):
+        yield from nodes_in(x.parts)
     elif isinstance(x, tuple | list):
         for part in x:
             yield from nodes_in(part)
@@ -467,6 +665,8 @@ class Program:
                 give(x.args[0], E, 1.0 if E not in adjoint[x.args[0]] else 0.0)
             elif x.op == "mean":
                 give(x.args[0], v, (1 / self.h) * s)
+            elif x.op == "amax":
+                continue  # of what is detached
             else:
                 for a, slope in slopes(x):
                     give(a, v, slope * s)
@@ -486,7 +686,7 @@ class Program:
         def read(s: Any) -> set[Node]:
             if not isinstance(s, Node):
                 return set()
-            if s in inside and (s.op in UNARY or s.op in ("matmul", "mean", "leaf", "state")):
+            if s in inside and (s.op in UNARY or s.op in ("matmul", *OVER, "leaf", "state")):
                 return {s}
             return {x for part in s.parts for x in read(part)}
 
@@ -504,7 +704,7 @@ class Program:
             if x.op != "matmul"
         }
         needed |= {x for y in self.order for a in y.parts for x in read(a) if x.op in UNARY and x.stage < y.stage}
-        needed |= {E for E, _ in self.groups} | {x for x in self.order if x.op == "mean"}
+        needed |= {E for E, _ in self.groups} | {x for x in self.order if x.op in OVER}
         self.stored = [x for x in self.order if x in needed and x not in self.outs and x.op not in ("state", "leaf")]
 
     def _before(self) -> None:
@@ -640,8 +840,8 @@ def apply(x: Node, parts: list[Tensor], like: Tensor) -> Any:
         return parts[0] * parts[1]
     if x.op == "where":
         return torch.where(*parts)
-    if x.op == "mean":
-        return parts[0].mean(-1, keepdim=True)
+    if x.op in OVER:
+        return getattr(parts[0], x.op)(-1, keepdim=True)
     return (
         COMPARE[x.op](parts[0])
         if x.op in COMPARE

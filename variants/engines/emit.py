@@ -10,7 +10,9 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .derive import COMPARE, Node, Program, last_of, plain, runs, scaled
+from .derive import COMPARE, OVER, Node, Program, last_of, plain, runs, scaled
+
+LEAST = "-INFINITY"  # what the largest of the units starts from
 
 
 class Segment:
@@ -19,7 +21,7 @@ class Segment:
     def __init__(self, load: Callable[[Node], str | None]) -> None:
         self.load, self.names = load, dict[Any, str]()
         self.lines, self.stores = list[str](), list[str]()
-        self.sums: list[tuple[str, str, str]] = []  # over the units: where to, what, starting from
+        self.sums: list[tuple[str, str, str]] = []  # over the units: where to, what, starting from; LEAST: the largest
 
     def of(self, x: Any) -> str:
         x = plain(x)
@@ -55,13 +57,17 @@ class Segment:
         if not self.stores and not self.sums:
             return "", ""
         first = [f"REAL sum{i} = {start};" for i, (*_, start) in enumerate(self.sums)]
-        body = [*self.lines, *self.stores, *(f"sum{i} += {what};" for i, (_, what, _) in enumerate(self.sums))]
+        body = [*self.lines, *self.stores]
+        for i, (_, what, start) in enumerate(self.sums):
+            body.append(f"sum{i} = sum{i} > {what} ? sum{i} : {what};" if start == LEAST else f"sum{i} += {what};")
         last = [f"{to} = sum{i};" for i, (to, *_) in enumerate(self.sums)]
         whole = "\n".join([*first, *body, *last])
         used = [k for k in pointers if re.search(rf"\b{k}\[", whole)]
         takes = [f"{'' if re.search(rf'^{k}.[^]]*. =', whole, re.M) else 'const '}REAL *restrict {k}" for k in used]
         if self.sums:
-            first.append(f"OMP(simd reduction(+ : {', '.join(f'sum{i}' for i in range(len(self.sums)))}))")
+            kinds = [("max" if start == LEAST else "+", f"sum{i}") for i, (*_, start) in enumerate(self.sums)]
+            clauses = [f"reduction({k} : {', '.join(name for kind, name in kinds if kind == k)})" for k in dict(kinds)]
+            first.append(f"OMP(simd {' '.join(clauses)})")
         inner = ["for (long j = 0; j < h; j++) {", *("  " + line for line in body), "}"]
         lines = [
             f"static void {name}({', '.join(['long h', *takes])}) {{",
@@ -127,14 +133,15 @@ def _forward(plan: Program, pointers: dict[str, str]) -> str:
                 steps.append(f"multiply({block(plan, E)}, h, rows, h, {W}, {len(ps)} * h, {to}, ld, 0);")
 
         def load(x: Node, k: int = k) -> str | None:
-            return slot[x] if x.op == "matmul" else at(plan, x, x.stage < k or x.op == "mean")
+            return slot[x] if x.op == "matmul" else at(plan, x, x.stage < k or x.op in OVER)
 
         seg = Segment(load)
         for name, xs in (("v", plan.stored), ("o", plan.outs)):
             for i, x in enumerate(xs):
-                if x.op == "mean" and x.stage == k + 1:
-                    seg.sums.append((f"{name}{i}[0]", f"{seg.of(x.args[0])} * (REAL){1 / plan.h!r}", "0"))
-                elif x.stage == k and x.op != "mean":
+                if x.op in OVER and x.stage == k + 1:
+                    share = f" * (REAL){1 / plan.h!r}" * (x.op == "mean")
+                    seg.sums.append((f"{name}{i}[0]", seg.of(x.args[0]) + share, "0" if share else LEAST))
+                elif x.stage == k and x.op not in OVER:
                     seg.stores.append(f"{name}{i}[{'0' if x.narrow else 'j'}] = {seg.of(x)};")
         function, call = seg.loop(f"forward_{k}", pointers)
         functions, steps = functions + function, [*steps, call]

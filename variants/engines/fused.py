@@ -224,7 +224,7 @@ def instructions(plan: Program) -> Forward:
     run = Forward([], [], [], {}, [], [])
     done, steps = set(plan.rows), dict[Node, Step]()  # of each group its first product's
     for E, whole in plan.groups:
-        for products, first in _beside(plan, whole, users, alone):
+        for products, first in _beside(plan, whole, users, alone, done):
             run.groups.append((E, products))
             step = _apart(products, run) if first is None else _in_place(plan, products, first, users, alone, run, done)
             steps[min(products, key=lambda p: p.index)] = step
@@ -253,7 +253,7 @@ def instructions(plan: Program) -> Forward:
 
 
 def _beside(
-    plan: Program, products: list[Node], users: dict[Node, list[Node]], alone: set[Node]
+    plan: Program, products: list[Node], users: dict[Node, list[Node]], alone: set[Node], done: set[Node]
 ) -> list[tuple[list[Node], int | None]]:
     """Products whose sums take inputs that lie side by side, with the first of those; and the others, with None."""
     found: dict[int | None, list[Node]] = {}
@@ -261,7 +261,7 @@ def _beside(
         u = users[p][0] if p in alone else p
         leaves = [
             plan.inputs.index(a) for k, a in (u.args[1] if u.op == "lin" and (1.0, p) in u.args[1] else ())
-            if k == 1 and a in plan.inputs and a in alone and a not in plan.reads
+            if k == 1 and a in plan.inputs and a in alone and a not in plan.reads and a not in done
         ]  # fmt: skip
         taken = {k + i for k, ps in found.items() if k is not None for i in range(len(ps))}  # a sum of two products
         at = leaves[0] if len(leaves) == 1 and leaves[0] not in taken else None

@@ -113,6 +113,12 @@ static inline REAL reciprocal_(REAL x) { return 1 / x; }
 static inline REAL sqrt_(REAL x) { return LIBM(sqrt, x); }
 static inline REAL log_(REAL x) { return LIBM(log, x); }
 static inline REAL erf_(REAL x) { return LIBM(erf, x); }
+static inline REAL sin_(REAL x) { return LIBM(sin, x); }
+static inline REAL cos_(REAL x) { return LIBM(cos, x); }
+static inline REAL atan_(REAL x) { return LIBM(atan, x); }
+static inline REAL log1p_(REAL x) { return LIBM(log1p, x); }
+static inline REAL expm1_(REAL x) { return LIBM(expm1, x); }
+static inline REAL detach_(REAL x) { return x; }
 static inline REAL hardsigmoid_(REAL x) { return x <= -3 ? 0 : x >= 3 ? 1 : (x + 3) / 6; }
 static inline REAL softplus_(REAL x) { return x > 20 ? x : LIBM(log1p, exp_(x)); }
 

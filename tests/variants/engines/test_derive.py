@@ -38,20 +38,39 @@ REFUSED: dict[str, tuple[Callable[..., Any], str]] = {
     "an if on a sum": (lambda c, X, H: H if H.mean(-1, keepdim=True) > 0 else -H, "an `if` on a value"),
     "rows mixed": (lambda c, X, H: candidate(c, X, H) - H.mean(-2, keepdim=True), "not over the units"),
     "a sum of all": (lambda c, X, H: candidate(c, X, H) * H.sum(), "not over the units"),
-    "softmax": (lambda c, X, H: torch.softmax(candidate(c, X, H), -1), "torch's softmax of the state"),
+    "softmax": (lambda c, X, H: torch.softmax(candidate(c, X, H), -2), "a softmax of the state that is not over the"),
+    "cumulative max": (lambda c, X, H: torch.cummax(H, -1)[0], "torch's cummax of the state"),
+    "a max of units": (
+        lambda c, X, H: H * H.max(-1, keepdim=True).values,
+        "torch's maximum with arguments that are not",
+    ),
+    "groups": (lambda c, X, H: H.unflatten(-1, (-1, 2)).softmax(-1).flatten(-2), "torch's unflatten of the state"),
+    "half a state": (lambda c, X, H: H @ c.W_hh * torch.cat([H[..., :1], H], -1), "not subscriptable"),
+    "a cut": (lambda c, X, H: torch.cat([H, H], -1)[..., 1:], "into parts that are not as wide as the state"),
+    "chunks": (lambda c, X, H: torch.cat([H, H], -1).chunk(5, -1)[0], "into parts that are not as wide as the state"),
+    "of the input": (lambda c, X, H: torch.cat([X, H], -1)[..., -c.h :], "into parts that are not as wide"),
+    "another axis": (lambda c, X, H: torch.cat([H, H], 1), "an axis that is neither a new first one nor counted"),
+    "joined": (lambda c, X, H: torch.cat([H, H], -1).softmax(-1).chunk(2, -1)[0], "softmax of tensors that are joined"),
+    "two and one": (lambda c, X, H: (torch.cat([H, H], -1) + H)[..., : c.h], "add of tensors that are joined"),
+    "another einsum": (lambda c, X, H: torch.einsum("snh,snh->sn", H, H)[..., None] * H, "snh,snh->sn, which is no"),
+    "eps": (lambda c, X, H: functional.rms_norm(H, (c.h,)), "rms_norm without its eps"),
+    "a norm": (lambda c, X, H: functional.normalize(H, p=1.0, dim=-1), "by another norm than 2"),
     "cumsum": (lambda c, X, H: torch.cumsum(candidate(c, X, H), -1), "torch's cumsum of the state"),
-    "dropout": (lambda c, X, H: functional.dropout(candidate(c, X, H)), "torch's dropout of the state"),
+    "dropout": (
+        lambda c, X, H: functional.dropout(candidate(c, X, H)),
+        "torch's dropout of the state, which is random",
+    ),
     "attention": (lambda c, X, H: (H @ H.mT) @ candidate(c, X, H), ".mT of a tensor"),
     "a random number": (lambda c, X, H: H + random.random(), "random or counts"),
-    "a random tensor": (lambda c, X, H: H + torch.rand(()), "a tensor that is none of the cell's weights"),
+    "a random tensor": (lambda c, X, H: H + torch.rand(()), "random or counts"),
     "a tensor made": (lambda c, X, H: H * torch.ones(c.h), "a tensor that is none of the cell's weights"),
-    "in place": (lambda c, X, H: H.mul_(2), "torch's mul_ of the state"),
-    "shapes": (lambda c, X, H: H * H.shape[0], ".shape of a tensor"),
+    "in place": (lambda c, X, H: H.mul_(2), "torch's mul_ of the state, in place"),
+    "shapes": (lambda c, X, H: H * H.shape[0], "the shape of a tensor but for its last axis"),
     "taken apart": (lambda c, X, H: sum(H), "taken apart"),
     "of another shape": (lambda c, X, H: H @ c.W_xh, "a weight that is not (h, h)"),
     "one number a sequence": (lambda c, X, H: H.mean(-1, keepdim=True), "one number a sequence"),
-    "a loop of torch's": (lambda c, X, H: torch.cat([H, H], -1), "torch's cat of the state"),
-    "a power": (lambda c, X, H: H**5, "torch's pow to 5"),
+    "joined at the end": (lambda c, X, H: torch.cat([H, H], -1), "what is no tensor"),
+    "a power": (lambda c, X, H: H**1.5, "torch's pow to 1.5"),
     "comparisons added": (lambda c, X, H: ((H > 0) + (H > 1)) * H, "a sum of comparisons"),
 }
 
@@ -72,7 +91,7 @@ def test_torch_s_own_cells_have_no_step() -> None:
 
 
 def test_a_refused_cell_trains_in_the_loop() -> None:
-    cell = made(lambda c, X, H: torch.softmax(candidate(c, X, H), -1))(4, 5)
+    cell = made(lambda c, X, H: torch.cumsum(candidate(c, X, H), -1))(4, 5)
     loop.unroll(cell, torch.zeros(2, 1, 3, dtype=torch.int64), cell.begin(3))[0].square().sum().backward()
     assert cell.W_xh.grad is not None
 

@@ -204,7 +204,8 @@ def test_every_length_and_batch_of_a_whole_step_has_its_own_room() -> None:
 class Functions(Cell):
     """Of each state what a function makes of it."""
 
-    functions = ("sigmoid", "tanh", "relu", "abs", "exp", "log", "sqrt", "reciprocal", "erf")
+    functions = ("sigmoid", "tanh", "relu", "abs", "exp", "log", "sqrt", "reciprocal", "erf",
+                 "sin", "cos", "atan", "log1p", "expm1")  # fmt: skip
     states = len(functions) + 2
 
     def step(self, X: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
