@@ -15,7 +15,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["command", "main", "parser", "strange"]
 
 
-def _stopped(runs: Sequence[Run], folder: Path) -> int:
+def _stopped(runs: Collection[Run], folder: Path) -> int:
     """The last line of a verb that was stopped, and its exit status. No table is made: one who stops is in a hurry."""
     from harness.record import store
 
@@ -40,7 +40,8 @@ def _stopped(runs: Sequence[Run], folder: Path) -> int:
     if not runs:
         print("stopped; what was timed is kept, and the same command goes on", file=sys.stderr)
         return status
-    kept = sum(store.done(folder, run) for run in runs)
+    states = store.states(folder)
+    kept = sum(states.get(run.key) == "" for run in runs)
     ask = shlex.join([os.path.basename(sys.executable), "-m", "harness", *sys.argv[1:]])
     print(f"stopped; {kept} of {len(runs)} trainings are kept, `report` shows them. To go on: {ask}", file=sys.stderr)
     return status
@@ -172,7 +173,7 @@ def _list(options: argparse.Namespace, folder: Path) -> dict[str, object]:
         if name not in variants.catalog() or variants.catalog()[name].path == "":
             print(f"  {name:<10} {point.value}, of {point.dist.name if point.dist else 'a package'}"
                   f"{': its name is taken' * (name in variants.catalog())}")  # fmt: skip
-    known = store.grids(folder)
+    known, states = store.grids(folder), store.states(folder)
     for asked in plans:
         rows = [row for one in known.values() for row in one.get("learning_rates", ())]
         tried = [row for row in rows if row["protocol"] == asked.protocol.label]
@@ -185,7 +186,7 @@ def _list(options: argparse.Namespace, folder: Path) -> dict[str, object]:
             gone = [weight for weight in cell.weights.split() if weight in cell.absent]
             print(f"  {name} is without {' '.join(gone) or 'nothing'}{f': {cell.whole}' * bool(cell.whole)}")
         for run in asked.runs:
-            state = "done" if store.done(folder, run) else "failed" if store.failed(folder, run) else "to do"
+            state = {None: "to do", "": "done"}.get(states.get(run.key), "failed")
             print(f"  {state:<7} {run.key}")
             listed["runs"].append({"verb": asked.verb, "run": run.key, "state": state})
     return dict(listed)

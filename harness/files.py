@@ -69,6 +69,11 @@ def writing(folder: Path) -> Iterator[None]:
         os.close(lock)
 
 
+def writes(folder: Path) -> bool:
+    """Whether this process is the writer of a folder."""
+    return folder in _held
+
+
 def sealed(text: str) -> str:
     """A JSON object as `json.dumps(..., indent=1)` spells it, and in its last line the digest of all before."""
     return text.removesuffix("\n}") + f',\n "sha256": "{digest(text)}"\n}}'

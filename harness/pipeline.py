@@ -10,14 +10,14 @@ import dataclasses
 import functools
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.experiments import grids, protocols
 from harness.experiments.grids import baseline_of
 from harness.experiments.protocols import Protocol
-from harness.experiments.runs import Run
+from harness.experiments.runs import Run, Runs
 from harness.formatting import pluralize
 from harness.plan import (
     GRIDS,
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C while `runs` were trained; those that ended are on file. None: while something was timed."""
 
-    def __init__(self, runs: Sequence[Run]) -> None:
+    def __init__(self, runs: Collection[Run]) -> None:
         super().__init__()
         self.runs = runs
 
@@ -107,7 +107,7 @@ def choose(plans: Sequence[Plan], folder: Path) -> tuple[list[Plan], list[dict[s
         for lr in protocols.rates(plan.protocol)
         for variant in plan.variants
     }
-    todo = [run for runs in at.values() for run in runs if not store.done(folder, run)]
+    todo = left([run for runs in at.values() for run in runs], folder)
     trials = pluralize(sum(map(len, at.values())), "training")
     print(f"{plans[0].verb}: to choose learning rates, {trials} of seeds that are not scored, {len(todo)} to do")
     train(todo, plans[0].corpus, plans[0].corpus.name, folder, "choosing", plan=plans[0])
@@ -223,7 +223,17 @@ def _say_other(plans: Sequence[Plan], reasons: Mapping[tuple[str, str], str]) ->
         print(f"note: {variant}: {why}; {other} trains it instead", file=sys.stderr)
 
 
-def train(todo: Sequence[Run], corpus: Corpus, name: str, folder: Path, word: str = "training", *, plan: Plan) -> None:
+def left(runs: Collection[Run], folder: Path) -> Runs:
+    """Those that are to be trained: never, or without success so far."""
+    from harness.record import store
+
+    states = store.states(folder)
+    return Runs(lambda: (run for run in runs if states.get(run.key) != ""))
+
+
+def train(
+    todo: Collection[Run], corpus: Corpus, name: str, folder: Path, word: str = "training", *, plan: Plan
+) -> None:
     """Train runs on one text where the plan says, each on file as it ends. In a shard only those that are its own.
 
     EngineDisagrees, at the end, where no engine was asked for.
@@ -235,7 +245,7 @@ def train(todo: Sequence[Run], corpus: Corpus, name: str, folder: Path, word: st
     from variants.outside import placed
 
     todo = plan.where.own(todo)
-    workers = min(cores(), len(todo)) if todo and todo[0].device == "cpu" else 1
+    workers = min(cores(), len(todo)) if todo and next(iter(todo)).device == "cpu" else 1
     lengths = functools.cache(functools.partial(batches.characters_per_token, corpus))
     wrong: dict[tuple[str, str], str] = {}
     with terminal.Bar(len(todo), word, "run") as bar:
@@ -269,7 +279,7 @@ def train(todo: Sequence[Run], corpus: Corpus, name: str, folder: Path, word: st
 
 
 def executed(
-    todo: Sequence[Run], corpus: Corpus, where: Where, workers: int, folder: Path, on_progress: OnProgress
+    todo: Collection[Run], corpus: Corpus, where: Where, workers: int, folder: Path, on_progress: OnProgress
 ) -> Iterator[Finished]:
     """Every run, trained where the plan says, as it ends."""
     from harness.record import store
@@ -303,8 +313,8 @@ def go(plan: Plan, folder: Path, with_timing: bool = True, tasks: Sequence[Plan]
         choices: list[dict[str, object]] = []
         if plan.protocol.rate == "chosen":
             [plan], choices = choose([plan], folder)
-        runs = list(plan.runs)
-        todo = [run for run in runs if not store.done(folder, run)]
+        runs: Collection[Run] = plan.runs
+        todo = left(runs, folder)
         announce(plan, len(where.own(todo)), min(cores(), len(todo)) if plan.device == "cpu" else 1)
         # of a shard nothing is timed, and its grid is that of every other shard
         session = "" if where.sharded else _session(plan.verb, plan.contenders, plan.device)
@@ -317,13 +327,13 @@ def go(plan: Plan, folder: Path, with_timing: bool = True, tasks: Sequence[Plan]
                     "learning_rates": choices, "looks": plan.looks,
                 })  # fmt: skip
                 if plan.looks:
-                    runs = list(plan.runs)
-                    todo = [run for run in runs if not store.done(folder, run)]
+                    runs = plan.runs
+                    todo = left(runs, folder)
                 train(todo, plan.corpus, plan.corpus.name, folder, plan=plan)
                 if plan.looks and _decided(plan, folder):
                     break
             if tasks:
-                runs += train_tasks(tasks, folder, "tasks")
+                runs = [*runs, *train_tasks(tasks, folder, "tasks")]
             if with_timing:
                 if where.on:
                     leave()
@@ -357,12 +367,13 @@ def _decided(plan: Plan, folder: Path) -> bool:
     return len(open_) == 0
 
 
-def _ended(runs: Sequence[Run], folder: Path, failed: list[str], where: Where) -> int:
+def _ended(runs: Collection[Run], folder: Path, failed: list[str], where: Where) -> int:
     """The last lines of a verb that trains, and its exit status."""
     from harness.record import store
 
     runs = where.own(runs)
-    bad = {run: store.failed(folder, run) or "its file was taken away" for run in runs if not store.done(folder, run)}
+    states = store.states(folder)
+    bad = {run: states.get(run.key) or "its file was taken away" for run in runs if states.get(run.key) != ""}
     failed = [f"{run.variant} seed {run.seed}: {why}" for run, why in bad.items()] + failed
     for line in failed[:5]:
         print(f"failed: {line}", file=sys.stderr)
@@ -381,7 +392,7 @@ def reproduce(plans: Sequence[Plan], settings: Sequence[tuple[str, Sequence[str]
 
     where = plans[0].where
     with store.writing(folder):
-        todo = {k: [run for run in plan.runs if not store.done(folder, run)] for k, plan in enumerate(plans)}
+        todo = {k: left(plan.runs, folder) for k, plan in enumerate(plans)}
         total, left = sum(plan.size for plan in plans), sum(map(len, todo.values()))
         print(f"reproduce: {pluralize(total, 'training')}{f', {total - left} done already' * (left < total)}; "
               f"{', '.join(plan.protocol.label for plan in plans)}; text {plans[0].corpus.name}")  # fmt: skip
@@ -465,8 +476,7 @@ def axes(plans: Sequence[Plan], settings: Sequence[str], folder: Path) -> int:
                 ],
             })  # fmt: skip
             for plan in chosen:
-                todo = [run for run in plan.runs if not store.done(folder, run)]
-                train(todo, plan.corpus, plan.corpus.name, folder, plan.protocol.label, plan=plan)
+                train(left(plan.runs, folder), plan.corpus, plan.corpus.name, folder, plan.protocol.label, plan=plan)
         except KeyboardInterrupt:
             raise Interrupted(where.own(runs)) from None
         results = tabulate(folder)
@@ -499,7 +509,7 @@ def claims(plans: Sequence[Plan], labels: Mapping[str, str], folder: Path) -> in
                     "runs": [run.key for run in runs], "session": "", "anchors": {}, "learning_rates": choices,
                     "tasks": True, "labels": labels,
                 })  # fmt: skip
-                todo = [run for plan in chosen for run in plan.runs if not store.done(folder, run)]
+                todo = left([run for plan in chosen for run in plan.runs], folder)
                 train(todo, some[0].corpus, name, folder, plan=some[0])
         except KeyboardInterrupt:
             raise Interrupted(where.own(runs)) from None
@@ -536,7 +546,7 @@ def train_tasks(plans: Sequence[Plan], folder: Path, name: str) -> list[Run]:
         chosen = [*with_rates, *(plan for plan in plans if plan.protocol.rate != "chosen")]
     seeds = range(plans[0].seeds)
     runs = [plan.run(variant, seed) for seed in seeds for plan in chosen for variant in plan.variants]
-    todo = [run for run in runs if not store.done(folder, run)]
+    todo = left(runs, folder)
     ended = len(runs) - len(todo)
     print(f"{name}: {pluralize(len(runs), 'training')}{f', {ended} done already' * bool(ended)}; "
           f"tasks {', '.join(dict.fromkeys(plan.protocol.task for plan in plans))}; {plans[0].device}")  # fmt: skip

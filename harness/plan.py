@@ -12,14 +12,14 @@ import dataclasses
 import functools
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.experiments import grids, protocols
 from harness.experiments.protocols import Protocol
-from harness.experiments.runs import Run
+from harness.experiments.runs import Run, Runs, with_seed
 from variants import registry
 
 if TYPE_CHECKING:
@@ -71,9 +71,9 @@ class Where:
         part, parts = self.shard
         return run.seed % parts == part - 1
 
-    def own(self, runs: Iterable[Run]) -> list[Run]:
+    def own(self, runs: Collection[Run]) -> Collection[Run]:
         """Those of some runs that this shard trains: all, where there are no shards."""
-        return [run for run in runs if self.owns(run)]
+        return Runs(lambda: filter(self.owns, runs)) if self.sharded else runs
 
     @property
     def sharded(self) -> bool:
@@ -123,11 +123,11 @@ class Plan:
         """How many trainings it is."""
         return len(self.variants) * self.seeds
 
-    @property
-    def runs(self) -> Iterator[Run]:
-        """Seed by seed, so that a grid that was stopped has the same seeds of every variant. One at a time: no list."""
-        first = [self.run(variant, 0) for variant in self.variants]
-        return (dataclasses.replace(run, seed=seed) for seed in range(self.seeds) for run in first)
+    @functools.cached_property
+    def runs(self) -> Runs:
+        """Seed by seed, so that a grid that was stopped has the same seeds of every variant. No list: see `Runs`."""
+        first = [with_seed(self.run(variant, 0)) for variant in self.variants]
+        return Runs(lambda: (make(seed) for seed in range(self.seeds) for make in first), self.size)
 
     @property
     def captures(self) -> bool:

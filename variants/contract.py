@@ -150,6 +150,11 @@ class _Randomness(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.drawn = ""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing here is compiled by torch: to be left out of that would import its compiler, a second."""
+        return False
+
     def __enter__(self) -> _Randomness:
         self.before = (random.getstate(), repr(np.random.get_state()))
         super().__enter__()  # type: ignore[no-untyped-call]

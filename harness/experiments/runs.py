@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from harness.experiments.protocols import Protocol, unsaid
@@ -55,10 +55,7 @@ class Run:
     @functools.cached_property
     def key(self) -> str:
         """A name for files: readable in front, and behind it a hash of every field that is not at its default."""
-        said = {"run": _said(self, RUN_UNSAID), "protocol": _said(self.protocol, unsaid(self.protocol.task))}
-        whole = json.dumps(said, sort_keys=True)
-        safe = "".join(c if c.isalnum() or c in "._=," else "." for c in self.variant)
-        return f"{safe}-{self.seed}-{hashlib.sha256(whole.encode()).hexdigest()[:16]}"
+        return f"{_safe(self.variant)}-{self.seed}-{hashlib.sha256(_whole(self).encode()).hexdigest()[:16]}"
 
 
 # Each field's default as keys know it. No entry is ever changed: where a default is, the keys of its runs must be too.
@@ -73,6 +70,54 @@ def _said(part: Run | Protocol, unsaid: Mapping[str, object]) -> dict[str, objec
     own = [field for field in dataclasses.fields(part) if field.name != "protocol"]
     values = {field.name: getattr(part, field.name) for field in own}
     return {f.name: values[f.name] for f in own if values[f.name] != unsaid.get(f.name, f.default)}
+
+
+def _whole(run: Run) -> str:
+    """All that a key is a hash of."""
+    return json.dumps(
+        {"run": _said(run, RUN_UNSAID), "protocol": _said(run.protocol, unsaid(run.protocol.task))}, sort_keys=True
+    )
+
+
+def _safe(variant: str) -> str:
+    return "".join(c if c.isalnum() or c in "._=," else "." for c in variant)
+
+
+def with_seed(run: Run) -> Callable[[int], Run]:
+    """Return what makes the run of another seed, its key known: the hash of all before the seed is taken once."""
+    own = {name: value for name, value in vars(run).items() if name != "key"}
+    head, seed, tail = _whole(run).partition(f'"seed": {run.seed}')
+    before = hashlib.sha256(f"{head}{seed.removesuffix(str(run.seed))}".encode())
+    name, end = _safe(run.variant), tail.encode()
+
+    def other(seed: int) -> Run:
+        made, digest = object.__new__(Run), before.copy()
+        digest.update(b"%d%s" % (seed, end))
+        vars(made).update(own, seed=seed, key=f"{name}-{seed}-{digest.hexdigest()[:16]}")
+        return made
+
+    return other
+
+
+class Runs(Collection[Run]):
+    """Runs in order, made anew whenever they are gone through: of a million none is held. `make` begins from the first.
+
+    They are counted when that is first asked for.
+    """
+
+    def __init__(self, make: Callable[[], Iterator[Run]], size: int | None = None) -> None:
+        self._make, self._size = make, size
+
+    def __iter__(self) -> Iterator[Run]:
+        return self._make()
+
+    def __len__(self) -> int:
+        if self._size is None:
+            self._size = sum(1 for _ in self)
+        return self._size
+
+    def __contains__(self, run: object) -> bool:
+        return any(run == own for own in self)
 
 
 CONTROL_SUFFIX = "#2"  # the label of the baseline's second self (A/A)

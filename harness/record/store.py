@@ -5,8 +5,10 @@
     results/checkpoints/      trainings that have not ended, as arrays (NumPy's npz, no pickle)
     results/speed/S/N-L.json  one timed sample, a fresh process: session S, round N, label L
     results/grids/NAME.json   what `bench`, `ablate` or another command last asked for
+    results/.index            how each training of a large folder ended, so that not all are read to know it
 
-Each is written whole or not at all. Tables are made from them: harness/record/tables.py.
+Each is written whole or not at all. Tables are made from them: harness/record/tables.py. So is the index: where it is
+absent, torn or older than a file, the file counts.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ import numpy.typing as npt
 
 from harness.experiments.protocols import Protocol, unsaid
 from harness.experiments.runs import Run
-from harness.files import now, sealed, unseal, unsealed, write
+from harness.files import digest, now, sealed, unseal, unsealed, write, writes
 from harness.files import writing as writing
 from harness.record import pack
 from variants import registry
@@ -127,19 +129,84 @@ def _ended(folder: Path, name: str) -> str | None:
         if packed is None or name not in packed.sums:
             return None
         found = os.stat(packed.path)
+    return _known_error(folder, name, found.st_mtime_ns, found.st_size, found.st_ino)
+
+
+@functools.lru_cache(maxsize=10_000)
+def _known_error(folder: Path, name: str, *stamp: int) -> str | None:
+    """Asked for several times of the same file."""
+    return _error(folder, name)
+
+
+def _error(folder: Path, name: str) -> str | None:
     try:
-        return _error(folder, name, found.st_mtime_ns, found.st_size, found.st_ino)
+        text, checked = _text(folder, name)
+        if checked and text.startswith(HEAD) and WELL in text:
+            return ""  # nearly all of a long night's: to read each as JSON takes three times as long
+        return str(load(folder, name)["outcome"]["error"])
     except (ValueError, KeyError, TypeError, FileNotFoundError):
         return None
 
 
-@functools.lru_cache(maxsize=200_000)
-def _error(folder: Path, name: str, *stamp: int) -> str:
-    """Asked for several times of the same file: by the plan, by the resumed grid, by the last lines."""
-    text, checked = _text(folder, name)
-    if checked and text.startswith(HEAD) and WELL in text:
-        return ""  # nearly all of a long night's: to read each as JSON takes three times as long
-    return str(load(folder, name)["outcome"]["error"])
+# ---- how every training ended -----------------------------------------------------------------
+
+INDEX = ".index"
+INDEXED = 1_000  # trainings from which on a folder has one: fewer are read in no time
+INDEX_HEAD = "index 1"  # its first line: the version of the others
+
+
+def states(folder: Path) -> dict[str, str]:
+    """key -> why a training failed, '' where it ended well: of every one on file whose file is whole.
+
+    A file is read where the index does not have it as it is now: by its times, its size and its number. The writer of
+    the folder writes the index anew where that was so.
+    """
+    known, found, where, anew = _index(folder), dict[str, str](), dict[str, str](), False
+    for name, stamp in _stamps(folder):
+        said = known.get(name, "")
+        if not said.startswith(stamp):
+            error = _error(folder, name)
+            anew |= error is not None
+            said = "" if error is None else stamp + (error and json.dumps(error))
+        if said:
+            key = name[len("runs/") : -len(".json")]
+            found[key] = json.loads(said[len(stamp) :]) if len(said) > len(stamp) else ""
+            where[name] = said
+    if (anew or len(where) != len(known)) and len(where) >= INDEXED and writes(folder):
+        text = "\n".join([INDEX_HEAD, *(f"{name}\t{said}" for name, said in where.items())])
+        with contextlib.suppress(OSError):  # a full disk: it is for speed alone
+            write(folder / INDEX, f"{text}\n{digest(text)}")
+    return found
+
+
+def _index(folder: Path) -> dict[str, str]:
+    """name -> stamp and error of the trainings in the index; none where it is absent, torn or of another version."""
+    try:
+        text, _, seal = (folder / INDEX).read_text(encoding="utf-8").rpartition("\n")
+    except (OSError, UnicodeDecodeError):
+        return {}
+    if not text.startswith(INDEX_HEAD + "\n") or digest(text) != seal:
+        return {}
+    lines = iter(text.splitlines())
+    next(lines)
+    return {name: said for name, _, said in (line.partition("\t") for line in lines)}
+
+
+def _stamps(folder: Path) -> Iterator[tuple[str, str]]:
+    """(name, what changes with its content) of each training's file, packed or not."""
+    loose = set()
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder / "runs") as entries:
+        for entry in entries:
+            if entry.name.endswith(".json") and not entry.name.startswith("."):
+                at, name = entry.stat(), f"runs/{entry.name}"
+                loose.add(name)
+                yield name, f"{at.st_mtime_ns} {at.st_ctime_ns} {at.st_size} {at.st_ino}\t"
+    if packed := pack.opened(folder):
+        at = packed.path.stat()
+        stamp = f"{at.st_mtime_ns} {at.st_ctime_ns} {at.st_size} {at.st_ino} packed\t"
+        for name in packed.sums:
+            if name.startswith("runs/") and name not in loose:
+                yield name, stamp
 
 
 # ---- one timed sample -------------------------------------------------------------------------

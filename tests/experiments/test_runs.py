@@ -11,7 +11,7 @@ import pytest
 
 from harness.experiments import grids, protocols
 from harness.experiments.protocols import CHOICES, Protocol
-from harness.experiments.runs import RUN_UNSAID, Run
+from harness.experiments.runs import RUN_UNSAID, Run, Runs, with_seed
 
 RUN = Run("gru", 0, Protocol(), "sha", "cpu")
 OTHER: dict[str, Any] = {
@@ -33,6 +33,19 @@ def test_key_changes_with_every_field_of_the_protocol(field: str) -> None:
     value = OTHER_PROTOCOL.get(field) or getattr(RUN.protocol, field) + 1
     other = dataclasses.replace(RUN, protocol=dataclasses.replace(RUN.protocol, **{field: value}))
     assert other.key != RUN.key
+
+
+def test_a_grid_of_a_million_is_gone_through_without_a_list_and_its_keys_are_those_of_its_runs() -> None:
+    made = with_seed(dataclasses.replace(RUN, **OTHER))
+    for seed in (0, 1, 7, 123_456):
+        alone = dataclasses.replace(RUN, **OTHER | {"seed": seed})
+        assert (made(seed), made(seed).key, hash(made(seed))) == (alone, alone.key, hash(alone))
+        assert made(seed).fields == alone.fields
+    every = Runs(lambda: map(made, range(10**9)), 10**9)
+    assert len(every) == 10**9
+    assert next(iter(every)) == next(iter(every)) == made(0)
+    assert made(3) in every
+    assert len(Runs(lambda: filter(lambda run: run.seed % 2 == 0, map(made, range(10))))) == 5
 
 
 def test_a_field_that_is_added_changes_no_key_until_it_is_used() -> None:

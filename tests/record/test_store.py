@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from harness import files
 from harness.experiments.protocols import Protocol
 from harness.experiments.runs import MISSING, Run
-from harness.record import csv_files, store, tables
+from harness.record import csv_files, pack, store, tables
 from harness.record.schema import COLUMNS
 
 RUN = Run("gru", 0, Protocol(), "sha", "cpu", source="a")
@@ -67,6 +67,49 @@ def test_done_reads_the_error(tmp_path: Path) -> None:
     for changed in (whole[:-200], whole.replace("7.25", "7.5"), whole.replace('"version": 1', '"version": 2')):
         path.write_text(changed)
         assert not store.done(tmp_path, RUN)
+
+
+def test_an_index_tells_how_every_training_ended_and_the_files_stay_the_truth(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "INDEXED", 2)
+    runs = [dataclasses.replace(RUN, seed=seed) for seed in range(4)]
+    for run in runs[:3]:
+        store.write_run(tmp_path, run, fact(error="oom:\tx\ny" * (run.seed == 1)))
+    want = {run.key: "oom:\tx\ny" * (run.seed == 1) for run in runs[:3]}
+    assert store.states(tmp_path) == want
+    assert not (tmp_path / store.INDEX).exists()  # only the folder's writer leaves one
+    with store.writing(tmp_path):
+        assert store.states(tmp_path) == want
+    index, read, error = (tmp_path / store.INDEX).read_text(), list[str](), store._error
+
+    def counted(folder: Path, name: str) -> str | None:
+        read.append(name)
+        return error(folder, name)
+
+    monkeypatch.setattr(store, "_error", counted)
+    assert (store.states(tmp_path), read) == (want, [])
+    with store.writing(tmp_path), pytest.raises(ValueError, match="is being written"), store.writing(tmp_path):
+        raise AssertionError("two writers at once")
+    for torn in ("", index[:-40], index.replace("oom", "0om"), index.replace("index 1", "index 0"), "\udcff"):
+        (tmp_path / store.INDEX).write_text(torn, errors="surrogateescape")
+        assert store.states(tmp_path) == want
+    (tmp_path / store.INDEX).write_text(index)
+    read.clear()
+    store.write_run(tmp_path, runs[1], fact())  # newer than the index
+    store.write_run(tmp_path, runs[3], fact())
+    (tmp_path / "runs" / f"{runs[0].key}.json").unlink()
+    torn_file = tmp_path / "runs" / f"{runs[2].key}.json"
+    torn_file.write_text(torn_file.read_text()[:-99])
+    assert store.states(tmp_path) == {runs[1].key: "", runs[3].key: ""}
+    assert len(read) == 3
+    monkeypatch.setattr(store, "write", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+    with store.writing(tmp_path):
+        assert store.states(tmp_path) == {runs[1].key: "", runs[3].key: ""}  # a full disk costs no answer
+    monkeypatch.undo()
+    torn_file.unlink()
+    pack.pack(tmp_path)
+    assert store.states(tmp_path) == {runs[1].key: "", runs[3].key: ""}
 
 
 def test_gathered_is_what_was_written(tmp_path: Path) -> None:
