@@ -33,7 +33,7 @@
 #   PYTHON     use this interpreter as it is and install nothing; else make fills .venv, once
 
 NAMES := PROTOCOL CORPUS DEVICE ENGINE SEEDS VARIANTS RESULTS INIT SET FULL TASKS LENGTHS MAX MATCH A B BASE LIMIT TO ON SHARD MIXED PYTHON
-TARGETS := help bench ablate reproduce probe claims exercises sweep report compare gate list test lint speed speed-compare peers faults docs licenses clean
+TARGETS := help bench ablate reproduce probe claims questions exercises sweep report compare gate list test lint speed speed-compare peers faults docs licenses clean
 # Of the tests and of make itself; no verb takes them.
 OTHERS := CC CELLS CHECKPOINT_S DELAYS_MS KILLS PEERS STARTS STOPS SHELL
 
@@ -75,7 +75,7 @@ python := python=$$PYTHON; command -v "$$python" >/dev/null || \
 endif
 
 # `set -f`: lists are split at spaces, and no * in them is a file. `exec`: a signal to make's child is Python's.
-bench ablate reproduce probe claims exercises sweep report gate list: $(ready)
+bench ablate reproduce probe claims questions exercises sweep report gate list: $(ready)
 	@$(python); set -f; set -- $@; for field in $$SET; do set -- "$$@" --set="$$field"; done; \
 	exec "$$python" -m harness "$$@" $${INIT:+--set=init="$$INIT"} $${MATCH:+--set=match="$$MATCH"} $${PROTOCOL:+--protocol="$$PROTOCOL"} \
 	  $${CORPUS:+--corpus="$$CORPUS"} $${DEVICE:+--device="$$DEVICE"} $${SEEDS:+--seeds="$$SEEDS"} $${MAX:+--max="$$MAX"} \

@@ -131,9 +131,11 @@ seed; speeds are compared where one machine timed both. An interval is 95 %; a v
 
 # ---- one JSON document -----------------------------------------------------------------------------
 
-ANSWERS = {"probe": ("tasks",), "claims": ("claims",), "reproduce": ("reproduce",), "sweep": ("speed",),
+ANSWERS = {"probe": ("tasks",), "claims": ("claims",), "questions": ("questions",),
+           "reproduce": ("reproduce",), "sweep": ("speed",),
            "exercises": ("positions", "axes", "bench", "ablate"), "ablate": ("ablate", "tasks"), "bench": ("bench",),
-           "report": ("bench", "ablate", "tasks", "axes", "claims", "reproduce"), "latency": ("latency",)}  # fmt: skip
+           "report": ("bench", "ablate", "tasks", "axes", "claims", "questions", "reproduce"),
+           "latency": ("latency",)}  # fmt: skip
 
 
 def document(verb: str, folder: Path, status: int, found: object = None, error: str = "") -> dict[str, Any]:

@@ -27,6 +27,7 @@ from harness.plan import (
     along,
     described,
     on_claims,
+    on_questions,
     on_tasks,
     planned,
     reproductions,
@@ -71,6 +72,8 @@ def _verb(options: argparse.Namespace, folder: Path) -> int:
     if options.verb == "claims":
         texts, tasks, labels = on_claims(options)
         return with_others(lambda plans: claims(plans, labels, folder), [*texts, *tasks], folder)
+    if options.verb == "questions":
+        return with_others(lambda plans: questions(plans, folder), on_questions(options), folder)
     if options.verb == "probe":
         return with_others(lambda plans: probe(plans, folder), on_tasks(options), folder)
     if options.verb == "sweep":
@@ -518,6 +521,38 @@ def claims(plans: Sequence[Plan], labels: Mapping[str, str], folder: Path) -> in
         return _ended(runs, folder, [], where)
 
 
+def questions(plans: Sequence[Plan], folder: Path) -> int:
+    """Train what a reviewer asks for, and say of each difference whether it stands. The exit status."""
+    from harness import terminal
+    from harness.record import store
+
+    where = plans[0].where
+    with store.writing(folder):
+        print(f"questions: {sum(plan.size for plan in plans)} trainings that are scored, and those that choose their "
+              "learning rates")  # fmt: skip
+        choices: list[dict[str, object]] = []
+        parts: list[dict[str, object]] = []
+        runs: list[Run] = []
+        try:
+            for plan in plans:
+                if plan.protocol.rate == "chosen":
+                    [plan], rows = choose([plan], folder)
+                    choices += rows
+                runs += plan.runs
+                parts.append({**described(plan), "anchors": {}})
+                store.write_grid(folder, "questions", {
+                    "runs": [run.key for run in runs], "session": "", "anchors": {}, "learning_rates": choices,
+                    "parts": parts,
+                })  # fmt: skip
+                todo = [run for run in plan.runs if not store.done(folder, run)]
+                train(todo, plan.corpus, plan.corpus.name, folder, plan.protocol.label, plan=plan)
+        except KeyboardInterrupt:
+            raise Interrupted(where.own(runs)) from None
+        results = tabulate(folder)
+        terminal.print_questions(results.questions)
+        return _ended(runs, folder, [], where)
+
+
 def probe(plans: Sequence[Plan], folder: Path) -> int:
     """Train on every task, length and variant, and set what solves them side by side. The exit status."""
     from harness import terminal
@@ -713,6 +748,9 @@ def tabulate(folder: Path) -> Results:
         from harness.analysis import axes as effects
 
         answers["axes"] = effects.build(results.runs, grids["axes"])
+    answers["questions"] = tables.frame("questions", [])
+    if "questions" in grids:
+        answers["questions"] = compare.questions(results.runs, grids["questions"]["parts"])
     answers["claims"] = tables.frame("claims", [])
     if "claims" in grids:
         from harness.analysis import claims as claim_table

@@ -350,6 +350,18 @@ def on_claims(options: argparse.Namespace) -> tuple[list[Plan], list[Plan], dict
     return texts, tasks, labels
 
 
+def on_questions(options: argparse.Namespace) -> list[Plan]:
+    """A plan for each question of a reviewer that has trainings of its own, in their order."""
+    from harness.experiments import questions
+
+    asked = {(q.corpus, q.settings): q for q in questions.QUESTIONS}
+    own = {**vars(options), "variants": list(questions.VARIANTS), "protocol": questions.PROTOCOL, "max": None}
+    return [
+        planned("questions", argparse.Namespace(**own | {"corpus": corpus, "settings": list(settings)}))
+        for corpus, settings in asked
+    ]
+
+
 def on_tasks(options: argparse.Namespace) -> list[Plan]:
     """A plan a task, length and point of the lists in `--set`. ValueError for what cannot be asked of a task."""
     plans = [_on_tasks(argparse.Namespace(**{**vars(options), "settings": s})) for s in grids.points(options.settings)]

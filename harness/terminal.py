@@ -196,6 +196,16 @@ def print_claims(table: pd.DataFrame) -> None:
             print(f"  {r['outcome'] or 'not run'}: {r['prediction']}: {facts}")
 
 
+def print_questions(table: pd.DataFrame) -> None:
+    """Each question of a reviewer, and under it the difference of each variant."""
+    for _, own in table.groupby("question", sort=False):
+        print(f"\n{own.asks.iloc[0]}  {own.setting.iloc[0]}")
+        for r in own[own.baseline.fillna("").astype(bool) | (own.seeds + own.failed == 0)].to_dict("records"):
+            known = r["delta_nats"] == r["delta_nats"]
+            number = f"{r['delta_nats']:+.3f} nats/char [{r['delta_low']:.3f}, {r['delta_high']:.3f}]" if known else ""
+            print(f"  {r['variant']}: {'; '.join(filter(None, (r['verdict'], number))) or 'not run'}")
+
+
 def task_rows(table: pd.DataFrame) -> list[tuple[str, ...]]:
     """How many seeds of each variant solve each task, and after how many updates, as texts, their heads first."""
     heads = ("task", "length", "variant", "solved", "updates [least, most]", "score", "longer", "against gru")

@@ -641,6 +641,7 @@ def dest(flag: str) -> str:
 APART = {
     "exercises",
     "claims",
+    "questions",
     "pack",
     "new",
     "compare",

@@ -9,13 +9,18 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from harness.analysis import speed as speeds
 from harness.analysis.stats import ALPHA, holm, interval, iqm, p_better, sign_flip, verdict
+from harness.experiments import protocols
 from harness.experiments.grids import BASELINE, SPEED_BASELINE
+from harness.experiments.questions import PROTOCOL as QUESTION_PROTOCOL
+from harness.experiments.questions import QUESTIONS
+from harness.experiments.questions import VARIANTS as QUESTION_VARIANTS
 from harness.record import schema
 from harness.record.schema import COLUMNS
 from harness.record.tables import typed
@@ -95,6 +100,40 @@ def build(
     numbers = zip(*(frame[f"best_{c}"] for c in (*_DELTA, "p_holm")), strict=True)
     frame["best_verdict"] = [verdict(*four) for four in numbers]
     return frame
+
+
+def questions(runs: pd.DataFrame, parts: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """questions.csv: a row a question of a reviewer and variant, of those that are not run without a number.
+
+    `parts`: of each set of trainings what its grid says. Holm's family is the differences of one question.
+    """
+    asked = []
+    base = protocols.protocol(QUESTION_PROTOCOL)
+    for question in QUESTIONS:
+        label = base.override(question.settings).label
+        facts = {"question": question.name, "asks": question.asks, "setting": " ".join(question.settings),
+                 "score_at": "best epoch" if question.early else "end"}  # fmt: skip
+        part = next((p for p in parts if _answers(p, question.corpus, label)), None)
+        table = pd.DataFrame({"variant": list(QUESTION_VARIANTS), "seeds": 0, "failed": 0})
+        if part is not None:
+            own = runs[runs["run"].isin(part["runs"])]
+            found = build(own, own.iloc[:0].reindex(columns=list(COLUMNS["speed"])), part["variants"],
+                          part["protocol"]["label"], part["corpus_sha256"], part["device"])  # fmt: skip
+            if question.early:
+                names = {"best_perplexity": "heldout_perplexity", "best_low": "heldout_low",
+                         "best_high": "heldout_high", "best_p_holm": "p_holm", "best_verdict": "verdict"}  # fmt: skip
+                names |= {f"best_{name}": name for name in _DELTA}
+                found = found.drop(columns=list(names.values())).rename(columns=names)
+            table = table[~table["variant"].isin(found["variant"])]
+            table = pd.concat([found, table], ignore_index=True) if len(table) else found
+        asked.append(table.assign(**facts))
+    return typed(pd.concat(asked, ignore_index=True).reindex(columns=list(COLUMNS["questions"])), "questions")
+
+
+def _answers(part: Mapping[str, Any], corpus: str, label: str) -> bool:
+    """Whether trainings are those of a question: of its text, under its label but for what was done to the text."""
+    own = [field for field in part["protocol"]["label"].split(",") if not field.startswith("text=")]
+    return part["corpus"] == corpus and ",".join(own) == label
 
 
 def _set_types(frame: pd.DataFrame) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # numpy costs the command line 0.1 s: imported where it is us
 
     Tokens = npt.NDArray[np.int32]
 
-BOOK, EMBEDDED = "time-machine", "embedded"
+BOOK, EMBEDDED, PYTHON_DOCS = "time-machine", "embedded", "python-docs"
 UNKNOWN = "<unk>"
 CHARACTERS, BYTES, WORDS = "characters", "bytes", "words"  # what a token is
 LETTERS = ("lines", "whole")  # preparations of a text that keep letters alone, in lower case

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from harness.data import download
-from harness.data.corpus import BOOK, CHARACTERS, EMBEDDED, Corpus, digest, from_text, printable
+from harness.data.corpus import BOOK, CHARACTERS, EMBEDDED, PYTHON_DOCS, Corpus, digest, from_text, printable
 from harness.data.embedded import embedded
 from harness.experiments.runs import MISSING
 
@@ -25,7 +25,7 @@ def load(
     source: str | None = None, cache: Path | None = None, text: str = "lines", other: str = "spaces", most: int = 0,
     unit: str = CHARACTERS, case: str = "own", punctuation: str = "own",
 ) -> Corpus:  # fmt: skip
-    """The text called `time-machine` (None too) or `embedded`, or the UTF-8 file at that path.
+    """The text called `time-machine` (None too), `embedded` or `python-docs`, or the UTF-8 file at that path.
 
     `text`: what is done to the book, and `other` to any other file (see `_prepared`). `most`: symbols kept, the most
     frequent ones; 0 keeps all. `cache`: the folder that keeps a download of the book, by default the platform's.
@@ -41,6 +41,11 @@ def load(
         except ValueError as error:
             raise ValueError(f"{error}. Have the file? CORPUS=path") from None
         return from_text(BOOK, data, data.decode("ascii"), text, most, note, **how)
+    if source == PYTHON_DOCS:
+        from pydoc_data import topics  # of every CPython: what its help() says, about 460,000 characters
+
+        said = "\n\n".join(text for _, text in sorted(topics.topics.items()))
+        return from_text(PYTHON_DOCS, said.encode(), said, other, most, **how)
     path = Path(os.path.expanduser(source))
     data = download.read_file(path, LARGEST_FILE)
     if book := _as_the_book(data):
@@ -150,5 +155,5 @@ def _shown(path: Path) -> str:
     with contextlib.suppress(ValueError):  # 12 and inf: a number
         float(name)
         return f"./{name}"
-    words = (BOOK, EMBEDDED, *MISSING, "true", "false")
+    words = (BOOK, EMBEDDED, PYTHON_DOCS, *MISSING, "true", "false")
     return f"./{name}" if name in words or name.lower() in words or name.startswith(("=", "+", "-", "@")) else name

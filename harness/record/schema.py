@@ -221,6 +221,13 @@ _COLUMNS = (
     Column("low", float, "", "lower end of its 95 % interval"),
     Column("high", float, "", "upper end of its 95 % interval"),
     Column("margin", float, "", "bound that was fixed beforehand"),
+    Column("question", str, "", "name of the question, as experiments/questions.py has it"),
+    Column("asks", str, "", "the question in words"),
+    Column("questions.setting", str, "", "fields of the protocol that differ from `quick`"),
+    Column("score_at", str, "", "weights that are scored: at the `end`, or each training's at its `best epoch`"),
+    *(Column(f"questions.{name}", float, "", meaning) for name, meaning in (
+        ("heldout_perplexity", "geometric mean over seeds, of the weights that are scored"),
+    )),
     Column("change_nats", float, "nats/character", "difference at the last point less that at the first, by seed"),
     Column("change_low", float, "nats/character", "lower end of its 95 % t interval"),
     Column("change_high", float, "nats/character", "upper end of it"),
@@ -342,6 +349,11 @@ TABLES = {
     "claims": Table("comparison that a claim of the literature predicts: what came of it", (
         "claim", "source", "url", "read", "sentence", "verdict", "prediction", "kind", "task", "variant", "other",
         "outcome", "evidence", "measure", "estimate", "low", "high", "margin", "seeds", "failed",
+    )),
+    "questions": Table("question of a reviewer x variant: whether the difference to the baseline stands", (
+        "question", "asks", "setting", "score_at", "variant", "engine", "device", "protocol", "corpus", "corpus_sha256",
+        "hidden", "lr", "parameters", "seeds", "failed", "heldout_perplexity", "heldout_low", "heldout_high",
+        "baseline", "pairs", "delta_nats", "delta_low", "delta_high", "comparisons", "p_holm", "verdict", "error",
     )),
     "probes": Table("task x length x variant x seed: one training on a task", (
         "run", *_HOW, "seed", "protocol", "task", "length", "hidden", "lr", "parameters", "score", "score_is",

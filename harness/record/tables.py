@@ -44,6 +44,7 @@ class Results:
     reproduce: pd.DataFrame
     axes: pd.DataFrame
     claims: pd.DataFrame
+    questions: pd.DataFrame
     probes: pd.DataFrame
     tasks: pd.DataFrame
     learning_rates: pd.DataFrame
@@ -98,7 +99,7 @@ def gather(folder: Path) -> Results:
     order = sorted(rows, key=lambda k: tuple(rows[k][c] for c in ("protocol", "variant", "engine", "seed", "run")))
     trained, outcomes = [rows[k] for k in order], [held[k] for k in order]
     return Results(
-        **{name: frame(name, []) for name in ("bench", "ablate", "reproduce", "axes", "claims", "tasks")},
+        **{name: frame(name, []) for name in ("bench", "ablate", "reproduce", "axes", "claims", "questions", "tasks")},
         runs=frame("runs", [row for row in trained if "task" not in row]),
         probes=frame("probes", [row for row in trained if "task" in row]),
         **{name: _of_each(name, trained, [facts(o) for o in outcomes]) for name, facts in WITHIN.items()},

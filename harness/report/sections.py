@@ -18,6 +18,7 @@ from harness.analysis import stats
 from harness.analysis.axes import trend
 from harness.experiments import grids
 from harness.experiments.protocols import OPEN, RATE_SEEDS, SHUT
+from harness.experiments.questions import PROTOCOL
 from harness.experiments.tasks import SCORED, TASKS
 from harness.formatting import (
     compact,
@@ -30,6 +31,7 @@ from harness.formatting import (
     pluralize,
     ppl,
     score,
+    unique,
 )
 from harness.record import tables
 from harness.report import figures, select
@@ -60,7 +62,16 @@ def sections(data: tables.Results) -> list[Section]:
     """Those that have something to show."""
     return [
         s
-        for s in (published(data), rates(data), exercises(data), axes(data), claims(data), tasks(data), gates(data))
+        for s in (
+            published(data),
+            rates(data),
+            exercises(data),
+            questions(data),
+            axes(data),
+            claims(data),
+            tasks(data),
+            gates(data),
+        )
         if s
     ]
 
@@ -214,6 +225,51 @@ def _effect(r: Any) -> Cell:
         return Cell()
     bounds = format_interval(r.delta_low, r.delta_high, nats)
     return Cell(nats(r.delta_nats, sign=True), f"{r.verdict}\n{bounds}\nn = {count(r.pairs)}", plain(r.delta_nats))
+
+
+def questions(data: tables.Results) -> Section | None:
+    """What a reviewer asks of the ablation: whether each difference stands where one thing is changed."""
+    rows = data.questions[data.questions.question != ""]
+    if not (rows.seeds + rows.failed > 0).any():
+        return None
+    names = [name for name in dict.fromkeys(rows.variant) if name != grids.BASELINE]
+    cells = []
+    for question, own in rows.groupby("question", sort=False):
+        by = {r.variant: r for r in own.itertuples()}
+        one = own.iloc[0]
+        scored = "each training at its best epoch" * (one.score_at == "best epoch")
+        about = "\n".join(filter(None, (str(one.setting), scored, *unique(own.corpus))))
+        cells.append([Cell(str(one.asks), about, str(question)), *(_asked(by.get(name)) for name in names)])
+    told = rows[(rows.variant != grids.BASELINE) & (rows.verdict != "")]
+    said = []
+    for name in names:
+        by_verdict: dict[str, list[str]] = {}
+        for r in told[told.variant == name].itertuples():
+            by_verdict.setdefault(str(r.verdict), []).append(str(r.question).replace("_", " "))
+        parts = [f"{verdict} in {count(len(where))} ({', '.join(where)})" for verdict, where in by_verdict.items()]
+        asked = pluralize(int((told.variant == name).sum()), "question")
+        words = Markup("<code>{}</code> against <code>{}</code>, of {}: {}.")
+        said += [words.format(name, grids.BASELINE, asked, "; ".join(parts))] * bool(parts)
+    setting = (
+        f"The protocol {PROTOCOL} with one thing changed at a time, {format_range(rows.seeds[rows.seeds > 0])} seeds "
+        f"each; this list stood before the first training. Differences to {grids.BASELINE} in held-out nats a "
+        "character, paired by seed, above 0 is worse; exact sign-flip test, Holm over the differences of one question. "
+        "Where rates are chosen, every variant has the same grid and the same trainings to choose by, of seeds that "
+        "are not scored."
+    )
+    heads = [("question", "setting", False), *((name, "nats/char", True) for name in names)]
+    table = Table("questions", "Differences to gru, one thing changed at a time", heads, cells, cards=True)
+    command = ["python", "-m", "harness", "questions", "--device", str(rows.device[rows.device != ""].iloc[0]),
+             "--seeds", count(rows.seeds.max())]  # fmt: skip
+    title = "Tuned? Stopped early? Two layers? Another text?"
+    return Section("questions", "Questions", title, setting, said, table, (), shlex.join(command))
+
+
+def _asked(r: Any) -> Cell:
+    """The difference of a variant under a question; `not run`, with its command, where it has no trainings."""
+    if r is None or not r.seeds + r.failed > 0:
+        return Cell("not run", "make questions")
+    return _effect(r)
 
 
 def claims(data: tables.Results) -> Section | None:

@@ -19,6 +19,7 @@ from markupsafe import Markup
 from harness.analysis import speed as speeds
 from harness.analysis import stats
 from harness.experiments import grids, protocols
+from harness.experiments.questions import PROTOCOL as QUESTIONED
 from harness.experiments.tasks import TASKS
 from harness.formatting import (
     count,
@@ -795,6 +796,8 @@ def limits(data: tables.Results) -> list[str]:
             else:
                 rate = f"one learning rate ({plain(p.lr)}) for every variant"
                 unfair = " One that another rate would suit better is shown at a disadvantage."
+                if data.questions.empty and label == QUESTIONED:
+                    unfair += " `make questions` has each difference with rates chosen, two layers, another text."
             if p.match == "parameters":
                 size = "one number of parameters for every variant, which then differ in hidden units"
             else:

@@ -13,7 +13,9 @@ import torch
 
 from harness import __main__ as command
 from harness import plan
-from harness.experiments import grids, protocols
+from harness.analysis import compare
+from harness.experiments import grids, protocols, questions
+from harness.experiments.questions import Question
 from harness.experiments.tasks import SYMBOLS, TASKS
 from harness.record import tables
 from harness.report import sections, select
@@ -122,3 +124,40 @@ def test_the_verb_trains_all_of_it_and_a_rate_is_counted_once(
     assert (len(data.bench), len(data.ablate)) == (3, len(parts))
     assert command.main(["probe", "--tasks", "delayed_recall", "--variants", "gru", "rnn", *ask]) == 0
     assert set(tables.read(tmp_path).tasks.rates_tried) == {2}  # two grids asked for the same
+
+
+def test_a_reviewer_s_questions_have_a_row_each_and_what_was_not_run_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_process: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each difference is that of its own trainings; stopped early, of the same trainings' best epochs."""
+    small = ("train_characters=400", "heldout_characters=100", "epochs=4", "batch_size=4", "hidden=4")
+    tuned = (*small, "validation_characters=100", "rate=chosen")
+    asked = (
+        Question("as_it_is", "As it is", small), Question("longer", "Longer?", tuned),
+        Question("early_stopping", "Stopped?", tuned, early=True), Question("text", "Another?", small, "python-docs"),
+    )  # fmt: skip
+    monkeypatch.setattr(questions, "QUESTIONS", asked)
+    monkeypatch.setattr(compare, "QUESTIONS", (*asked, Question("later", "Not asked?", (*small, "layers=2"))))
+    monkeypatch.setitem(protocols.RATES, "sgd", (0.5, 4.0))
+    assert command.main(["questions", "--seeds", "2", "--results", str(tmp_path), "--device", "cpu"]) == 0
+    said = capsys.readouterr().out
+    data = tables.read(tmp_path)
+    assert "24 trainings that are scored" in said
+    table = data.questions.set_index(["question", "variant"])
+    assert len(table) == 5 * 4
+    assert set(table.loc["later"].seeds) == {0}
+    assert table.loc["later"].delta_nats.isna().all()
+    assert set(table.loc["text"].corpus) == {"python-docs"}
+    assert set(table[table.seeds > 0].comparisons.dropna()) == {3}
+    for question, column in (("as_it_is", "heldout_perplexity"), ("early_stopping", "best_perplexity")):
+        own = data.runs[data.runs.protocol == table.loc[question, "gru"].protocol]
+        own = own[(own.corpus == "time-machine") & (own.seed < 1000)].set_index(["variant", "seed"])[column].map(np.log)
+        assert table.loc[(question, "gru:R=1"), "delta_nats"] == pytest.approx((own["gru:R=1"] - own["gru"]).mean())
+    (section,) = [s for s in sections.sections(select.typed(data)) if s.id == "questions"]
+    assert section.table is not None
+    last = section.table.rows[-1]
+    assert [(cell.text, cell.note) for cell in last[1:]] == [("not run", "make questions")] * 3
+    assert section.command == "python -m harness questions --device cpu --seeds 2"
+    assert "Another?" in said
+    assert "gru:Z=0,R=1: " in said
+    assert "gru:R=1: not run" in said
