@@ -58,6 +58,8 @@ class Recurrence(torch.autograd.Function):
         for whole, first in zip(states, tensors[:a], strict=True):
             whole[:, 0] = first
         others = [A.new_empty(S, T, n, 1 if x.narrow else h) for x in run.others]
+        for x, row in run.filled.items():
+            others[run.others.index(x)].copy_(rows[row].view(S, 1, 1, h))
         before = [_steps(whole[:, :-1]) for whole in states]
         places = [_steps(whole) for whole in (*(whole[:, 1:] for whole in states), *others)]
         for *parts, state, to in zip(
@@ -96,9 +98,8 @@ class Recurrence(torch.autograd.Function):
         Q = A.new_empty(S, T, n, len(plan.Qs) * h)  # slopes, and then, in place, what they multiply
         for (_, s), columns in zip(plan.Qs, Q.split(h, -1) if plan.Qs else (), strict=True):
             columns.copy_(_value(s, v) if isinstance(s, Node) else torch.full_like(columns, s))
-        asked = {
-            u: [_steps(Q[..., q * h : (q + 1) * h]) for q, (w, _) in enumerate(plan.Qs) if w == u] for u in plan.level
-        }
+        apart = Q.unflatten(-1, (-1, h))  # (S, T, n, slopes, h)
+        asked = {u: [_steps(apart[..., some, :]) for some in _spaced(plan, u)] for u in plan.level}
         W, runs = (
             [_one(w.mT) for w in _joined(plan, plan.groups, matrices)],
             [derive.runs(plan, ps) for _, ps in plan.groups],
@@ -127,7 +128,7 @@ class Recurrence(torch.autograd.Function):
                     now[u] = _total(sums[u], now, t)
                     now[u] = now[u].expand_as(D[0]).sum(-1, keepdim=True) if u[0] == "R" else now[u]
                 for place in asked[u]:
-                    place[t].mul_(now[u])
+                    place[t].mul_(now[u].unsqueeze(-2))
             for i, terms in enumerate(carry):
                 D[i] = _total(terms, now, t, dH[t - 1] if i == 0 and t else None)
                 for given, w in lately[i]:
@@ -165,6 +166,19 @@ def _steps(x: Tensor) -> tuple[Tensor, ...]:
     return x[0].unbind(0) if len(x) == 1 else x.unbind(1)
 
 
+def _spaced(plan: Program, u: Any) -> list[slice]:
+    """Those slopes that a variable multiplies, as slices of all: evenly spaced ones are one."""
+    left = [q for q, (w, _) in enumerate(plan.Qs) if w == u]
+    found: list[slice] = []
+    while left:
+        step, count = left[1] - left[0] if len(left) > 1 else 1, 1
+        while count < len(left) and left[count] == left[count - 1] + step:
+            count += 1
+        found.append(slice(left[0], left[count - 1] + 1, step))
+        left = left[count:]
+    return found
+
+
 def _products(seeds: int) -> tuple[Any, Any]:
     return (torch.addmm, torch.mm) if seeds == 1 else (torch.baddbmm, torch.bmm)
 
@@ -199,6 +213,7 @@ class Forward:
     columns    of what was gathered: every function is given a step of each
     homes      what columns have become once all is done        others     stored values that have no such home
     written    what has a place of its own, where it is copied if it was not made there: states after, others
+    filled     of others those that are added to what their place has from the beginning: a row
     """
 
     steps: list[Step]
@@ -207,6 +222,7 @@ class Forward:
     homes: dict[Node, slice]
     others: list[Node]
     written: list[Node]
+    filled: dict[Node, Node]
 
     def at(self, columns: slice) -> int:
         if columns not in self.columns:
@@ -221,17 +237,27 @@ def instructions(plan: Program) -> Forward:
         for x in set(y.parts) & users.keys():
             users[x].append(y)
     alone = {x for x in plan.order if len(users[x]) == 1 and x not in plan.stored and x not in plan.outs}
-    run = Forward([], [], [], {}, [], [])
+    run = Forward([], [], [], {}, [], [], {})
     done, steps = set(plan.rows), dict[Node, Step]()  # of each group its first product's
+    sums = dict[Node, Node]()  # product -> what is kept instead: its sum with a row
     for E, whole in plan.groups:
         for products, first in _beside(plan, whole, users, alone, done):
             run.groups.append((E, products))
-            step = _apart(products, run) if first is None else _in_place(plan, products, first, users, alone, run, done)
+            with_row = _with_row(plan, products, users) if first is None else None
+            if first is not None:
+                step = _in_place(plan, products, first, users, alone, run, done)
+            elif with_row is None:
+                step = _apart(products, run)
+            else:
+                sums[products[0]], row = with_row
+                run.filled[sums[products[0]]] = row
+                step = _apart([sums[products[0]]], run)
+                done.add(sums[products[0]])
             steps[min(products, key=lambda p: p.index)] = step
             done |= set(products)
     run.homes |= {x: plan.columns(x) for x in plan.inputs if x not in done}
     run.steps += [functools.partial(_leaf, x, run.at(plan.columns(x))) for x in plan.inputs if x not in done]
-    run.others = [x for x in plan.stored if x not in run.homes]
+    run.others = [sums.get(x, x) for x in plan.stored if x not in run.homes]
     run.written = [*plan.outs, *run.others]
     for x in plan.order:
         place = run.written.index(x) if x in run.written else None
@@ -245,7 +271,7 @@ def instructions(plan: Program) -> Forward:
             run.steps.append(functools.partial(_lerp, x, mixed, place))
         elif x.op == "lin":
             left = [(k, a) for k, a in x.args[1] if a.op != "leaf" or a in plan.rows or a not in done]
-            terms = [(k, a, a.op == "mul" and a in alone) for k, a in left]
+            terms = sorted(((k, a, a.op == "mul" and a in alone) for k, a in left), key=lambda term: term[2])
             run.steps.append(functools.partial(_lin, x, terms, place))
         else:
             run.steps.append(functools.partial(_mul if x.op == "mul" else _apply, x, place))
@@ -278,7 +304,7 @@ def _in_place(
     E, g = run.groups[-1][0], len(run.groups) - 1
     sums = [users[p][0] for p in products]
     leaves = plan.inputs[first : first + len(products)]
-    activated, made = list[tuple[str, slice]](), dict[Node, slice]()
+    activated, made, ends = list[tuple[str, slice]](), dict[Node, slice](), list[tuple[Node, int]]()
     for u, p, leaf in zip(sums, products, leaves, strict=True):
         columns, x = plan.columns(leaf), p
         done.add(leaf)
@@ -287,6 +313,10 @@ def _in_place(
             if u in alone and users[u][0].op in UNARY and hasattr(Tensor, f"{users[u][0].op}_"):
                 done.add(u)
                 x = users[u][0]
+                if x in plan.outs and x.op in OUT:  # it is the state after: made where that is kept
+                    ends.append((x, run.at(columns)))
+                    done.add(x)
+                    continue
                 joins = activated and activated[-1][0] == x.op and activated[-1][1].stop == columns.start
                 activated.append((x.op, slice(activated.pop()[1].start if joins else columns.start, columns.stop)))
             done.add(x)
@@ -303,19 +333,45 @@ def _in_place(
             function(parts[at])
         for x, at in places:
             v[x] = parts[at]
+        for x, at in ends:
+            v[x] = getattr(torch, x.op)(parts[at], out=to[run.written.index(x)])
 
     return step
 
 
 def _apart(products: list[Node], run: Forward) -> Step:
+    """Products in a place of their own; a single one added to the row that is there already."""
     E, g = run.groups[-1][0], len(run.groups) - 1
 
     def step(v: Values, parts: Parts, to: Parts, W: list[Tensor]) -> None:
-        place = run.written.index(products[0]) if products[0] in run.written and len(products) == 1 else None
-        whole = torch.matmul(v[E], W[g], out=None if place is None else to[place])
+        out = to[run.written.index(products[0])] if products[0] in run.written and len(products) == 1 else None
+        if products[0] in run.filled and out is not None:
+            v[products[0]] = (out.addmm_ if out.dim() == 2 else out.baddbmm_)(v[E], W[g])
+            return
+        whole = (torch.mm if v[E].dim() == 2 else torch.bmm)(v[E], W[g], out=out)
         v.update(zip(products, whole.chunk(len(products), -1), strict=True))
 
     return step
+
+
+def _with_row(plan: Program, products: list[Node], users: dict[Node, list[Node]]) -> tuple[Node, Node] | None:
+    """The sum of a single product and a row, through which alone the product is read, and the row; else None."""
+    p = products[0]
+    if len(products) > 1 or len(users[p]) != 1 or p not in plan.stored:
+        return None
+    [u] = users[p]
+    row = next((a for a in u.parts if a in plan.rows), None)
+    if row is None or u.op != "lin" or u.args[0] != 0 or [k for k, _ in u.args[1]] != [1, 1] or u in plan.stored:
+        return None
+    terms = (*plan.mixes.values(), *plan.sums.values(), *plan.carry.values())
+    left = [s for s in (*(s for _, s in plan.Qs), *(s for some in terms for s in some.values())) if isinstance(s, Node)]
+    seen = {u}
+    while left:
+        if (x := left.pop()) is p:
+            return None
+        left += [part for part in x.parts if part not in seen]
+        seen.add(x)
+    return u, row
 
 
 def _leaf(x: Node, at: int, v: Values, parts: Parts, to: Parts, W: list[Tensor]) -> None:
