@@ -14,7 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from random_cells import cells
-from test_engines import CELLS, NATIVE, apart, results
+from test_engines import CELLS, NATIVE, apart, compile_together, results
 from torch import Tensor
 from torch.nn import functional
 
@@ -109,7 +109,8 @@ def test_a_source_is_the_same_at_every_size() -> None:
     assert len({emit.source(derive.program(variants.get("gru"), d, h)) for d, h in sizes}) == 1  # type: ignore[arg-type]
 
 
-def agrees(cell: type[Cell], engine: ModuleType) -> bool:
+def derived(cell: type[Cell]) -> bool:
+    """Whether a program is made of it; what is refused has one reason."""
     if reason := derive.unsupported_reason(cell):
         assert "one number a sequence" in reason, (reason, cell.text)  # type: ignore[attr-defined]
         return False
@@ -117,10 +118,13 @@ def agrees(cell: type[Cell], engine: ModuleType) -> bool:
         results(cell, loop, 1, torch.float64)
     except RuntimeError:  # no cell: one number a sequence times a matrix, say, that derivation saw multiplied by 0
         return False
-    for seeds, numbers in ((1, False), (2, True)):
+    return True
+
+
+def agrees(cell: type[Cell], engine: ModuleType) -> None:
+    for seeds, numbers in ((1, False), (2, True)) if derived(cell) else ():
         by = apart(cell, engine, seeds, numbers=numbers)
         assert by <= 1e-10, (by, cell.text)  # type: ignore[attr-defined]
-    return True
 
 
 @settings(max_examples=100, deadline=None)
@@ -130,12 +134,20 @@ def test_any_cell_interpreted_is_the_loop(cell: type[Cell]) -> None:
 
 
 @NATIVE
-@settings(max_examples=15, deadline=None)
-@given(cells())
-def test_any_cell_compiled_is_the_loop(cell: type[Cell]) -> None:
-    """Few: each is compiled. `python -m tests.faults cells` tries hundreds, every address looked at."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(native, "FLAGS", [flag.replace("-O3", "-O1") for flag in native.FLAGS])
+def test_thirty_cells_compiled_are_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one call of the compiler. `python -m tests.faults cells` tries hundreds, every address looked at."""
+    kinds = list[type[Cell]]()
+
+    @settings(max_examples=60, deadline=None, database=None)
+    @given(cells())
+    def draw(cell: type[Cell]) -> None:
+        if len(kinds) < 30 and derived(cell):
+            kinds.append(cell)
+
+    draw()
+    assert len(kinds) == 30
+    compile_together(kinds, 4, 5, monkeypatch)
+    for cell in kinds:
         agrees(cell, native)
 
 
