@@ -68,6 +68,22 @@ if (LAB.nets?.length) (() => {
     rows.set(name, made);
     return made;
   }
+  // Rows are filled in slices, three a frame: a letter typed waits for none of them. One that waits keeps its place.
+  const queue = new Map();
+  let booked = 0;
+  function soon(name, work) {
+    queue.set(name, work === mark && queue.get(name) === renew ? renew : work);
+    booked ||= requestAnimationFrame(slice);
+  }
+  function slice() {
+    for (const [name, work] of [...queue].slice(0, 3)) {
+      queue.delete(name);
+      if (state.shown.includes(name)) work(name);
+    }
+    booked = queue.size ? requestAnimationFrame(slice) : 0;
+    if (!booked) tell();
+  }
+  const renew = name => { fill(name); mark(name); };
   function frame() {
     $("rows").replaceChildren(...state.shown.map(name => row(name).whole));
     for (const chip of $("chips").children) chip.setAttribute("aria-pressed", state.shown.includes(chip.dataset.name));
@@ -90,15 +106,13 @@ if (LAB.nets?.length) (() => {
   }
   // The letter looked at: its surprise, what was expected there, how far back the network looked.
   function mark(name) {
-    const r = row(name), net = nets.get(name), t = state.at, typed = t < text.length, p = t > 0 ? net.next(t - 1) : null;
+    const r = row(name), net = read(name), t = state.at, typed = t < text.length, p = t > 0 ? net.next(t - 1) : null;
     const letter = p && (typed ? net.read[t] : best(p)), norms = p ? net.reach(t, letter) : [], most = norms[t - 1] || 1;
     let sum = 0, far = 0, part = 0;
     for (const x of norms) sum += x;
     while (far < norms.length && part < 0.9 * sum) part += norms[norms.length - 1 - far++];
-    r.spans.forEach((s, k) => {
-      s.classList.toggle("on", k === t);
-      put(s, "share", k < t ? `${Math.round(12 * Math.min(1, Math.sqrt(norms[k] / most)))}` : "0");
-    });
+    point(r, t);
+    r.spans.forEach((s, k) => put(s, "share", k < t ? `${Math.round(12 * Math.min(1, Math.sqrt(norms[k] / most)))}` : "0"));
     const order = p ? Array.from(p.keys()).sort((a, b) => p[b] - p[a]).slice(0, 6) : [];
     r.stack.replaceChildren(...order.map((c, rank) => {
       const s = make("span", { textContent: p[c] > 0.055 ? show(letters[c]) : "", className: typed && c === letter ? "hit" : "",
@@ -110,16 +124,26 @@ if (LAB.nets?.length) (() => {
     const said = !p ? "" : typed ? `${net.bits(t).toFixed(1)} bits for “${show(text[t])}”`
       : `next “${show(letters[letter])}”, ${(100 * p[letter]).toFixed(0)} %`;
     r.back.textContent = p ? `${said}; looks back ${far} letter${far === 1 ? "" : "s"}` : "";
-    return `${net.about || name} perplexity ${r.strong.textContent}, ${r.back.textContent}`;
+  }
+  function point(r, t) {
+    if (r.on !== r.spans[t]) {
+      r.on?.classList.remove("on");
+      (r.on = r.spans[t])?.classList.add("on");
+    }
   }
   function look(t) {
     state.at = Math.max(0, Math.min(t, text.length));
-    const said = state.shown.map(mark), c = text[state.at] ?? "the next";
-    const values = { valuemin: 1, valuemax: text.length + 1, valuenow: state.at + 1,
-      valuetext: `letter ${state.at + 1}, ${c === " " ? "space" : c}: ${said.join("; ")}` };
-    for (const [k, v] of Object.entries(values)) $("rows").setAttribute("aria-" + k, v);
+    for (const name of state.shown) { point(row(name), state.at); soon(name, mark); }
     for (const s of document.querySelectorAll(".under")) [...s.children].forEach((e, k) => e.classList.toggle("on", k === state.at));
+    tell();
     later("remember", remember, 250);
+  }
+  function tell() { // what a screen reader says of the rows
+    const c = text[state.at] ?? "the next";
+    const said = state.shown.map(name => `${nets.get(name).about || name} perplexity ${row(name).strong.textContent}, ${row(name).back.textContent}`);
+    const values = { valuemin: 1, valuemax: text.length + 1, valuenow: state.at + 1,
+      valuetext: `letter ${state.at + 1}, ${c === " " ? "space" : c}: ${queue.size ? "…" : said.join("; ")}` };
+    for (const [k, v] of Object.entries(values)) $("rows").setAttribute("aria-" + k, v);
   }
   const waiting = new Map(); // what is not needed at once
   function later(name, work, ms) { clearTimeout(waiting.get(name)); waiting.set(name, setTimeout(work, ms)); }
@@ -146,7 +170,7 @@ if (LAB.nets?.length) (() => {
     const range = make("input", { type: "range", min: 0, max: 1, step: 0.01, value: state.hold[gate] ?? 0.5 });
     range.setAttribute("aria-label", `Hold ${gate} at`);
     range.dataset.gate = gate;
-    const plot = svg("svg", { width: "100%", height: 96, role: "img" });
+    const plot = svg("svg", { width: "100%", height: 96, role: "img", tabindex: 0 });
     const top = make("div", { className: "top" }, make("label", {}, box, " hold ", make("i", { textContent: gate })), out);
     const ends = make("div", { className: "ends" }, make("span", { textContent: "0" }), make("span", { textContent: "◂ drag ▸" }),
       make("span", { textContent: "1" }));
@@ -160,8 +184,15 @@ if (LAB.nets?.length) (() => {
     };
     box.addEventListener("change", () => set(box.checked ? +range.value : undefined));
     range.addEventListener("input", () => set(+range.value));
+    plot.addEventListener("keydown", e => { // the ring that the arrows have come to is taken up
+      const ring = plot.querySelector(".dot.on");
+      if (ring && (e.key === "Enter" || e.key === " ")) { take(+ring.dataset.value); e.preventDefault(); }
+    });
+    const take = value => { range.value = value; set(value); };
     one.say = () => {
       box.checked = gate in state.hold;
+      range.setAttribute("aria-valuetext", box.checked ? `${gate} held at ${state.hold[gate].toFixed(2)}: perplexity ${
+        ppl(between(one.points, state.hold[gate]))} on held-out text` : `${gate} is free; an arrow key holds it`);
       out.textContent = box.checked ? `held at ${state.hold[gate].toFixed(2)}` : "free: the network decides";
       for (const now of plot.querySelectorAll(".now")) {
         now.setAttribute("cx", `${100 * (state.hold[gate] ?? 0)}%`);
@@ -180,8 +211,9 @@ if (LAB.nets?.length) (() => {
       for (let k = 0; k < 10; k++)
         plot.append(svg("line", { class: "curve", x1: x(k / 10), x2: x((k + 1) / 10), y1: y(points[k]), y2: y(points[k + 1]) }));
       for (const [v, p, n] of marks) {
-        const dot = svg("circle", { class: "dot", cx: x(v), cy: y(p), r: 5 });
-        dot.append(svg("title", {}, `measured: ${gate} held at ${v} after training, held-out perplexity ${p}, ${n} networks`));
+        const dot = svg("circle", { class: "dot", cx: x(v), cy: y(p), r: 5, "data-value": v });
+        dot.addEventListener("click", () => take(v));
+        dot.append(svg("title", {}, `measured: ${gate} held at ${v} after training, held-out perplexity ${p}, ${n} network${n > 1 ? "s" : ""}; Enter or a click holds it there`));
         const side = v < 0.2 ? "start" : v > 0.8 ? "end" : "middle";
         plot.append(dot, svg("text", { x: x(v), y: y(p) + (p < between(points, v) ? 19 : -10), "text-anchor": side }, p.toFixed(1)));
       }
@@ -217,12 +249,18 @@ if (LAB.nets?.length) (() => {
     const long = x => (x > 999 ? "ever" : x.toFixed(1));
     $("strips").replaceChildren(...Object.keys(net.gates).map(gate => {
       const canvas = make("canvas", { width: Math.max(T, 1), height: h, role: "img" }), ink = canvas.getContext("2d");
-      ink.fillStyle = colors.getPropertyValue("--" + hueOf(gate)).trim();
+      ink.fillStyle = colors.getPropertyValue("--" + hueOf(gate)).trim(); // read back as #rrggbb
+      const hue = parseInt(ink.fillStyle.slice(1), 16), image = ink.createImageData(canvas.width, h), pixels = image.data;
       let sum = 0;
       for (let t = 0; t < T; t++) {
         const v = net.gate(gate, t);
-        units.forEach((u, y) => { ink.globalAlpha = Math.max(0, Math.min(1, v[u])); ink.fillRect(t, y, 1, 1); sum += v[u]; });
+        for (let y = 0; y < h; y++) {
+          const at = 4 * (y * canvas.width + t), x = v[units[y]];
+          sum += x;
+          [pixels[at], pixels[at + 1], pixels[at + 2], pixels[at + 3]] = [hue >> 16, (hue >> 8) & 255, hue & 255, 255 * x]; // clamped
+        }
       }
+      ink.putImageData(image, 0, 0);
       const fixed = state.hold[gate];
       const mean = fixed !== undefined ? `held at ${fixed.toFixed(2)}` : `open ${((100 * sum) / Math.max(1, T * h)).toFixed(0)} % on average`;
       const span = gate === keeps && T && fixed === undefined
@@ -238,9 +276,10 @@ if (LAB.nets?.length) (() => {
   // ---- together
   function typed() {
     text = plain($("text").value);
-    for (const name of state.shown) fill(name);
+    for (const name of state.shown) soon(name, renew);
     look(text.length);
-    later("slow", () => { compose(); strips(); }, 30);
+    later("compose", compose, 60);
+    later("strips", strips, 200);
   }
   function choose() {
     state.hold = Object.fromEntries(Object.entries(state.hold).filter(([g]) => g in nets.get(state.which).gates));

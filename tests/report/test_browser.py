@@ -10,6 +10,7 @@ import base64
 import dataclasses
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -400,7 +401,9 @@ def quiet(browser: Browser) -> bool:
 def test_networks_read_what_is_typed(lab: Browser) -> None:
     before = lab.js(PERPLEXITY)
     assert len(before) == 4
-    lab.js(f"{TYPE}('The Morlocks, <b>12')")
+    # no row is in the way of the letter typed: they come in the frames after
+    assert lab.js(f"(() => {{ {TYPE}('The Morlocks, <b>12'); return {PERPLEXITY}; }})()") == before
+    lab.js(SETTLED)
     after = lab.js(PERPLEXITY)
     assert all(a != b and 1 < a < 1000 for a, b in zip(after, before, strict=True))
     letters = lab.js(f"{ROWS}[0].querySelector('.letters').textContent")
@@ -422,9 +425,26 @@ def test_a_gate_is_held_by_its_slider_and_freed(lab: Browser) -> None:
     assert "held: Z=0.51" in lab.js(f"{ROWS}[0].textContent")
     lab.js(SETTLED)
     assert "Z%3D0.51" in lab.js("location.hash")
+    said = "document.querySelector('#lab-holds input[data-gate=Z]').getAttribute('aria-valuetext')"
+    assert re.fullmatch(r"Z held at 0\.51: perplexity [\d.e+]+ on held-out text", lab.js(said))
+    assert lab.js("getComputedStyle(document.activeElement).outlineStyle") == "solid"
     lab.js("document.querySelector('#lab-holds .hold:has([data-gate=Z]) input[type=checkbox]').click()")
+    assert "free" in lab.js(said)
     assert lab.js(PERPLEXITY) == free
     assert lab.js("[...document.querySelectorAll('#lab-which option')].length") == 6
+    assert quiet(lab)
+
+
+def test_a_ring_is_taken_up_by_keys(lab: Browser) -> None:
+    """Arrows go to the measured lesions, which say themselves; Enter holds the gate there."""
+    lab.js("document.querySelector('#lab-holds .hold:has([data-gate=Z]) svg').focus()")
+    lab.key("Home", 36)
+    hint = lab.js("document.getElementById('hint').textContent")
+    value = re.findall(r"measured: Z held at ([\d.]+) after", hint)[0]
+    lab.key("Enter", 13, "\r")
+    assert f"held: Z={value}" in lab.js(f"{ROWS}[0].textContent")
+    assert lab.js("document.querySelector('#lab-holds input[data-gate=Z]').value") == value
+    assert lab.js("getComputedStyle(document.activeElement).outlineStyle") == "solid"
     assert quiet(lab)
 
 
@@ -435,10 +455,12 @@ def test_a_letter_is_looked_at_by_mouse_and_by_keys(lab: Browser) -> None:
     lab.ask("Input.dispatchMouseEvent", type="mouseMoved", x=spot[0], y=spot[1])
     chosen = f"{ROWS}.map(r => [...r.querySelectorAll('.letters span')].findIndex(s => s.classList.contains('on')))"
     assert lab.js(chosen) == [20] * 4
+    lab.js(SETTLED)
     assert lab.js(f"[...{ROWS}[1].querySelectorAll('[data-share]')].filter(s => s.dataset.share !== '0').length") > 0
     lab.js("document.getElementById('lab-rows').focus()")
     lab.key("ArrowLeft", 37)
     assert lab.js(chosen) == [19] * 4
+    lab.js(SETTLED)
     assert "letter 20" in lab.js("document.getElementById('lab-rows').getAttribute('aria-valuetext')")
     assert "looks back" in lab.js(f"{ROWS}[0].textContent")
 
