@@ -110,7 +110,7 @@ def choose(plans: Sequence[Plan], folder: Path) -> tuple[list[Plan], list[dict[s
         for lr in protocols.rates(plan.protocol)
         for variant in plan.variants
     }
-    todo = left([run for runs in at.values() for run in runs], folder)
+    todo = unfinished([run for runs in at.values() for run in runs], folder)
     trials = pluralize(sum(map(len, at.values())), "training")
     print(f"{plans[0].verb}: to choose learning rates, {trials} of seeds that are not scored, {len(todo)} to do")
     train(todo, plans[0].corpus, plans[0].corpus.name, folder, "choosing", plan=plans[0])
@@ -226,7 +226,7 @@ def _say_other(plans: Sequence[Plan], reasons: Mapping[tuple[str, str], str]) ->
         print(f"note: {variant}: {why}; {other} trains it instead", file=sys.stderr)
 
 
-def left(runs: Collection[Run], folder: Path) -> Runs:
+def unfinished(runs: Collection[Run], folder: Path) -> Runs:
     """Those that are to be trained: never, or without success so far."""
     from harness.record import store
 
@@ -317,7 +317,7 @@ def go(plan: Plan, folder: Path, with_timing: bool = True, tasks: Sequence[Plan]
         if plan.protocol.rate == "chosen":
             [plan], choices = choose([plan], folder)
         runs: Collection[Run] = plan.runs
-        todo = left(runs, folder)
+        todo = unfinished(runs, folder)
         announce(plan, len(where.own(todo)), min(cores(), len(todo)) if plan.device == "cpu" else 1)
         # of a shard nothing is timed, and its grid is that of every other shard
         session = "" if where.sharded else _session(plan.verb, plan.contenders, plan.device)
@@ -331,7 +331,7 @@ def go(plan: Plan, folder: Path, with_timing: bool = True, tasks: Sequence[Plan]
                 })  # fmt: skip
                 if plan.looks:
                     runs = plan.runs
-                    todo = left(runs, folder)
+                    todo = unfinished(runs, folder)
                 train(todo, plan.corpus, plan.corpus.name, folder, plan=plan)
                 if plan.looks and _decided(plan, folder):
                     break
@@ -395,7 +395,7 @@ def reproduce(plans: Sequence[Plan], settings: Sequence[tuple[str, Sequence[str]
 
     where = plans[0].where
     with store.writing(folder):
-        todo = {k: left(plan.runs, folder) for k, plan in enumerate(plans)}
+        todo = {k: unfinished(plan.runs, folder) for k, plan in enumerate(plans)}
         total, left = sum(plan.size for plan in plans), sum(map(len, todo.values()))
         print(f"reproduce: {pluralize(total, 'training')}{f', {total - left} done already' * (left < total)}; "
               f"{', '.join(plan.protocol.label for plan in plans)}; text {plans[0].corpus.name}")  # fmt: skip
@@ -479,7 +479,9 @@ def axes(plans: Sequence[Plan], settings: Sequence[str], folder: Path) -> int:
                 ],
             })  # fmt: skip
             for plan in chosen:
-                train(left(plan.runs, folder), plan.corpus, plan.corpus.name, folder, plan.protocol.label, plan=plan)
+                train(
+                    unfinished(plan.runs, folder), plan.corpus, plan.corpus.name, folder, plan.protocol.label, plan=plan
+                )
         except KeyboardInterrupt:
             raise Interrupted(where.own(runs)) from None
         results = tabulate(folder)
@@ -512,7 +514,7 @@ def claims(plans: Sequence[Plan], labels: Mapping[str, str], folder: Path) -> in
                     "runs": [run.key for run in runs], "session": "", "anchors": {}, "learning_rates": choices,
                     "tasks": True, "labels": labels,
                 })  # fmt: skip
-                todo = left([run for plan in chosen for run in plan.runs], folder)
+                todo = unfinished([run for plan in chosen for run in plan.runs], folder)
                 train(todo, some[0].corpus, name, folder, plan=some[0])
         except KeyboardInterrupt:
             raise Interrupted(where.own(runs)) from None
@@ -581,7 +583,7 @@ def train_tasks(plans: Sequence[Plan], folder: Path, name: str) -> list[Run]:
         chosen = [*with_rates, *(plan for plan in plans if plan.protocol.rate != "chosen")]
     seeds = range(plans[0].seeds)
     runs = [plan.run(variant, seed) for seed in seeds for plan in chosen for variant in plan.variants]
-    todo = left(runs, folder)
+    todo = unfinished(runs, folder)
     ended = len(runs) - len(todo)
     print(f"{name}: {pluralize(len(runs), 'training')}{f', {ended} done already' * bool(ended)}; "
           f"tasks {', '.join(dict.fromkeys(plan.protocol.task for plan in plans))}; {plans[0].device}")  # fmt: skip

@@ -77,6 +77,8 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
             trained.append(run)
             ppl = 7 + run.seed / 100 + len(run.variant) / 10
             outcome = Outcome(1.5, ppl, 10, 100, 1.0, "time traveller", "", (Point(1, 100, 1.5, ppl),))
+            if run.protocol.task != "text":
+                outcome = dataclasses.replace(outcome, heldout_perplexity=None, score=0.5, solved_after=100 + run.seed)
             yield local.Finished(run, outcome, 1.0, 1, 0.1, files.now(), {"torch": "fake", "device": "cpu"})
 
     def sample(run: Run, vocabulary: int, threads: int, seeds: int, patience_s: float) -> timing.Answer:
@@ -111,6 +113,37 @@ def test_every_engine_is_timed_except_under_quick() -> None:
         plan = planning.Plan("bench", ("rnn",), protocols.protocol(name), 1, text, "cpu")
         assert [c.label for c in plan.contenders] == ["rnn", *also, "rnn#2"]
         assert {c.run.engine for c in plan.contenders if c.label in ("rnn", "rnn#2")} == {engines[0]}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["reproduce", "--seeds", "2"],
+        ["probe", "--tasks", "copy", "--seeds", "2"],
+        ["exercises", "--seeds", "2"],
+        ["claims", "--seeds", "2"],
+        ["ablate", "--seeds", "2", "--no-timing"],
+        ["bench", "--seeds", "2", "--set", "hidden=4,8", "--variants", "rnn", "gru"],
+        ["sweep", "--variants", "nn.gru", "gru"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_every_command_that_trains_goes_from_its_plan_to_its_tables_and_does_nothing_twice(
+    words: list[str], tmp_path: Path, fake: list[Run], capsys: pytest.CaptureFixture[str]
+) -> None:
+    ask = [
+        *words,
+        "--results",
+        str(tmp_path),
+        *["--corpus", "embedded"] * (words[0] not in ("probe", "exercises", "claims")),
+    ]
+    assert command.main(ask) == 0, capsys.readouterr().err
+    trained = len(fake)
+    assert trained or words[0] == "sweep"
+    if words[0] != "exercises":  # a network set by hand is scored anew each time, which is slow
+        assert command.main(ask) == 0
+        assert len(fake) == trained
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_the_book_s_own_loop_stands_beside_the_gru_in_every_bench() -> None:
