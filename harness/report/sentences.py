@@ -464,6 +464,8 @@ def setting(data: tables.Results, table: pd.DataFrame) -> str:
             rest = f"the next {count(p.heldout_characters)} held out"
             if p.validation_characters > 0:
                 rest = f"the next {count(p.validation_characters)} to validate on, {rest}"
+            if shares_of_whole(p):
+                rest += " (the whole text, cut by position: 90, 5 and 5 %)"
             text += (
                 f": {count(p.train_characters)} {unit} to learn from, {rest}; "
                 f"{count(p.hidden)} hidden units, {count(p.epochs)} epochs, batch {count(p.batch_size)}, "
@@ -484,6 +486,16 @@ def setting(data: tables.Results, table: pd.DataFrame) -> str:
     parts.append("Device: " + ", ".join(unique(table.device)))
     parts.append(seeds(table))
     return ". ".join(p for p in parts if not p.endswith(": ")) + "."
+
+
+def shares_of_whole(p: pd.Series) -> bool:
+    """Whether the parts are the shares in which `book` cuts a text, whatever its length."""
+    rest = p.heldout_characters
+    return bool(
+        str(p["name"]) == "book"
+        and p.validation_characters == rest
+        and 18 * rest <= p.train_characters < 18 * rest + 20
+    )
 
 
 def _tokens(p: pd.Series) -> str:

@@ -28,6 +28,7 @@ from harness.experiments import protocols, published
 from harness.experiments.protocols import Protocol
 from harness.experiments.runs import Run
 from harness.record import store, tables
+from harness.report import select, sentences
 from harness.run import evaluate, outcome
 from harness.run import train as training
 from harness.run.train import train
@@ -257,6 +258,36 @@ def test_matched_sizes_are_within_a_hundredth(variant: str) -> None:
     assert abs(parameters(variant, hidden) - want) <= 0.01 * want
     for beside in (hidden - 1, hidden + 1):
         assert abs(parameters(variant, beside) - want) >= abs(parameters(variant, hidden) - want)
+
+
+@pytest.mark.parametrize(
+    ("said", "characters"),
+    [
+        ("The parrot, the pilot and the portrait: a page of plain prose.\n", 20_000),
+        ("天地玄黃。宇宙洪荒。日月盈昃。辰宿列張。", 7_000),
+    ],
+)
+def test_the_protocol_book_cuts_any_text_into_shares_of_its_own_length(
+    said: str, characters: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_process: None
+) -> None:
+    monkeypatch.setitem(protocols.RATES, "sgd", (0.5, 4.0))
+    file = tmp_path / "text.txt"
+    file.write_text((said * characters)[:characters], encoding="utf-8")
+    ask = ["ablate", "--protocol", "book", "--corpus", str(file), "--variants", "gru", "rnn", "--seeds", "2", "--set",
+           "epochs=1", "hidden=4", "--no-timing", "--device", "cpu", "--results", str(tmp_path / "out")]  # fmt: skip
+    assert command.main(ask) == 0
+    data = tables.read(tmp_path / "out")
+    assert set(data.ablate.seeds) == {2}
+    assert set(data.ablate.best_epoch) == {1}
+    [label] = set(data.ablate.protocol)
+    p = data.protocols.set_index("protocol").loc[label]
+    rest = p.heldout_characters
+    assert rest == p.validation_characters == characters // 20
+    whole = loading.load(str(file)).characters
+    assert p.train_characters + 2 * rest == whole
+    page = sentences.setting(select.typed(data), select.typed(data).ablate)
+    assert f"the next {rest:,} held out (the whole text, cut by position: 90, 5 and 5 %)" in page
+    assert "a learning rate chosen for each variant" in page
 
 
 def test_matching_parameters_trains_each_at_its_size(tmp_path: Path) -> None:
