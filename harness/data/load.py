@@ -17,6 +17,7 @@ from harness.data import download
 from harness.data.corpus import BOOK, CHARACTERS, EMBEDDED, PYTHON_DOCS, Corpus, digest, from_text, printable
 from harness.data.embedded import embedded
 from harness.experiments.runs import MISSING
+from harness.formatting import join_or
 
 LARGEST_FILE = 2**28  # bytes, 256 MiB: reading one takes about 20 times its size in memory at the peak
 
@@ -91,57 +92,99 @@ def _file(path: Path, data: bytes, how: str = "spaces", most: int = 0, **tokens:
 def _decoded(path: Path, data: bytes) -> str:
     """UTF-8 as text, without its byte order mark. ValueError says how to make it that."""
     name, target = repr(str(path)), shlex.quote(f"{path.stem}.utf-8{path.suffix}")
+    source, hint = shlex.quote(str(path)), ""
     try:
         text = data.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         wrong = f"is not UTF-8: byte 0x{data[error.start]:02x} at offset {error.start:,}"
-        encoding = _encoding(data)
     else:
-        if "\0" not in text:
+        if not (strange := re.search(rb"\0|\x1b\$[@AB]", data)):  # the second: ISO-2022-JP, whose bytes are all ASCII
             return text
-        wrong, encoding = f"is no text: a NUL at offset {data.index(0):,}", _encoding(data)
-    hint = f"if it is {encoding}, iconv -f {encoding} -t UTF-8 {shlex.quote(str(path))} > {target}"
-    if encoding == "UTF-8":
-        hint = f"without what is damaged: iconv -c -f UTF-8 -t UTF-8 {shlex.quote(str(path))} > {target}"
-    raise ValueError(f"{name} {wrong}{f'; {hint}' if encoding else ''}")
+        what = "a NUL" if strange[0] == b"\0" else "an escape"
+        wrong = f"is no text: {what} at offset {strange.start():,}"
+        if 0 < 100 * data.count(0) <= len(data):
+            hint = f"; without every NUL: tr -d '\\000' < {source} > {target}"
+    if found := _encodings(data):
+        first, *others = found
+        also = f" (it may also be {join_or(others)})" if others else ""
+        hint = f"; if it is {first}{also}, iconv -f {first} -t UTF-8 {source} > {target}"
+        if first == "UTF-8":
+            hint = f"; without what is damaged: iconv -c -f UTF-8 -t UTF-8 {source} > {target}"
+    raise ValueError(f"{name} {wrong}{hint}")
 
 
 CJK, KANA, HANGUL = "[\u3000-\u303f\u4e00-\u9fff\uff00-\uffef]", "[\u3040-\u30ff]", "[\uac00-\ud7af]"
-CYRILLIC = "(?<=[\u0400-\u0451])[\u0430-\u0451]"  # within words: an accent of Latin-1 stands alone
+CYRILLIC, GREEK = "[\u0430-\u045f\u0491]", "[\u03ac-\u03ce]"  # small letters: in another encoding they are large
+HEBREW, ARABIC, THAI = "[\u05d0-\u05ea]", "[\u060c-\u0652]", "[\u0e01-\u0e5b]"
+LATIN = "(?<=[a-z])[\u00df-\u00f6\u00f8-\u017e]|[\u00df-\u00f6\u00f8-\u017e](?=[a-z])|[\u2013-\u201e]"
 ENCODINGS = (  # as iconv and as Python call it, what it would be full of, the least share of that
     ("SHIFT_JIS", "cp932", KANA, 0.2), ("EUC-JP", "euc_jp", KANA, 0.2), ("EUC-KR", "cp949", HANGUL, 0.9),
     ("GBK", "gb2312", CJK, 0.8), ("BIG5", "cp950", CJK, 0.8), ("GBK", "gbk", CJK, 0.8),
     ("GB18030", "gb18030", CJK, 0.5), ("UTF-16LE", "utf-16-le", CJK, 0.8), ("UTF-16BE", "utf-16-be", CJK, 0.8),
-    ("CP1251", "cp1251", CYRILLIC, 0.6), ("KOI8-R", "koi8_r", CYRILLIC, 0.6),
-    ("CP1252", "cp1252", ".", 0.0), ("ISO-8859-1", "latin-1", ".", 0.0),
+    ("UTF-16LE", "utf-16-le", HANGUL, 0.8), ("UTF-16BE", "utf-16-be", HANGUL, 0.8),
+    ("CP1251", "cp1251", CYRILLIC, 0.7), ("KOI8-R", "koi8_r", CYRILLIC, 0.7), ("KOI8-U", "koi8_u", CYRILLIC, 0.7),
+    ("CP866", "cp866", CYRILLIC, 0.7), ("ISO-8859-5", "iso8859_5", CYRILLIC, 0.7),
+    ("CP1253", "cp1253", GREEK, 0.7), ("ISO-8859-7", "iso8859_7", GREEK, 0.7),
+    ("CP1255", "cp1255", HEBREW, 0.8), ("ISO-8859-8", "iso8859_8", HEBREW, 0.8),
+    ("CP1256", "cp1256", ARABIC, 0.8), ("ISO-8859-6", "iso8859_6", ARABIC, 0.8), ("TIS-620", "tis_620", THAI, 0.9),
+    ("CP1252", "cp1252", LATIN, 0.6), ("ISO-8859-1", "latin-1", LATIN, 0.6), ("ISO-8859-15", "iso8859_15", LATIN, 0.6),
+    ("CP1250", "cp1250", LATIN, 0.6), ("ISO-8859-2", "iso8859_2", LATIN, 0.6), ("CP1254", "cp1254", LATIN, 0.6),
+    ("MACINTOSH", "mac_roman", LATIN, 0.6), ("CP850", "cp850", LATIN, 0.6),
 )  # fmt: skip
 ZEROS = {"0101": "UTF-16LE", "1010": "UTF-16BE", "0111": "UTF-32LE", "1110": "UTF-32BE", "0011": "UTF-32LE",
          "1100": "UTF-32BE"}  # fmt: skip
 
 
-def _encoding(data: bytes) -> str:
-    """Return what bytes that are not UTF-8 text most likely are, as iconv calls it; '' where they are no text."""
-    if data.startswith(codecs.BOM_UTF8):
-        return "UTF-8"
-    if data.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
-        return "UTF-32"
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return "UTF-16"
+def _encodings(data: bytes) -> list[str]:
+    """Return what bytes that are not UTF-8 text may be, as iconv calls it, the likeliest first; none: no text."""
+    for name, marks in (
+        ("UTF-8", (codecs.BOM_UTF8,)), ("UTF-32", (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)),
+        ("UTF-16", (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)),
+    ):  # fmt: skip
+        if data.startswith(marks):
+            return [name]
     some = data[: 2**16]
+    if re.search(rb"\x1b\$[@AB]", some) and some.isascii():
+        return ["ISO-2022-JP"]
     zeros = "".join(str(int(some[k::4].count(0) > 0.3 * len(some) / 4)) for k in range(4))
     if zeros in ZEROS:
-        return ZEROS[zeros]
+        return [ZEROS[zeros]] if _read(some, ZEROS[zeros]) else []
     text = some.decode("utf-8", "replace")
     damaged = text.count("\ufffd")
-    if len(re.findall("[^\0-\x7f]", text)) > 20 * damaged:
-        return "UTF-8"
+    if damaged and len(re.findall("[^\0-\x7f]", text)) > 20 * damaged:
+        return ["UTF-8"]
+    shares: dict[str, float] = {}  # of what it would be full of
     for name, codec, full_of, least in ENCODINGS:
-        with contextlib.suppress(UnicodeDecodeError):
-            text = codecs.getincrementaldecoder(codec)().decode(some)
-            beyond = re.findall("[^\0-\x7f]", text)
-            if "\0" not in text and len(re.findall(full_of, text)) >= least * len(beyond):
-                return name
+        beyond = re.findall(r"[^\0-\x7f\s]", text := _read(some, codec))
+        share = len(re.findall(full_of, text)) / max(len(beyond), 1)
+        within = len(re.findall("(?<=[A-Za-z])[^\0-\x7f]|[^\0-\x7f](?=[A-Za-z])", text))
+        accents = full_of != LATIN and 3 * within > len(beyond)  # of Latin words, taken for letters
+        if full_of == HEBREW:
+            share *= 1.01  # without large letters: those of another alphabet would have some
+        if share >= least and not accents:
+            shares[name] = max(1.0 if full_of == KANA else share, shares.get(name, 0.0))
+    best = max(shares.values(), default=0.0)
+    found = sorted(
+        (name for name in shares if shares[name] > 0.85 * best or name == "GB18030"), key=lambda n: -shares[n]
+    )
+    return (found or _wide(some) or ["CP1252", "ISO-8859-1"] * bool(_read(some, "cp1252")))[:6]
+
+
+def _read(data: bytes, codec: str) -> str:
+    """The text that bytes are in an encoding, whose last character may be cut off; '' where they are none."""
+    with contextlib.suppress(UnicodeDecodeError):
+        text = codecs.getincrementaldecoder(codec)().decode(data)
+        return "" if re.search("[\0-\x08\x0e-\x1f\x7f-\x9f\ue000-\uf8ff]", text) else text
     return ""
+
+
+def _wide(data: bytes) -> list[str]:
+    """UTF-16 without a mark: a text's characters come from few blocks of 256, so its high bytes are few."""
+    kinds = [len(set(data[k::2])) for k in range(2)]
+    name = "UTF-16BE" if kinds[0] < kinds[1] else "UTF-16LE"
+    text = _read(data, name)
+    known = all(unicodedata.category(c) != "Cn" for c in text)
+    return [name] * bool(text and known and len(data) % 2 == 0 and 2 * min(kinds) <= max(kinds))
 
 
 def _shown(path: Path) -> str:

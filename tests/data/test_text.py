@@ -264,6 +264,12 @@ def test_accents_of_their_own_are_said() -> None:
 
 
 CHINESE = "\u5e8a\u524d\u660e\u6708\u5149\uff0c\u7591\u662f\u5730\u4e0a\u971c\u3002 " * 40
+RUSSIAN = ("\u041f\u0443\u0442\u0435\u0448\u0435\u0441\u0442\u0432\u0435\u043d\u043d\u0438\u043a "
+           "\u0431\u044b\u043b \u043f\u043e. \u041e\u043d \u044f\u0441\u0435\u043d. ") * 40  # fmt: skip
+
+GREEK = ("\u039f \u03c4\u03b1\u03be\u03b9\u03b4\u03b9\u03ce\u03c4\u03b7\u03c2 \u03c4\u03bf\u03c5 "
+         "\u03c7\u03c1\u03cc\u03bd\u03bf\u03c5. \u0395\u03be\u03b7\u03b3\u03b5\u03af. ") * 40  # fmt: skip
+
 TRADITIONAL = "\u8209\u982d\u671b\u660e\u6708\uff0c\u4f4e\u982d\u601d\u6545\u9109\u3002 " * 40
 
 
@@ -289,6 +295,32 @@ TRADITIONAL = "\u8209\u982d\u671b\u660e\u6708\uff0c\u4f4e\u982d\u601d\u6545\u910
         (CHINESE.encode()[:-2], "is not UTF-8", "UTF-8"),
         (CHINESE.encode() + b"\xed\xa0\xbd", "is not UTF-8: byte 0xed", "UTF-8"),  # half of a surrogate pair
         (b"plain text, and one\0 NUL " * 9, "is no text: a NUL at offset 19", ""),
+        (RUSSIAN.encode("utf-16-le"), "is no text: a NUL at offset 29", "UTF-16LE"),
+        (RUSSIAN.encode("utf-16-be"), "is no text: a NUL at offset 28", "UTF-16BE"),
+        (RUSSIAN.encode("cp866"), "is not UTF-8", "CP866"),
+        (RUSSIAN.encode("iso8859_5"), "is not UTF-8", "ISO-8859-5"),
+        (
+            "\u05d4\u05e0\u05d5\u05e1\u05e2 \u05d1\u05d6\u05de\u05df \u05d4\u05e1\u05d1\u05d9\u05e8 ".encode("cp1255")
+            * 9,
+            "",
+            "CP1255",
+        ),
+        ("\u0627\u0644\u0645\u0633\u0627\u0641\u0631 \u0639\u0628\u0631 ".encode("cp1256") * 9, "", "CP1256"),
+        ("\u0e19\u0e31\u0e01\u0e40\u0e14\u0e34\u0e19 ".encode("tis_620") * 9, "is not UTF-8", "TIS-620"),
+        (
+            "Za\u017c\u00f3\u0142\u0107 g\u0119\u015bl\u0105 Podr\u00f3\u017cnik m\u00f3wi\u0142. ".encode("iso8859_2")
+            * 9,
+            "is not UTF-8",
+            "ISO-8859-2",
+        ),
+        ("Er erl\u00e4utert es; F\u00fc\u00dfe. ".encode("mac_roman") * 9, "is not UTF-8", "MACINTOSH"),
+        ("\uc2dc\uac04 \uc5ec\ud589\uc790\ub294 ".encode("utf-16-le") * 9, "", "UTF-16LE"),
+        (
+            "\u3044\u308d\u306f\u306b\u307b\u3078\u3068\n".encode("iso2022_jp") * 9,
+            "is no text: an escape at offset 0",
+            "ISO-2022-JP",
+        ),
+        (bytes(range(256)) * 9, "is not UTF-8: byte 0x80 at offset 128", ""),
     ],
 )
 def test_a_text_in_another_encoding_is_refused_with_what_makes_it_utf_8(
@@ -304,6 +336,29 @@ def test_a_text_in_another_encoding_is_refused_with_what_makes_it_utf_8(
         subprocess.run(["sh", "-c", asked], cwd=tmp_path, capture_output=True)  # of damaged UTF-8 its status is 1
         got = loading.load(str(tmp_path / "a text.utf-8.txt"))
         assert len(got.vocabulary) > 5
+
+
+@pytest.mark.parametrize(
+    ("data", "others"),
+    [
+        (CHINESE.encode("gb18030"), "GB18030"),
+        (RUSSIAN.encode("koi8_r"), "KOI8-U or CP1256"),
+        (GREEK.encode("iso8859_7"), "CP1253, ISO-8859-7"),
+        ("d\u00e9j\u00e0 vu\n".encode("latin-1") * 40, "ISO-8859-1"),
+        ("G\u00fcne\u015f de\u011fil, \u00e7etrefil\n".encode("cp1254") * 40, "CP1254"),
+    ],
+)
+def test_every_encoding_that_a_text_may_be_in_is_named(data: bytes, others: str, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(data)
+    said = fails(tmp_path / "a.txt")
+    assert others in said[said.index("(it may also be ") : said.index("), iconv -f")]
+
+
+def test_a_text_with_some_nuls_is_made_one_without(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"a text with a hole in it\n" * 99 + b"\0\0" + b"and more of it\n" * 99)
+    said = fails(tmp_path / "a.txt")
+    subprocess.run(["sh", "-c", said[said.index("tr -d") :]], cwd=tmp_path, check=True)
+    assert loading.load(str(tmp_path / "a.utf-8.txt")).note == ""
 
 
 def test_encode_and_decode() -> None:
