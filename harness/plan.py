@@ -370,7 +370,7 @@ def on_tasks(options: argparse.Namespace) -> list[Plan]:
 
 def _on_tasks(options: argparse.Namespace) -> list[Plan]:
     from harness.data.corpus import NOTHING
-    from harness.experiments.tasks import TASKS
+    from harness.experiments.tasks import TASKS, digits
     from variants.outside import resolve
 
     for setting in options.settings:
@@ -380,16 +380,19 @@ def _on_tasks(options: argparse.Namespace) -> list[Plan]:
     for name in options.tasks or ():
         if name not in TASKS:
             raise ValueError(registry.unknown("task", name, TASKS))
+        if TASKS[name].needs:
+            digits()  # it is there, or a line says what to install
     seeds = grids.SEEDS if options.seeds is None else _count("seeds", options.seeds)
     device = _how(options)
     asked = [_count("length", length) for length in options.lengths or ()]
     plans = []
-    for task in (TASKS[name] for name in dict.fromkeys(options.tasks or TASKS)):
+    installed = [name for name, task in TASKS.items() if not task.needs]
+    for task in (TASKS[name] for name in dict.fromkeys(options.tasks or installed)):
         for length in dict.fromkeys(asked or [task.published if device == "cuda" else task.length]):
             if not task.least <= length <= task.most // task.longer:
-                raise ValueError(
-                    f"task {task.name} has lengths from {task.least} to {task.most // task.longer}, not {length}"
-                )
+                known = f"lengths from {task.least} to {task.most // task.longer}"
+                known = f"length {task.least}" if task.least == task.most else known
+                raise ValueError(f"task {task.name} has {known}, not {length}")
             protocol = protocols.task_protocol(task.name).override(options.settings)
             protocol = dataclasses.replace(protocol, num_steps=length)
             _rises_within(protocol, protocols.UPDATES * protocol.epochs)

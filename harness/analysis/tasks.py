@@ -19,7 +19,7 @@ from harness.record.schema import COLUMNS
 
 GROUP = ["protocol", "task", "length", "variant", "engine", "precision", "device"]
 SAME = ("hidden", "parameters", "lr", "budget", "threshold", "score_is", "trivial", "optimal", "length_longer",
-        "trivial_longer")  # fmt: skip
+        "trivial_longer", "linear")  # fmt: skip
 
 
 def build(trained: pd.DataFrame, rates: pd.DataFrame, baseline: str = BASELINE) -> pd.DataFrame:

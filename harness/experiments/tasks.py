@@ -14,9 +14,13 @@ To add a task, write its function here. Its name, its options, its table and its
 from __future__ import annotations
 
 import functools
+import gzip
+import hashlib
+import importlib.util
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -55,6 +59,8 @@ class Task:
     longer: int = 2
     least: int = 2  # length that makes sense
     most: int = 100_000
+    linear: float | None = None  # score of a linear model of all inputs, of a task that is not made up
+    needs: str = ""  # what has to be installed: such a task is trained on only where it is asked for
 
     @property
     def lower_is_better(self) -> bool:
@@ -482,6 +488,71 @@ def dyck2(length: int, n: int, rng: np.random.Generator) -> Batch:
         stack[depth, columns] = np.where(opening, 1 + kind[t], stack[depth, columns])
         answers[t] = stack[depth, columns]
     return inputs, answers, _all(inputs)
+
+
+# ---- a real one ---------------------------------------------------------------------------------------------------
+
+DIGITS_SHA256 = "09f66e6debdee2cd2b5ae59e0d6abbb73fc2b0e0185d2e1957e9ebb51e23aa22"
+DIGITS_SCORED = 500  # the last ones of the file, by other writers than the 1,297 before
+
+
+@functools.cache
+def digits() -> tuple[Array, Array]:
+    """Return the pixels (1797, 8, 8) from 0 to 1 and the classes (1797,) of scikit-learn's own file, in its order.
+
+    ValueError, one line, where it is not installed, or the file is another. scikit-learn itself is not imported.
+    """
+    found = importlib.util.find_spec("sklearn")
+    if found is None or found.origin is None:
+        raise ValueError("the tasks on digits need scikit-learn's file: pip install 'gru-bench[digits]'")
+    path = Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    try:
+        data = path.read_bytes()
+    except OSError:
+        data = b""
+    if hashlib.sha256(data).hexdigest() != DIGITS_SHA256:
+        raise ValueError(f"{path} is not the file of digits that is known here: pip install 'gru-bench[digits]'")
+    table = np.loadtxt(gzip.decompress(data).decode("ascii").splitlines(), delimiter=",")
+    return table[:, :-1].reshape(-1, 8, 8) / 16, table[:, -1].astype(int)
+
+
+def _read(which: Array, steps: int) -> Batch:
+    """Some digits, in as many steps each, asked at the last."""
+    pixels, classes = digits()
+    inputs = pixels[which].reshape(len(which), steps, -1).transpose(1, 0, 2)
+    return inputs, np.broadcast_to(classes[which], inputs.shape[:2]).copy(), _last(inputs)
+
+
+def _drawn(n: int, rng: np.random.Generator) -> Array:
+    return rng.integers(len(digits()[1]) - DIGITS_SCORED, size=n)
+
+
+def _held_out(length: int, n: int, rng: np.random.Generator) -> Batch:
+    return _read(np.arange(len(digits()[1]))[-DIGITS_SCORED:], length)
+
+
+REAL = {"score_is": "share of digits right", "solved": 0.9, "scored": _held_out, "longer": 1, "linear": 0.866,
+        "needs": "digits"}  # fmt: skip
+
+
+@task(8, 10, 8, 8, 0.102, "reading a digit", least=8, most=8, **REAL)
+def digits_rows(length: int, n: int, rng: np.random.Generator) -> Batch:
+    """Read a handwritten digit of 8 x 8 pixels row by row; ask at the last row which it is.
+
+    1,297 to learn from, drawn again and again, and the file's last 500, other writers', are scored. Chance is the
+    commonest of them; `linear` is least squares on all 64 pixels. It is expected to tell little of gates: 8 steps are
+    short. Alpaydin and Kaynak 1998, https://doi.org/10.24432/C50P49, as scikit-learn has it.
+    """
+    return _read(_drawn(n, rng), length)
+
+
+@task(1, 10, 64, 64, 0.102, "reading a digit pixel by pixel", least=64, most=64, **REAL)
+def digits_pixels(length: int, n: int, rng: np.random.Generator) -> Batch:
+    """As digits_rows, pixel by pixel: 64 steps of one number, so that what came first must be kept for long.
+
+    After Le et al. 2015, https://arxiv.org/abs/1504.00941, who read larger ones. Expected to need the update gate.
+    """
+    return _read(_drawn(n, rng), length)
 
 
 # ---- how they are written -------------------------------------------------------------------------------------------

@@ -244,6 +244,7 @@ _COLUMNS = (
     Column("length_longer", int, "steps", "longer length that is only tested"),
     Column("score_longer", float, "", "score at that length"),
     Column("trivial_longer", float, "", "score without memory at that length"),
+    Column("linear", float, "", "score of a linear model of all inputs; empty for tasks that are made up"),
     Column("rates_tried", int, "", "learning rates tried"),
     Column("rates_that_solve", int, "", "of these, how many solve the task with every seed"),
     Column("rate_at_edge", bool, "", "whether the chosen rate is the least or the largest tried"),
@@ -358,7 +359,7 @@ TABLES = {
     "probes": Table("task x length x variant x seed: one training on a task", (
         "run", *_HOW, "seed", "protocol", "task", "length", "hidden", "lr", "parameters", "score", "score_is",
         "trivial", "optimal", "threshold", "budget", "solved_after", "length_longer", "score_longer",
-        "trivial_longer", "tokens", "train_s", "wall_s", "together", "environment", "bits", "started", "load",
+        "trivial_longer", "linear", "tokens", "train_s", "wall_s", "together", "environment", "bits", "started", "load",
         "error",
     )),
     "tasks": Table("task x length x variant: how many seeds solve it, after how many updates", (
@@ -366,8 +367,8 @@ TABLES = {
         "rates_tried", "rates_that_solve", "rate_at_edge", "seeds", "failed", "solved", "solved_share", "solved_low",
         "solved_high", "updates_median", "updates_least", "updates_most", "budget", "threshold", "score_is", "score",
         "score_low", "score_high", "trivial", "optimal", "length_longer", "score_longer", "score_longer_low",
-        "score_longer_high", "trivial_longer", "baseline", "updates_ratio", "updates_ratio_low", "updates_ratio_high",
-        "p_holm", "verdict", "error",
+        "score_longer_high", "trivial_longer", "linear", "baseline", "updates_ratio", "updates_ratio_low",
+        "updates_ratio_high", "p_holm", "verdict", "error",
     )),
     "learning_rates": Table("variant x learning rate that was tried for it", (
         "protocol", "corpus_sha256", "variant", "lr", "seeds", "failed", "validation_perplexity", "solved",

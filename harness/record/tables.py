@@ -270,12 +270,13 @@ def _probe(run: Run, outcome: Loaded) -> Loaded:
     if protocol.task == "text":
         return {}
     task, length = TASKS[protocol.task], protocol.num_steps
-    longer = task.longer * length
+    longer = task.longer * length if task.longer > 1 else None
     return {
         "task": task.name, "length": length, "score": outcome["score"], "score_is": task.score_is,
         "trivial": task.chance(length), "optimal": task.optimum, "threshold": task.solved,
         "budget": UPDATES * protocol.epochs, "solved_after": outcome.get("solved_after"), "length_longer": longer,
-        "score_longer": outcome.get("score_longer"), "trivial_longer": task.chance(longer),
+        "score_longer": outcome.get("score_longer"), "trivial_longer": task.chance(longer) if longer else None,
+        "linear": task.linear,
     }  # fmt: skip
 
 

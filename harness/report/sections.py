@@ -433,7 +433,7 @@ def tasks(data: tables.Results) -> Section | None:
         by = {r.variant: r for r in own.itertuples()}
         about = TASKS[task].asks if task in TASKS else ""
         note = "\n".join(
-            filter(None, (f"length {count(length)}", changed if table.setting.nunique() > 1 else "", about))
+            filter(None, (f"length {count(length)}", changed if table.setting.nunique() > 1 else "", about, _real(own)))
         )
         name = Cell(str(task).replace("_", " "), note, f"{task} {length:06.0f} {changed}")
         cells.append([name, *(_solved(by.get(variant)) for variant in names)])
@@ -476,6 +476,12 @@ def tasks(data: tables.Results) -> Section | None:
     words += ["--set", *changed] if changed and "" not in set(table.setting) else []
     title = "Tasks: what each gate is for"
     return Section("tasks", "Tasks", title, setting, said, grid_table, [picture], shlex.join(words))
+
+
+def _real(own: pd.DataFrame) -> str:
+    """What stands beside a task that is not made up: guessing, and a linear model of all its inputs."""
+    linear = own.linear.dropna()
+    return f"a linear model: {score(linear.iloc[0])}, guessing: {score(own.trivial.iloc[0])}" if len(linear) else ""
 
 
 def setting_of(label: str) -> str:

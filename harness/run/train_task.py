@@ -92,7 +92,8 @@ class TaskState:
     def score_longer(self) -> None:
         """Score at the longer length those whose training has just ended, and keep the network of seed 0."""
         new, length = self.ends == self.epoch, self.task.longer * self.setting.num_steps
-        self.longer[new] = score(self.model, self.task, length, self.setting.batch_size)[new]
+        if self.task.longer > 1:
+            self.longer[new] = score(self.model, self.task, length, self.setting.batch_size)[new]
         if 0 in self.seeds and new[self.seeds.index(0)]:
             self.network = kept(self.model, self.seeds.index(0), self.task)
 
@@ -171,7 +172,7 @@ def train(
 def kept(model: Model, place: int, task: Task) -> str:
     """One seed's network, `place` among the others, as the page runs it: JSON. A failure is its reason, no error."""
     try:
-        found = {"why": "its inputs are numbers"} if task.outputs == 1 else network(model, place, (), ())
+        found = {"why": "its inputs are numbers"} if task.outputs == 1 or task.needs else network(model, place, (), ())
     except Exception as error:
         found = {"why": describe(error)}
     return json.dumps({"task": task.name, "inputs": task.inputs, "outputs": task.outputs, **found})

@@ -6,17 +6,21 @@ import dataclasses
 import itertools
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from harness import __main__ as command
 from harness import plan as planning
 from harness.experiments import tasks
 from harness.experiments.protocols import UPDATES, Protocol
 from harness.experiments.runs import Run
 from harness.experiments.tasks import TASKS
+from harness.record import tables
+from harness.report import sections, select
 from harness.run import train_task
 from harness.run.progress import Arrays
 
@@ -129,7 +133,7 @@ SOLVERS: dict[str, Callable[[Symbols], list[int]]] = {
     "sum_mod": running_sum(5), "parity": running_sum(2), "parity_reset": since_reset, "lag": look_back,
     "flip_flop": latch, "pair_recall": by_key, "dyck2": brackets,
 }  # fmt: skip
-SYMBOLIC = [name for name, task in TASKS.items() if task.outputs > 1]
+SYMBOLIC = [name for name, task in TASKS.items() if task.outputs > 1 and not task.needs]
 
 
 class Answers(torch.nn.Module):
@@ -220,7 +224,7 @@ def test_one_wrong_answer_makes_a_string_wrong_and_what_is_not_asked_counts_noth
     assert scored("counting", 5, wrong) == 1 - 1 / tasks.SCORED
 
 
-@pytest.mark.parametrize("name", list(TASKS))
+@pytest.mark.parametrize("name", [name for name, task in TASKS.items() if not task.needs])
 def test_a_task_is_a_function_of_its_generator_and_keeps_its_declaration(name: str) -> None:
     task = TASKS[name]
     for length in {task.length, task.least if name != "counting" else 2}:
@@ -317,6 +321,8 @@ def test_a_training_goes_on_from_between_two_epochs(monkeypatch: pytest.MonkeyPa
 def test_each_input_and_answer_of_a_task_has_a_sign_that_says_it() -> None:
     """Read from its signs alone, a sequence gives the answers of the task."""
     for name, task in TASKS.items():
+        if task.needs:
+            continue
         signs, answers = tasks.symbols(name)
         if task.outputs > 1:
             assert (len(set(signs)), len(set(answers))) == (task.inputs, task.outputs), name
@@ -349,3 +355,67 @@ def test_seed_0_of_a_task_is_kept_as_it_was_when_its_training_ended(engine: str)
     numbers = train_task.train([run("adding", variant=variant, engine=engine, epochs=1)])[0].network
     assert numbers is not None
     assert numbers["why"] == "its inputs are numbers"
+
+
+@pytest.fixture
+def made_digits(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Ten digits as dark as they are large, in as many copies as scikit-learn's file has digits."""
+    classes = np.arange(1797) % 10
+    pixels = np.broadcast_to(classes[:, None, None] / 10, (1797, 8, 8)).copy()
+    monkeypatch.setattr(tasks, "digits", lambda: (pixels, classes))
+    train_task.fresh.cache_clear()
+    yield
+    train_task.fresh.cache_clear()
+
+
+@pytest.mark.usefixtures("made_digits", "in_process")
+def test_digits_are_read_by_row_or_pixel_and_others_are_scored(tmp_path: Path) -> None:
+    pixels, classes = tasks.digits()
+    for name, steps in (("digits_rows", 8), ("digits_pixels", 64)):
+        task = TASKS[name]
+        X, Y, counts = task.fresh(steps)
+        assert X.shape == (steps, 500, 64 // steps)
+        assert np.array_equal(X.transpose(1, 0, 2).reshape(500, 8, 8), pixels[-500:])
+        assert np.array_equal(Y[-1], classes[-500:])
+        assert counts.sum() == counts[-1].sum() == 500
+        assert task.make(steps, 40, np.random.default_rng(0))[0].shape == (steps, 40, 64 // steps)
+    ask = ["probe", "--device", "cpu", "--seeds", "2", "--variants", "gru", "rnn", "--set", "epochs=1", "hidden=4",
+           "rate=given", "lr=0.03", "--tasks", "digits_rows", "--results", str(tmp_path)]  # fmt: skip
+    assert command.main(ask) == 0
+    data = tables.read(tmp_path)
+    assert set(data.tasks.linear) == {0.866}
+    assert set(data.tasks.trivial) == {0.102}
+    assert data.tasks.length_longer.isna().all()
+    assert data.tasks.score_longer.isna().all()
+    section = sections.tasks(select.typed(data))
+    assert section is not None
+    assert section.table is not None
+    assert "a linear model: 0.866, guessing: 0.102" in section.table.rows[0][0].note
+
+
+def test_digits_are_asked_for_and_without_scikit_learn_a_line_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    tasks.digits.cache_clear()
+    options = command.parser().read(["probe", "--device", "cpu"])
+    assert not {plan.protocol.task for plan in planning.on_tasks(options)} & {"digits_rows", "digits_pixels"}
+    assert command.main(["probe", "--tasks", "digits_rows", "--results", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert said == "error: the tasks on digits need scikit-learn's file: pip install 'gru-bench[digits]'\n"
+
+
+def test_what_stands_beside_the_digits_is_what_they_give() -> None:
+    """Least squares on all pixels, and the commonest digit, of the file itself."""
+    tasks.digits.cache_clear()
+    try:
+        pixels, classes = tasks.digits()
+    except ValueError:
+        pytest.skip("scikit-learn is not installed")
+    known = len(classes) - tasks.DIGITS_SCORED
+    X = np.c_[pixels.reshape(-1, 64), np.ones(len(pixels))]
+    weights = np.linalg.lstsq(X[:known], np.eye(10)[classes[:known]], rcond=None)[0]
+    right = (X[known:] @ weights).argmax(1) == classes[known:]
+    assert {TASKS[name].linear for name in ("digits_rows", "digits_pixels")} == {right.mean()}
+    commonest = np.bincount(classes[known:]).max() / tasks.DIGITS_SCORED
+    assert {TASKS[name].chance(8) for name in ("digits_rows", "digits_pixels")} == {commonest}

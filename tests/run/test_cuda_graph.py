@@ -187,7 +187,7 @@ def test_a_training_asks_nothing_of_an_engine_that_its_batch_size_does_not(
 
 
 def test_a_score_is_the_same_in_parts() -> None:
-    for task in tasks.TASKS.values():
+    for task in [task for task in tasks.TASKS.values() if not task.needs]:
         model = Model("gru", task.inputs, 8, [0, 1], "torch", outputs=task.outputs)
         whole, parts = (train_task.score(model, task, max(5, task.least), size) for size in (tasks.SCORED, 32))
         assert parts == pytest.approx(whole, rel=1e-5)
