@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import html
 import io
+import json
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -185,6 +186,53 @@ def main_table() -> str:
     return comparison(data, data.ablate) + "\n\n" + bullets([*said, anchor])
 
 
+# ---- docs/gpu.md ----------------------------------------------------------------------------------------------------
+
+
+@block("reach")
+def reach() -> str:
+    """A classic training step on each card that was measured, by engine, precision and number of seeds."""
+    found = sorted(REFERENCE.glob("*/gpu.jsonl"))
+    return "\n\n".join(map(_reach, found)) or "None of this has been run on a GPU yet."
+
+
+def _reach(path: Path) -> str:
+    lines = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
+    facts = {fact["key"]: fact for fact in lines if "key" in fact}
+    machine = facts.get("machine", {})
+    timed = {key: fact for key, fact in facts.items() if fact.get("blocks")}
+
+    def each(key: str, column: str) -> float | None:
+        values = [block[column] for block in timed[key]["blocks"]] if key in timed else []
+        return float(np.median(values)) if values else None
+
+    rows = []
+    for key, fact in timed.items():
+        variant, engine, *how = key.split()  # as tests/gpu.py names it
+        rate, precision, step = each(key, "tokens_per_sec"), how[-3], each(key, "step_ms")
+        plain_ = [
+            each(f"nn.gru library{' captured' * captured} {precision} x 1", "tokens_per_sec") for captured in (0, 1)
+        ]
+        ratios = [f"{rate / one:.2f}" if rate and one else "" for one in plain_]
+        memory = [fact.get(name) for name in ("graph_nodes", "peak_memory_mib", "graph_mib")]
+        rows.append([
+            f"`{variant}` {engine}", "captured" if "captured" in how else "step by step", precision, how[-1],
+            f"{1000 * step:,.0f}" if step else "", f"{rate / 1e6:.2f}" if rate else "", *ratios,
+            *(f"{x:,.0f}" if x is not None else "" for x in memory),
+        ])  # fmt: skip
+    heads = ["cell, engine", "graph", "precision", "seeds", "step (us)", "M characters/s", "x nn.gru step by step",
+             "x nn.gru captured", "nodes a step", "peak MiB", "graph MiB"]  # fmt: skip
+    beside = [f"{key}: {facts[key]['us']:.2f} us" for key in ("node", "meeting of 8", "meeting of 16")
+              if "us" in facts.get(key, {})]  # fmt: skip
+    card = machine.get("device_name") or facts["card"]["name"]
+    head = f"{card}, driver {machine.get('driver')}, torch {machine.get('torch')}"
+    failed = [f"{key}: {fact['error']}" for key, fact in facts.items() if "error" in fact]
+    said = [f"From node to node of a graph, and a meeting of blocks: {', '.join(beside)}."] if beside else []
+    said += [f"Failed: {'; '.join(f'`{one}`' for one in failed)}."] if failed else []
+    source_ = f"[gpu.jsonl](../results/reference/{path.parent.name}/gpu.jsonl)"
+    return "\n\n".join([f"{head} ({source_}):", table(heads, rows), *said])
+
+
 # ---- docs/results.md ------------------------------------------------------------------------------------------------
 
 
@@ -207,9 +255,10 @@ def folders() -> str:
         machines = data.environments
         dirty = set(machines.environment[machines.dirty.str.lower() == "true"])
         changed = int(done.environment.isin(dirty).sum())
+        names = machines.device_name.where(machines.device == "cuda", machines.cpu)
         rows.append([
             f"[{path.name}](../results/reference/{path.name})", "; ".join(holds), count(len(done)),
-            f"{', '.join(unique(machines.cpu))} ({', '.join(f'{c} cores' for c in unique(machines.cores.map(str)))})",
+            f"{', '.join(unique(names))} ({', '.join(f'{c} cores' for c in unique(machines.cores.map(str)))})",
             ", ".join(f"`{c[:7]}`" for c in unique(machines.commit)),
             f"{changed} of {len(done)}" if changed else "none",
         ])  # fmt: skip

@@ -192,6 +192,7 @@ def remembered(plan: Plan, folder: Path) -> tuple[Plan, dict[tuple[str, str], st
     it is where `--engine` names it.
     """
     from harness.record import store
+    from harness.run.agreement import UNFIT
     from harness.run.machine import SETTLED, environment
 
     reasons: dict[tuple[str, str], str] = {}
@@ -203,7 +204,7 @@ def remembered(plan: Plan, folder: Path) -> tuple[Plan, dict[tuple[str, str], st
         seed = protocols.RATE_SEEDS[0] if plan.protocol.rate == "chosen" else 0
         new: dict[tuple[str, str], str] = {}
         for run in (trial.run(variant, seed) for variant in plan.variants):
-            if not (error := store.failed(folder, run)).startswith("disagrees"):
+            if not (error := store.failed(folder, run)).startswith(UNFIT):
                 continue
             machines = (store.machine_of(folder, run), environment(plan.device))
             then, here = ({fact: m[fact] for fact in m if fact not in changing} for m in machines)
@@ -217,7 +218,7 @@ def remembered(plan: Plan, folder: Path) -> tuple[Plan, dict[tuple[str, str], st
 
 
 def _disagreement(error: str) -> str:
-    return error.removeprefix("disagrees: ").removesuffix(": --engine names another")
+    return error.removeprefix("disagrees: ").removeprefix("cannot run: ").removesuffix(": --engine names another")
 
 
 def _say_other(plans: Sequence[Plan], reasons: Mapping[tuple[str, str], str]) -> None:
@@ -244,6 +245,7 @@ def train(
     from harness import terminal
     from harness.data import batches
     from harness.record import store
+    from harness.run.agreement import UNFIT
     from harness.run.executors.local import cores
     from variants.outside import placed
 
@@ -262,7 +264,7 @@ def train(
                 "environment": finished.environment, "started": finished.started, "wall_s": finished.wall_s,
                 "together": finished.together, "load": finished.load,
             })  # fmt: skip
-            if outcome.error.startswith("disagrees"):
+            if outcome.error.startswith(UNFIT):
                 wrong[finished.run.variant, finished.run.engine] = _disagreement(outcome.error)
             good = outcome.heldout_perplexity
             said = outcome.error or (

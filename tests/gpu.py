@@ -7,6 +7,8 @@ kernel's fastest tiles into DIR/tiles.json, which later stages read, the results
 DIR/results.tar.gz, in parts under 16 MiB. Another call goes on from there, or from a copy (--from COPY), and makes only
 what is missing. --dry-run prints the plan: what is measured, in which order, how long it takes by stated costs.
 
+--reference DIR makes results/reference/<card> of what calls have left in DIR, and the documents' figures from it.
+
 Agreement comes first. Of variants whose resident kernel disagrees nothing of that kernel is timed; all else is.
 """
 
@@ -23,6 +25,7 @@ import math
 import os
 import re
 import selectors
+import shutil
 import signal
 import statistics
 import subprocess
@@ -37,6 +40,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 ROOT, MODULE = Path(__file__).parent.parent, "tests.gpu"
+REFERENCE = ROOT / "results" / "reference"
 PART = 15 * 2**20  # bytes of a packed file
 END_S = 20.0  # before the call's end: to stop what runs, and to pack
 SILENT_S = 90.0  # that one thing to measure may take: a kernel whose blocks wait for ever ends no other way
@@ -651,6 +655,33 @@ class Call:
         return next((name for name in known if card and name != card), "")
 
 
+def reference(out: Path, into: Path) -> int:
+    """Make a folder, named after the card, of all that was packed in `out`; then the documents, where it is theirs."""
+    with tempfile.TemporaryDirectory() as folder:
+        call = Call(out, Path(folder) / "results", 1)
+        call.work.mkdir()
+        card = next((f["name"] for f in call.facts() if f.get("key") == "card"), "")
+        if not card:
+            print(f"error: {out}: no gpu.jsonl of a call on a GPU: give the folder that --out named", file=sys.stderr)
+            return 2
+        call.unpack(out)
+        target = into / "-".join(re.findall(r"[a-z0-9]+", card.lower().removeprefix("nvidia")))
+        target.mkdir(parents=True, exist_ok=True)
+        every = [str(path) for path in sorted(call.work.iterdir()) if (path / "grids").is_dir()]
+        steps = [["harness", "merge", *every], ["harness", "pack"]] if every else []
+        commands = [[*words, "--results", str(target)] for words in steps]
+        commands += [["docs.splice"]] if into.resolve() == REFERENCE.resolve() else []
+        for name in ("gpu.jsonl", "tiles.json"):
+            if (out / name).exists():
+                (target / name).write_bytes((out / name).read_bytes())
+        for words in commands:
+            if status := subprocess.run([sys.executable, "-m", *words], cwd=ROOT, check=False).returncode:
+                return status
+    shutil.rmtree(target / "figures", ignore_errors=True)  # the report has them
+    print(f"reference: {target}, of {len(every)} results folders")
+    return 0
+
+
 def until_told() -> None:
     """Have SIGTERM end this process as Ctrl-C does: no stage outlives it, what there is is packed."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -699,6 +730,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="where the packed files go")
     parser.add_argument("--from", type=Path, dest="before", help="where those of the call before lie, if not in --out")
     parser.add_argument("--text", help="a UTF-8 file to train on; the embedded text if not given")
+    parser.add_argument("--reference", type=Path, metavar="DIR", help="make results/reference/<card> of calls in DIR")
+    parser.add_argument("--into", type=Path, default=REFERENCE, help=argparse.SUPPRESS)
     parser.add_argument("--dry-run", action="store_true", help="print the plan and measure nothing")
     parser.add_argument("--stage", choices=OWN, help=argparse.SUPPRESS)
     for name in ("--done", "--last"):
@@ -709,6 +742,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return measure(options.stage, set(json.loads(options.done)), set(json.loads(options.last)))
     if options.one:
         return one()
+    if options.reference:
+        return reference(options.reference, options.into)
     if wrong := refused(options):
         print(f"error: {wrong}", file=sys.stderr)
         return 2

@@ -18,6 +18,7 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
+from docs import splice
 from harness.run import machine
 from variants.engines import resident
 
@@ -453,6 +454,53 @@ def test_the_fastest_tiles_are_what_the_kernel_is_launched_with_from_then_on(
     resident.measured_tiles.cache_clear()
     assert resident.tile(1, 256, 3, 132, "before", "a card") == (16, 2)
     resident.measured_tiles.cache_clear()
+
+
+def test_what_calls_have_left_becomes_a_reference_and_the_documents_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One command: every results folder merged and packed, the facts beside it, the documents written from them."""
+    here, into = call(tmp_path, "here"), tmp_path / "reference"
+    assert gpu.main(["--reference", str(here.out)]) == 2
+    assert "no gpu.jsonl of a call on a GPU" in capsys.readouterr().err
+    for name in ("tf32", "ieee"):
+        (here.work / name / "grids").mkdir(parents=True)
+        (here.work / name / "grids" / "bench.json").write_text("{}")
+    here.pack()
+    here.another("NVIDIA H100 80GB HBM3")
+    for stage_, one in (
+        ("agree", {"key": "machine", "device_name": "NVIDIA H100 80GB HBM3", "driver": "580.1", "torch": "2.11.0"}),
+        ("gaps", {"key": "node", "us": 1.25}), ("gaps", {"key": "meeting of 8", "error": "RuntimeError: a|b"}),
+        ("speed", {"key": "nn.gru library tf32 x 1", "blocks": [{"tokens_per_sec": 1e6, "step_ms": 1.12}]}),
+        ("speed", {"key": "gru:Z=0,R=0 resident captured tf32 x 30", "error": "timeout"}),
+        ("speed", {"key": "gru:Z=0,R=0 resident captured tf32 x 30", "graph_nodes": 60, "peak_memory_mib": None,
+                   "blocks": [{"tokens_per_sec": r, "step_ms": 0.5} for r in (1e6, 3e6, 2.5e6)]}),
+    ):  # fmt: skip
+        here._note({"stage": stage_, **one})
+    ran: list[list[str]] = []
+
+    def run(command: list[str], **how: object) -> SimpleNamespace:
+        ran.append([word.rpartition("/")[2] for word in command[2:]])
+        (into / "h100-80gb-hbm3" / "figures").mkdir(exist_ok=True)
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr("gpu.subprocess.run", run)
+    monkeypatch.setattr(gpu, "REFERENCE", into)
+    assert gpu.main(["--reference", str(here.out), "--into", str(into)]) == 0
+    named = ["--results", "h100-80gb-hbm3"]
+    assert ran == [["harness", "merge", "ieee", "tf32", *named], ["harness", "pack", *named], ["docs.splice"]]
+    assert [path.name for path in (into / "h100-80gb-hbm3").iterdir()] == ["gpu.jsonl"]
+    monkeypatch.setattr(splice, "REFERENCE", into)
+    head, rows, beside, failed = splice.reach().split("\n\n")
+    assert head.startswith("NVIDIA H100 80GB HBM3, driver 580.1, torch 2.11.0 ([gpu.jsonl]")
+    assert rows.splitlines()[2:] == [
+        "| `nn.gru` library | step by step | tf32 | 1 | 1,120 | 1.00 | 1.00 |  |  |  |  |",
+        "| `gru:Z=0,R=0` resident | captured | tf32 | 30 | 500 | 2.50 | 2.50 |  | 60 |  |  |",
+    ]
+    assert beside.endswith("node: 1.25 us.")
+    assert failed == "Failed: `meeting of 8: RuntimeError: a|b`."
+    monkeypatch.setattr(splice, "REFERENCE", tmp_path / "none")
+    assert splice.reach() == "None of this has been run on a GPU yet."
 
 
 def test_the_plan_fits_a_call(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ AGREE = 1e-10  # the most an engine may differ from the loop, in float64, before
 # The most an engine for float32 alone may, of the norm: what rounding every product to 11 or 8 bits gives, and some.
 ROUNDED = {"ieee": 1e-5, "tf32": 2e-3, "bf16": 2e-2}
 FLOAT32 = ("resident",)  # engines that know no float64
+UNFIT = ("disagrees", "cannot run")  # how an error begins for which another engine trains instead
 
 
 def max_abs_error(run: Run, vocabulary: int) -> float:
@@ -50,9 +51,12 @@ def max_abs_error(run: Run, vocabulary: int) -> float:
         lr = 1.0 if size.optimizer == "sgd" else 1e-4
         losses, norms, after = model.learn(X[:-1], X[1:], state, lr, 1.0, optimizer.of(size, 2))
         found.append([*results, *(value.detach() for value in (losses, norms, *after, *model.parameters()))])
+    pairs = [(a, b) for a, b in zip(*found, strict=True) if a.numel()]
     if run.engine in FLOAT32:
-        return float(max((a - b).norm() / a.norm().clamp(min=1e-30) for a, b in zip(*found, strict=True)))
-    return float(max((a - b).abs().max() for a, b in zip(*found, strict=True)))
+        apart = [(a - b).norm() / a.norm().clamp(min=1e-30) for a, b in pairs]
+    else:
+        apart = [(a - b).abs().max() for a, b in pairs]
+    return float(torch.stack([one.double() for one in apart]).max())  # NaN is the largest, which Python's max passes by
 
 
 def check_agreement(run: Run, apart: float) -> str:

@@ -183,12 +183,24 @@ def time_steps(run: Run, vocabulary: int, seeds: int = 1) -> Answer:
     if allocated:
         peak = (torch.cuda.max_memory_allocated() - workspace * (1 + run.capture + model.branches)) / 2**20
     reserved = torch.cuda.max_memory_reserved() / 2**20 if allocated else None
-    kernels = _kernels(lambda: timed(1), device)
+    unseen: dict[str, str] = {}
+
+    def beside(what: str, look: Callable[[], Any]) -> Any:
+        """What is told beside the times costs none of them: where it fails it is missing, and why is on file."""
+        try:
+            return look()
+        except Exception as error:
+            unseen[what] = describe(error)
+            return None
+
+    kernels = beside("kernels", lambda: _kernels(lambda: timed(1), device)) or ""
     work = gflop_per_step(model, n * steps)
-    peak_gflops, copied = measure_peaks(device)  # after the memory was read: its own would be counted
+    # after the memory was read: its own would be counted
+    peak_gflops, copied = beside("peaks", lambda: measure_peaks(device)) or (None, None)
     peak_gflops = _shares_of_peak(blocks, work, peak_gflops)
-    gap_us = node_gap_us() if device == "cuda" else None
-    again = repeat_difference(run, vocabulary, streams)
+    gap_us = beside("node gap", node_gap_us) if device == "cuda" else None
+    again = beside("repetition", lambda: repeat_difference(run, vocabulary, streams))
+    floor_ms = lower_bound_ms(work, peak_gflops, steps if run.engine in FED else 1, gap_us) if peak_gflops else None
     if apart is None:
         apart = max_abs_error(run, vocabulary)
         if reason := check_agreement(run, apart):
@@ -208,9 +220,10 @@ def time_steps(run: Run, vocabulary: int, seeds: int = 1) -> Answer:
         "peak_gflops": peak_gflops,
         "copy_gib_per_s": copied,
         "node_gap_us": gap_us,
-        "floor_ms": lower_bound_ms(work, peak_gflops, steps if run.engine in FED else 1, gap_us),
+        "floor_ms": floor_ms,
         "load": os.getloadavg()[0],
         "environment": environment(device),
+        **({"unseen": unseen} if unseen else {}),
     }
 
 
@@ -256,8 +269,12 @@ def _block(timed: Callable[[int], float], count: int, tokens: int) -> dict[str, 
     }
 
 
-def _shares_of_peak(blocks: list[dict[str, Fact]], work: float, peak_gflops: float) -> float:
+def _shares_of_peak(blocks: list[dict[str, Fact]], work: float, peak_gflops: float | None) -> float | None:
     """Write into each block its share of the peak, and return the peak, which is no less than what a step reached."""
+    if peak_gflops is None:
+        for block in blocks:
+            block["percent_of_peak"] = None
+        return None
     reached = [1000 * work / float(block["step_ms"]) for block in blocks]  # type: ignore[arg-type]
     peak_gflops = max(peak_gflops, *reached)
     for block, gflops in zip(blocks, reached, strict=True):

@@ -505,8 +505,9 @@ def test_on_a_gpu_seeds_of_torch_s_own_modules_train_together_where_they_are_cap
     assert list(group_batchable([*runs, *steps])) == [runs, *([run] for run in steps)]
 
 
+@pytest.mark.parametrize("fault", ["disagrees", "fails"])
 def test_where_resident_disagrees_on_a_gpu_fused_trains_that_variant_and_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The variant alone; what else resident trains stays its own, and who asks for resident by name is told."""
     monkeypatch.setattr(resident, "triton", object())
@@ -518,7 +519,8 @@ def test_where_resident_disagrees_on_a_gpu_fused_trains_that_variant_and_says_so
         for run in runs:
             trained.append((run.variant, run.engine))
             wrong = trained[-1] == ("gru", "resident")
-            error = f"{check_agreement(run, 0.5)}: --engine names another" if wrong else ""
+            why = check_agreement(run, 0.5) if fault == "disagrees" else "cannot run: resident fails, no compiler"
+            error = f"{why}: --engine names another" if wrong else ""
             outcome = Outcome(error=error, heldout_perplexity=None if wrong else 2.0)
             yield local.Finished(run, outcome, 0.1, 1, 0.0, "", {"device": "cuda"})
 
@@ -530,8 +532,8 @@ def test_where_resident_disagrees_on_a_gpu_fused_trains_that_variant_and_says_so
     monkeypatch.setattr(local, "execute", execute)
     assert pipeline.with_others(verb, [plan], tmp_path) == 0
     assert trained == [("gru", "resident"), ("rnn", "resident"), ("gru", "fused")]
-    said = "note: gru: resident differs from the reference engine by 0.5, over 0.002; fused trains it instead"
-    assert said in capsys.readouterr().err
+    said = {"disagrees": "differs from the reference engine by 0.5, over 0.002", "fails": "fails, no compiler"}[fault]
+    assert f"note: gru: resident {said}; fused trains it instead" in capsys.readouterr().err
     asked = dataclasses.replace(plan, engine="resident")
     assert verb([asked]) == 0
     assert trained[3:] == [("gru", "resident")]
@@ -581,6 +583,28 @@ def test_a_sample_on_a_gpu_agrees_before_its_first_step_and_tells_memory_apart(
             monkeypatch.setattr(resident, "unroll", fused.unroll)
             answer = timing.time_steps(Run("gru", 0, TINY, "", "cuda", engine), 28)
         assert answer["floor_ms"] == pytest.approx(max(1e3 * answer["gflop"] / 1e9, kernels * 1.5 / 1000)), engine
+
+
+def test_what_fails_beside_the_times_costs_none_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A profiler that is not allowed, no memory for the peak: the blocks stay, what is not known is empty."""
+
+    def fails(*of: object) -> Any:
+        raise RuntimeError("CUPTI_ERROR_INSUFFICIENT_PRIVILEGES")
+
+    Streams(monkeypatch)
+    monkeypatch.setattr(timing, "BLOCK_S", 0.0)
+    monkeypatch.setattr(timing, "WARM_S", 0.0)
+    for name in ("measure_peaks", "node_gap_us", "_kernels", "repeat_difference"):
+        monkeypatch.setattr(timing, name, fails)
+    monkeypatch.setattr(timing, "max_abs_error", lambda *of: 0.0)
+    monkeypatch.setattr(timing, "environment", lambda device: {})
+    with OnCPU():
+        answer = timing.time_steps(Run("gru", 0, TINY, "", "cuda", "fused"), 28)
+    assert all(block["tokens_per_sec"] > 0 and block["percent_of_peak"] is None for block in answer["blocks"])
+    missing = ("peak_gflops", "copy_gib_per_s", "node_gap_us", "floor_ms", "repeat_difference")
+    assert {answer[name] for name in missing} == {None}
+    assert answer["kernels"] == ""
+    assert set(answer["unseen"]) == {"kernels", "peaks", "node gap", "repetition"}
 
 
 @pytest.mark.parametrize(("precision", "kind"), [("highest", torch.float32), ("medium", torch.bfloat16)])

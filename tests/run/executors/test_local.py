@@ -22,6 +22,7 @@ from harness.experiments.protocols import Protocol, task_protocol
 from harness.experiments.runs import Run
 from harness.plan import source
 from harness.run import machine, process, timing, train_task
+from harness.run.agreement import UNFIT, check_agreement, max_abs_error
 from harness.run.executors import local
 from harness.run.outcome import Outcome
 from harness.run.train import train
@@ -352,6 +353,45 @@ def test_what_an_engine_that_disagrees_trains_does_not_count(monkeypatch: pytest
     assert len(set(map(id, asked))) == 1  # one model
     (finished,) = local._one([RUNS[0]], embedded.embedded(), 1, lambda sign: None)
     assert finished.outcome.error == ""
+
+
+@pytest.mark.parametrize("where", ["losses", "weight"])
+def test_an_engine_that_gives_no_number_disagrees(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in one gradient alone, behind others that are right."""
+    real = fused.unroll
+
+    def wrong(cell: Cell, X: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+        if where == "weight":
+            cell.b_h.register_hook(lambda gradient: gradient * float("nan"))
+            return real(cell, X, state)
+        H, last = real(cell, X, state)
+        return H * float("nan"), last
+
+    monkeypatch.setattr(fused, "unroll", wrong)
+    run = dataclasses.replace(RUNS[0], engine="fused")
+    assert check_agreement(run, max_abs_error(run, 5)).startswith("disagrees: fused differs")
+
+
+def test_the_gpu_kernel_where_it_fails_costs_its_process_and_not_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No compiler, say, or no room on chip: another engine trains instead, in another process."""
+
+    def fails(run: Run, inputs: int) -> float:
+        raise RuntimeError("Failed to find C compiler")
+
+    monkeypatch.setattr(local, "max_abs_error", fails)
+    monkeypatch.setattr(local, "training_facts", lambda device: {})
+    local._disagrees.cache_clear()
+    said = []
+    for engine in ("resident", "fused"):
+        run = dataclasses.replace(RUNS[0], engine=engine, device="cuda")
+        (finished,) = local._one([run], embedded.embedded(), 1, lambda sign: None)
+        said.append(finished.outcome.error)
+        assert local.spoils(finished)
+    assert said == [
+        "cannot run: resident fails, crashed: RuntimeError: Failed to find C compiler: --engine names another",
+        "crashed: RuntimeError: Failed to find C compiler",
+    ]
+    assert [one.startswith(UNFIT) for one in said] == [True, False]
 
 
 def test_nothing_to_do() -> None:
