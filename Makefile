@@ -7,7 +7,7 @@
 # make report     build the tables and the report again from what is on file, training nothing
 # make compare    compare A B, two results folders or REVISION:FOLDER: what differs, and whether B is worse by LIMIT=
 # make gate       bench, then compare with the folder BASE=, for a CI: status 0 not worse, 1 worse, 3 too noisy to tell
-# make list       what there is, what would run, its keys, and which runs are done
+# make list       what there is, what would run, and which runs are done
 # make test       every check, on a machine with no GPU
 # make lint       ruff and mypy
 # make sweep      time every engine by hidden size and number of seeds: speed.csv and the report; FULL= for all of it

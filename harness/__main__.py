@@ -15,6 +15,7 @@ import os
 import shlex
 import signal
 import sys
+from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TextIO
@@ -151,28 +152,31 @@ def _new(words: Sequence[str]) -> int:
 def _list(options: argparse.Namespace, folder: Path) -> dict[str, object]:
     """Print what there is, what would run and what is done; and return it."""
     import variants
+    from harness import terminal
     from harness.record import store
     from variants import outside
 
     plans = [planned(verb, options) for verb in GRIDS][: 1 if options.variants else None]  # the same for both then
     listed: dict[str, list[dict[str, object]]] = {"variants": [], "runs": []}
-    print("variants, with the gates that can be fixed (like gru:R=1 or gru:Z=0,R=1):")
+    terminal.say("variants, with the gates that can be fixed (like gru:R=1 or gru:Z=0,R=1):")
+    wide = max(len(name) for name in (*variants.catalog(), *variants.unusable(), *outside.installed()))
+    broad = max(len(" ".join(entry.gates)) for entry in variants.catalog().values())
     for name, entry in variants.catalog().items():
         try:
             why = variants.refusals(name)["native"]
         except ValueError as error:
-            print(f"  {name:<10} {error}")
+            terminal.say(f"  {name:<{wide}} {error}", wide + 3)
             continue
         listed["variants"].append({"name": name, "gates": entry.gates, "about": entry.about})
-        print(f"  {name:<10} {' '.join(entry.gates):<6} {entry.about}")
+        terminal.say(f"  {name:<{wide}} {' '.join(entry.gates):<{broad}} {entry.about}", wide + broad + 4)
         if why.startswith("step of"):
-            print(f"{'':<20}in the loop: {why}")
+            terminal.say(f"{'':<{wide + broad + 4}}in the loop: {why}", wide + broad + 4)
     for name, why in variants.unusable().items():
-        print(f"  {name:<10} variants/{why}")
+        terminal.say(f"  {name:<{wide}} variants/{why}", wide + 3)
     for name, point in outside.installed().items():
         if name not in variants.catalog() or variants.catalog()[name].path == "":
-            print(f"  {name:<10} {point.value}, of {point.dist.name if point.dist else 'a package'}"
-                  f"{': its name is taken' * (name in variants.catalog())}")  # fmt: skip
+            terminal.say(f"  {name:<{wide}} {point.value}, of {point.dist.name if point.dist else 'a package'}"
+                         f"{': its name is taken' * (name in variants.catalog())}", wide + 3)  # fmt: skip
     known, states = store.grids(folder), store.states(folder)
     for asked in plans:
         rows = [row for one in known.values() for row in one.get("learning_rates", ())]
@@ -185,10 +189,20 @@ def _list(options: argparse.Namespace, folder: Path) -> dict[str, object]:
         for cell, name in [(variants.get(name), name) for name in asked.variants if ":" in name]:
             gone = [weight for weight in cell.weights.split() if weight in cell.absent]
             print(f"  {name} is without {' '.join(gone) or 'nothing'}{f': {cell.whole}' * bool(cell.whole)}")
+        counted: dict[str, Counter[str]] = {}
         for run in asked.runs:
             state = {None: "to do", "": "done"}.get(states.get(run.key), "failed")
-            print(f"  {state:<7} {run.key}")
+            if options.keys:
+                print(f"  {terminal.coloured(f'{state:<7}')} {run.key}")
+            counted.setdefault(run.variant, Counter())[state] += 1
             listed["runs"].append({"verb": asked.verb, "run": run.key, "state": state})
+        longest = max(map(len, counted), default=0)
+        for name, states_of in counted.items() if not options.keys else ():
+            parts = [f"{states_of[state]} {terminal.coloured(state)}" for state in ("done", "failed", "to do")
+                     if states_of[state]]  # fmt: skip
+            print(f"  {name:<{longest}} {', '.join(parts)}")
+    if not options.keys:
+        print("\n--keys names each run by its key")
     return dict(listed)
 
 

@@ -32,7 +32,7 @@ VERBS = {
     "gate": "bench, then compare with the folder --base, for a CI: status 0 not worse, 1 worse, 3 too noisy to tell",
     "merge": "merge A B ...: take the trainings of results folders A, B, ... over into --results, and make its report",
     "new": "new cell NAME: write NAME.py, a cell to begin with, and test_NAME.py, its scalar twin, here",
-    "list": "what there is, what would run, its keys, and which runs are done",
+    "list": "what there is, what would run, and which runs are done",
 }
 
 
@@ -63,11 +63,11 @@ TAKES = {  # the options of each verb: any other is refused, not ignored
     "pack": {"results", "undo"},
     "merge": {"results"},
     "new": set(),
-    "list": _TRAINS | {"protocol", "corpus", "variants", "seeds", "max"},
+    "list": _TRAINS | {"protocol", "corpus", "variants", "seeds", "max", "keys"},
 }
 
 
-FLAGS = ("deterministic", "no_timing", "no_tasks", "full", "undo", "json", "mixed")
+FLAGS = ("deterministic", "no_timing", "no_tasks", "full", "undo", "json", "mixed", "keys")
 WORDS = {"new": "cell NAME", "compare": "A B", "merge": "A B ..."}  # what some verbs take before any option
 
 
@@ -222,6 +222,7 @@ def parser(verb: str = "") -> Parser:
     top.option("--deterministic", action="store_true", help="on CUDA the same bits twice, slower; a CPU gives them")
     top.option("--no-timing", action="store_true", help="train only; what was timed stays")
     top.option("--no-tasks", action="store_true", help="text alone, as where variants are given")
+    top.option("--keys", action="store_true", help="each run by its key, and whether it is done")
     top.option("--undo", action="store_true", help="put the files back where they were")
     top.option("--full", action="store_true", help="every size, engine and number of seeds, for hours")
     top.option("--base", metavar="DIR", help="the results folder that nothing may be worse than")

@@ -6,8 +6,10 @@ Rule: nothing redraws by itself. A bar that did would slow what is being timed.
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import sys
+import textwrap
 import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -24,6 +26,26 @@ if TYPE_CHECKING:
     from harness.run.executors.local import InProgress
 
 
+NARROW = 60  # columns: under that a bar has no room beside its numbers
+COLOURS = {"worse": 31, "fails": 31, "slower": 31, "failed": 31, "better": 32, "faster": 32, "done": 32}
+
+
+def coloured(word: str, code: int | None = None) -> str:
+    """A word in the colour of what it says, or of `code`; plain where stdout is no terminal, or none is wanted."""
+    code = COLOURS.get(word.strip()) if code is None else code
+    plain = not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") in ("dumb", None)
+    return word if plain or code is None else f"\033[{code}m{word}\033[0m"
+
+
+def say(text: str, indent: int = 0) -> None:
+    """Print a paragraph, folded to the terminal, all lines but the first indented; in one line where there is none."""
+    if sys.stdout.isatty():
+        width = max(shutil.get_terminal_size().columns - 1, indent + 20)
+        text = textwrap.fill(text, width, subsequent_indent=" " * indent, break_long_words=False,
+                             break_on_hyphens=False, drop_whitespace=True) or text  # fmt: skip
+    print(text)
+
+
 class Bar:
     """`total` things to do, one of them a `unit`. On a terminal two lines: the whole with time left, and what runs."""
 
@@ -35,6 +57,8 @@ class Bar:
         self.shares: dict[Run, float] = {}  # of those underway
         hidden = not self.terminal or not total
         layout = "{desc} {percentage:3.0f}%|{bar}| {n:.1f}/{total} {unit}s [{elapsed}, {remaining} left]"
+        if shutil.get_terminal_size().columns < NARROW:  # the time left is the last thing to be cut
+            layout = "{percentage:3.0f}% {n:.0f}/{total} {unit}s, {remaining} left"
         self.whole = (_in_notebook() if notebook else tqdm)(
             total=total, desc=about, unit=unit, disable=hidden, dynamic_ncols=True, bar_format=layout
         )
@@ -125,26 +149,27 @@ def print_table(table: pd.DataFrame) -> None:
     timed = sorted({str(b) for b in table["speed_baseline"] if b and b == b})
     unit = token_name(table["protocol"], True)
     meaning = f"on text never trained on. nats/{unit}: paired by seed, less is better."
-    print(f"\nperplexity: geometric mean over seeds, {meaning}")
+    print()
+    say(f"perplexity: geometric mean over seeds, {meaning}")
     bits = table["bits_per_character"].dropna()
     if unit != "char" and len(bits):
-        print(f"bits per character, which compare with those of other tokens: {_span(bits.round(3))}")
+        say(f"bits per character, which compare with those of other tokens: {_span(bits.round(3))}")
     if why := no_verdict(table["variant"]):
-        print(f"no verdict: {why}.")
+        say(f"no verdict: {why}.")
     if timed:
         samples, base = _span(table["speed_samples"].dropna()), ", ".join(timed)
-        print(f"tokens/sec: one seed, median of {samples} fresh processes. ratio: to {base}, median of the rounds'.")
+        say(f"tokens/sec: one seed, median of {samples} fresh processes. ratio: to {base}, median of the rounds'.")
         noise = table["speed_noise"].max()
         told = (
             f", or is below the {100 * (noise - 1):.1f} % by which one of them differs from itself" if noise > 1 else ""
         )
         if (table["speed_verdict"] == UNTOLD).any():
-            print(f"{UNTOLD}: the 94% interval of the ratio holds 1 (under 5 rounds there is none){told}.")
+            say(f"{UNTOLD}: the 94% interval of the ratio holds 1 (under 5 rounds there is none){told}.")
         busy = table[table["speed_disturbed"].fillna(0) > 0]
         if len(busy):
             each = (f"{r['variant']} ({r['engine']}) {r['speed_disturbed']} of {r['speed_samples']}"
                     for r in busy.to_dict("records"))  # fmt: skip
-            print(f"disturbed by other processes in every block, so slower than it is: {', '.join(each)} samples.")
+            say(f"disturbed by other processes in every block, so slower than it is: {', '.join(each)} samples.")
 
 
 def _text(value: object) -> str:
@@ -225,8 +250,9 @@ def print_tasks(table: pd.DataFrame) -> None:
     rows = task_rows(table)
     _print(rows, {"task", "variant", "against gru"})
     for budget in sorted(set(table["budget"])):
-        print(f"\nsolved: the threshold reached at two checks in a row, within {budget:,.0f} updates (median). "
-              "longer: the score on longer sequences")  # fmt: skip
+        print()
+        say(f"solved: the threshold reached at two checks in a row, within {budget:,.0f} updates (median). "
+            "longer: the score on longer sequences")  # fmt: skip
 
 
 def print_comparison(rows: Sequence[Sequence[str]], found: Comparison) -> None:
@@ -253,8 +279,9 @@ def _print(rows: Sequence[Sequence[str]], texts: set[str]) -> None:
     for block in _folded(wide, shutil.get_terminal_size().columns if sys.stdout.isatty() else sum(wide) * 2):
         print()
         for row in rows:
-            cells = (row[i].ljust(wide[i]) if rows[0][i] in texts else row[i].rjust(wide[i]) for i in block)
-            print("  ".join(cells).rstrip())
+            cells = [row[i].ljust(wide[i]) if rows[0][i] in texts else row[i].rjust(wide[i]) for i in block]
+            cells[-1] = cells[-1].rstrip()
+            print("  ".join(coloured(cell, 1 if row is rows[0] else None) for cell in cells).rstrip())
 
 
 def _folded(wide: Sequence[int], room: int) -> list[list[int]]:

@@ -215,7 +215,7 @@ if (LAB.nets?.length) (() => {
         dot.addEventListener("click", () => take(v));
         dot.append(svg("title", {}, `measured: ${gate} held at ${v} after training, held-out perplexity ${p}, ${n} network${n > 1 ? "s" : ""}; Enter or a click holds it there`));
         const side = v < 0.2 ? "start" : v > 0.8 ? "end" : "middle";
-        plot.append(dot, svg("text", { x: x(v), y: y(p) + (p < between(points, v) ? 19 : -10), "text-anchor": side }, p.toFixed(1)));
+        plot.append(dot, svg("text", { x: x(v), y: y(p) + (p < between(points, v) && Math.abs(y(p) + 15 - y(free)) > 11 ? 19 : -10), "text-anchor": side }, p.toFixed(1)));
       }
       plot.append(svg("text", { x: "100%", y: y(free) + 15, "text-anchor": "end" }, `free: ${free.toFixed(1)}`), svg("circle", { class: "now", r: 6 }));
       plot.setAttribute("aria-label", `Perplexity on held-out text as ${gate} goes from 0 to 1: ${points.map(p => p.toFixed(1)).join(", ")}; ${free.toFixed(1)} where it is free`);

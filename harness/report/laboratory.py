@@ -24,7 +24,7 @@ from variants import registry
 MOST_WEIGHTS = 1_700_000  # characters of weights in the page, which is to stay under 3 MB
 MOST_TASK_WEIGHTS = 500_000  # of them of the networks that were trained on tasks
 EXAMPLES = 20  # of a task
-MOST = 12
+MOST = 16
 SHOWN = ("gru", "gru:R=1", "gru:Z=0", "gru:Z=0,R=1")  # at first; of those that are there
 START = "the time traveller for so it will be convenient to speak of him"
 PROGRAM = ("hidden", "states", "code", "out", "gates", "keeps", "sizes", "weights")
@@ -127,7 +127,7 @@ def chosen(
                 continue
             reason = str(net.get("why", "")) or ("no room in one page" if len(net["weights"]) > room else "")
             if reason or len(found) == MOST:
-                why.append(f"{row.variant} ({reason or 'no room in one page'})")
+                why.append(f"{row.variant} ({reason or f'{MOST} networks are'})")
                 continue
             room -= len(net["weights"])
             found.append((row, net))
