@@ -11,6 +11,7 @@
 # make test       every check, on a machine with no GPU
 # make lint       ruff and mypy
 # make sweep      time every engine by hidden size and number of seeds: speed.csv and the report; FULL= for all of it
+# make latency    time one step of one sequence (p50, p99), and where a training step goes: latency.csv and the report
 # make speed      time forward, backward and whole step of each variant; speed-compare: and beside the time before
 # make peers      one training step by our engines, torch's modules and JAX, interleaved: peers.csv
 # make faults     processes killed, disks full, memory out, for real: what is lost; for 40 minutes
@@ -33,7 +34,7 @@
 #   PYTHON     use this interpreter as it is and install nothing; else make fills .venv, once
 
 NAMES := PROTOCOL CORPUS DEVICE ENGINE SEEDS VARIANTS RESULTS INIT SET FULL TASKS LENGTHS MAX MATCH A B BASE LIMIT TO ON SHARD MIXED PYTHON
-TARGETS := help bench ablate reproduce probe claims questions exercises sweep report compare gate list test lint speed speed-compare peers faults docs licenses clean
+TARGETS := help bench ablate reproduce probe claims questions exercises sweep latency report compare gate list test lint speed speed-compare peers faults docs licenses clean
 # Of the tests and of make itself; no verb takes them.
 OTHERS := CC CELLS CHECKPOINT_S DELAYS_MS KILLS PEERS STARTS STOPS SHELL
 
@@ -75,7 +76,7 @@ python := python=$$PYTHON; command -v "$$python" >/dev/null || \
 endif
 
 # `set -f`: lists are split at spaces, and no * in them is a file. `exec`: a signal to make's child is Python's.
-bench ablate reproduce probe claims questions exercises sweep report gate list: $(ready)
+bench ablate reproduce probe claims questions exercises sweep latency report gate list: $(ready)
 	@$(python); set -f; set -- $@; for field in $$SET; do set -- "$$@" --set="$$field"; done; \
 	exec "$$python" -m harness "$$@" $${INIT:+--set=init="$$INIT"} $${MATCH:+--set=match="$$MATCH"} $${PROTOCOL:+--protocol="$$PROTOCOL"} \
 	  $${CORPUS:+--corpus="$$CORPUS"} $${DEVICE:+--device="$$DEVICE"} $${SEEDS:+--seeds="$$SEEDS"} $${MAX:+--max="$$MAX"} \

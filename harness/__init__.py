@@ -110,6 +110,13 @@ def probe(*variants: Cells, **options: Unpack[Options]) -> Results:
     return notebook.ask("probe", variants, options)
 
 
+def latency(*variants: Cells, **options: Unpack[Options]) -> Results:
+    """Time one step of one sequence, and the parts of a training step: `.latency`. Errors and interrupts as `bench`."""
+    from harness import notebook
+
+    return notebook.ask("latency", variants, options)
+
+
 def compare(a: str | os.PathLike[str], b: str | os.PathLike[str], limit: float | str = "5%") -> Comparison:
     """Compare two results folders: `.rows`, `.differences`, `.notes`, `.status` (0 not worse, 1 worse, 3 cannot tell).
 

@@ -81,6 +81,8 @@ def _verb(options: argparse.Namespace, folder: Path) -> int:
         settings = [[*options.settings, f"hidden={h}"] for h in ((256, 128, 192, 512) if options.full else SIZES)]
         plans = [planned("sweep", argparse.Namespace(**{**vars(options), "settings": s})) for s in settings]
         return sweep(plans, options.full, folder)
+    if options.verb == "latency":
+        return latency(planned("latency", options), folder)
     if options.verb in GRIDS and grids.axes_of(options.settings):
         return with_others(lambda plans: axes(plans, options.settings, folder), along(options.verb, options), folder)
     with_tasks = options.verb == "ablate" and not options.no_tasks and options.variants is None
@@ -662,25 +664,62 @@ def sweep(plans: Sequence[Plan], full: bool, folder: Path) -> int:
         return draw(folder) or int(len(failed) > 0)
 
 
+def latency(plan: Plan, folder: Path) -> int:
+    """Time single steps of every variant and engine, and the parts of its training step. The exit status."""
+    from harness import terminal
+    from harness.experiments.runs import CONTROL_SUFFIX, Candidate
+    from harness.record import store
+
+    with store.writing(folder):
+        contenders = [
+            Candidate(variant + f" ({engine})" * (k > 0), plan.run(variant, 0, engine, False))
+            for variant in plan.variants
+            for k, engine in enumerate(plan.engines(variant)[: None if plan.engine == "auto" else 1])
+        ]
+        base = next((c for c in contenders if c.label == plan.speed_baseline), contenders[0])
+        contenders.append(Candidate(base.label + CONTROL_SUFFIX, base.run, control_of=base.label))
+        protocol = plan.protocol
+        print(f"latency: {pluralize(len(contenders), 'candidate')}, protocol {protocol.label}, {plan.device}")
+        session = _session("latency", contenders, plan.device)
+        store.write_grid(folder, "latency", {
+            "protocol": {**dataclasses.asdict(protocol), "label": protocol.label}, "runs": [],
+            "variants": plan.variants, "device": plan.device, "session": session,
+            "corpus": plan.corpus.name, "corpus_sha256": plan.corpus.sha256, "anchors": {},
+        })  # fmt: skip
+        try:
+            _time(contenders, len(plan.corpus.vocabulary), folder, session, "latency")
+        except KeyboardInterrupt:
+            raise Interrupted([]) from None
+        results = tabulate(folder)
+        terminal.print_latency(results.latency)
+        failed = results.latency[results.latency["error"].fillna("") != ""].drop_duplicates("label")
+        for row in failed.itertuples():
+            print(f"failed: {row.label}: {row.error}", file=sys.stderr)
+        return draw(folder) or int(len(failed) > 0)
+
+
 def _session(verb: str, contenders: Sequence[Candidate], device: str) -> str:
     """The name of this speed comparison: the same contenders, timed by the same code on the same machine."""
     import hashlib
     import json
 
-    from harness.plan import NO_NUMBERS, TIMED
+    from harness.plan import LATENCY, NO_NUMBERS, TIMED
     from harness.run.machine import SETTLED, environment, thread_settings
     from variants.fingerprint import code
 
+    timed = LATENCY if verb == "latency" else TIMED
     keys = [(contender.label, contender.run.key) for contender in contenders]
     machine = {fact: value for fact, value in environment(device).items() if fact not in SETTLED}
     # how many threads there are is set for each sample
     machine["thread_settings"] = str({k: v for k, v in thread_settings().items() if not k.endswith("NUM_THREADS")})
-    whole = json.dumps([keys, machine, code(TIMED, NO_NUMBERS)], sort_keys=True)
+    whole = json.dumps([keys, machine, code(timed, NO_NUMBERS)], sort_keys=True)
     return f"{verb}-{hashlib.sha256(whole.encode()).hexdigest()[:12]}"
 
 
-def _time(contenders: Sequence[Candidate], vocabulary: int, folder: Path, session: str) -> None:
-    """Every round of the speed session that is not on file."""
+def _time(
+    contenders: Sequence[Candidate], vocabulary: int, folder: Path, session: str, program: str = "timing"
+) -> None:
+    """Every round of the session that is not on file; `program` takes a sample."""
     from harness import terminal
     from harness.record import store
     from harness.run import timing
@@ -698,7 +737,7 @@ def _time(contenders: Sequence[Candidate], vocabulary: int, folder: Path, sessio
                   "several times slower than without it; to time them as usual, unset it", file=sys.stderr)  # fmt: skip
     busy: dict[str, set[int]] = {}
     with terminal.Bar(len(rounds) * len(labels), "timing", "sample") as bar:
-        for number, contender, answers in timing.compare(contenders, vocabulary, cores(), rounds):
+        for number, contender, answers in timing.compare(contenders, vocabulary, cores(), rounds, program):
             answer, last = timing.settled(answers), answers[-1]
             others = [one for one in answers if one is not answer]
             store.write_sample(
@@ -706,9 +745,10 @@ def _time(contenders: Sequence[Candidate], vocabulary: int, folder: Path, sessio
             )
             blocks = last.get("blocks", [])
             clean = [b for b in blocks if not b["disturbed"]]
-            rates = sorted(b["tokens_per_sec"] for b in clean or blocks)
+            fact, unit = ("p50_us", "us a step") if program == "latency" else ("tokens_per_sec", "tokens/sec")
+            values = sorted(b[fact] for b in clean or blocks)
             error = last.get("error", "")
-            said = error or f"{rates[len(rates) // 2]:,.0f} tokens/sec"
+            said = error or f"{values[len(values) // 2]:,.0f} {unit}"
             said += ", disturbed by other processes" * timing.disturbed(last)
             if len(answers) > 1:
                 said += f", attempt {len(answers)}"

@@ -40,6 +40,7 @@ NUMBERS = {
     False: ("harness.run.train_task.train", *_BOTH),
 }
 TIMED = ("harness.run.timing.time_steps",)  # the same of speeds, beside the key of what is timed
+LATENCY = ("harness.run.latency.measure",)
 CAPTURE = "harness.run.cuda_graph.captured"  # only where it is asked for
 # What that refers to and no number follows from: how packages and cells are found, how often something is said or
 # saved, what results are put into, how an error is told.

@@ -185,6 +185,38 @@ def _span(counts: pd.Series) -> str:
     return f"{low}" if low == high else f"{low} to {high}"
 
 
+def latency_rows(table: pd.DataFrame) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
+    """Two tables as texts, heads first: one step of one sequence; and where a training step goes."""
+    from harness.analysis.speed import PARTS, latencies
+    from harness.formatting import format_interval, rate
+
+    steps: list[tuple[str, ...]] = [
+        ("candidate", "engine", "p50 us [range]", "p99 us [range]", "tokens/s, 1 sequence", "tokens/s, batch")
+    ]  # fmt: skip
+    parts: list[tuple[str, ...]] = [("candidate", "engine", "step ms", *(f"{part} %" for part in PARTS))]
+    for r in latencies(table).to_dict("records"):
+        name = (str(r["label"]), str(r["engine"]))
+        spans = (f"{rate(r[f'{q}_us'])} {format_interval(r[f'{q}_min'], r[f'{q}_max'], rate)}" for q in ("p50", "p99"))
+        steps.append((*name, *spans, rate(1e6 / r["mean_us"]), rate(r["tokens_per_sec_batch"])))
+        shares = (_some(r[f"{part}_percent"], lambda x: f"{x:.0f}") for part in PARTS)
+        parts.append((*name, f"{r['step_ms']:.3g}", *shares))
+    return steps, parts
+
+
+def print_latency(table: pd.DataFrame) -> None:
+    """What `latency_rows` has, on the screen, and how to read it."""
+    from harness.analysis.speed import latencies
+
+    steps, parts = latency_rows(table)
+    if len(steps) == 1:
+        return
+    _print(steps, {"candidate", "engine"})
+    samples = _span(latencies(table)["samples"])
+    print(f"\none step of one sequence, no training; medians over {samples} fresh processes, the least and the most.")
+    _print(parts, {"candidate", "engine"})
+    print("\nshares of a training step; recurrence: products and the rest in one call. #2: one candidate timed twice.")
+
+
 def print_reproduce(table: pd.DataFrame) -> None:
     """What was published and what came here, side by side."""
     from harness.formatting import count, ppl

@@ -144,3 +144,33 @@ def ratio(mine: pd.DataFrame, other: pd.DataFrame, noise: float = math.nan) -> S
     verdict = UNTOLD if not told else "faster" if middle > 0 else "slower"
     disturbed = int(((both[0]["disturbed"] + both[1]["disturbed"]).dropna() > 0).sum())
     return SpeedRatio(math.exp(middle), math.exp(low), math.exp(high), len(logs), verdict, disturbed)
+
+
+LATENCY = ("p50_us", "p99_us", "mean_us", "tokens_per_sec_batch", "step_ms")
+PARTS = ("products", "pointwise", "recurrence", "head", "update", "python")
+
+
+def latencies(table: pd.DataFrame) -> pd.DataFrame:
+    """A row a candidate of latency.csv, lowest p50 first: medians over its samples, and p50's and p99's least and most.
+
+    A sample is the median of its undisturbed blocks, or of all where every one was disturbed. `samples`: how many;
+    `disturbed`: how many of these were disturbed in every block. Of parts, shares of a training step in per cent.
+    """
+    good = table[(table["error"].fillna("") == "") & table["p50_us"].notna()]
+    rows = []
+    for label, own in good.groupby("label", sort=True):
+        each = []
+        for _, sample in own.groupby("round"):
+            clean = sample[~sample["disturbed"].astype(bool)]
+            kept = clean if len(clean) else sample
+            names = [*LATENCY, *(f"{part}_percent" for part in PARTS)]
+            each.append({**kept[names].astype(float).median().to_dict(), "disturbed": not len(clean)})
+        found = pd.DataFrame(each)
+        facts = {
+            name: own[name].iloc[0] for name in ("variant", "engine", "control_of", "protocol", "device", "hidden")
+        }
+        ends = {f"{q}_{end}": getattr(found[f"{q}_us"], end)() for q in ("p50", "p99") for end in ("min", "max")}
+        middle = found.drop(columns="disturbed").median().to_dict()
+        rows.append({"label": str(label), **facts, **middle, **ends, "samples": len(found),
+                     "disturbed": int(found["disturbed"].sum())})  # fmt: skip
+    return pd.DataFrame(rows).sort_values("p50_us", ignore_index=True) if rows else pd.DataFrame()

@@ -41,6 +41,7 @@ class Results:
     heat: pd.DataFrame
     positions: pd.DataFrame
     speed: pd.DataFrame
+    latency: pd.DataFrame
     reproduce: pd.DataFrame
     axes: pd.DataFrame
     claims: pd.DataFrame
@@ -103,7 +104,8 @@ def gather(folder: Path) -> Results:
         runs=frame("runs", [row for row in trained if "task" not in row]),
         probes=frame("probes", [row for row in trained if "task" in row]),
         **{name: _of_each(name, trained, [facts(o) for o in outcomes]) for name, facts in WITHIN.items()},
-        speed=frame("speed", blocks),
+        speed=frame("speed", [row for row in blocks if row["verb"] != "latency"]),
+        latency=frame("latency", [row for row in blocks if row["verb"] == "latency"]),
         learning_rates=frame("learning_rates", [
             {"corpus_sha256": g.get("corpus_sha256", ""), **row}
             for g in asked.values() for row in g.get("learning_rates", [])

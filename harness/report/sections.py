@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
+from harness.analysis import speed as speeds
 from harness.analysis import stats
 from harness.analysis.axes import trend
 from harness.experiments import grids
@@ -30,6 +31,7 @@ from harness.formatting import (
     plain,
     pluralize,
     ppl,
+    rate,
     score,
     unique,
 )
@@ -38,6 +40,7 @@ from harness.report import figures, select
 from harness.report.elements import Cell, Numbers, Table
 from harness.report.sentences import OPTIMIZERS
 
+LATENCY_STEPS = 500  # as run.latency takes
 BACK = 16  # characters, of the sentence on gradients
 
 # id, heading, figure, its words, frames, and its numbers where the section's own table has them not
@@ -71,6 +74,7 @@ def sections(data: tables.Results) -> list[Section]:
             claims(data),
             tasks(data),
             gates(data),
+            latency(data),
         )
         if s
     ]
@@ -310,6 +314,52 @@ def _measured(r: Any) -> str:
         return f"{r.variant}: {r.evidence}"
     number = f"{r.estimate:.3g} {r.measure} {format_interval(r.low, r.high, lambda x: f'{x:.3g}')}"
     return f"{r.variant}: {r.evidence + ', ' if r.evidence else ''}{number.replace('-', chr(0x2212))}"
+
+
+def latency(data: tables.Results) -> Section | None:
+    """One step of one sequence, and where a training step goes."""
+    found = speeds.latencies(data.latency)
+    if found.empty:
+        return None
+
+    def share(x: float) -> Cell:
+        return Cell(f"{x:.0f}", "", plain(x)) if math.isfinite(x) else Cell()
+
+    cells = [
+        [Cell(str(r["label"]), str(r["engine"]), str(r["label"])),
+         *(Cell(rate(r[f"{q}_us"]), format_interval(r[f"{q}_min"], r[f"{q}_max"], rate), plain(r[f"{q}_us"]))
+           for q in ("p50", "p99")),
+         Cell(rate(1e6 / r["mean_us"]), "", plain(1e6 / r["mean_us"])),
+         Cell(rate(r["tokens_per_sec_batch"]), "", plain(r["tokens_per_sec_batch"])),
+         Cell(f"{r['step_ms']:.3g}", "", plain(r["step_ms"])), *(share(r[f"{part}_percent"]) for part in speeds.PARTS)]
+        for r in found.to_dict("records")
+    ]  # fmt: skip
+    one, said = found.iloc[0], []
+    if busy := int(found.disturbed.sum()):
+        text = "Other processes disturbed every block of {} of {} samples: these are slower than they would be."
+        said.append(Markup(text).format(count(busy), count(found.samples.sum())))
+    control = found[found.control_of.fillna("") != ""]
+    twin = found[found.label.isin(control.control_of)]
+    if len(control) and len(twin):
+        ratio = float(control.p50_us.iloc[0] / twin.p50_us.iloc[0])
+        said.append(
+            Markup("<code>{}</code>, timed twice, differs from itself by {:.1f} % at p50: less than that is noise.")
+            .format(twin.label.iloc[0], 100 * abs(ratio - 1))
+        )  # fmt: skip
+    setting = (
+        f"Protocol {one.protocol}, {one.device}. One sequence, one token at a time, the state carried, no training: "
+        f"median and 99th percentile of {LATENCY_STEPS} steps a block; medians over {format_range(found.samples)} "
+        "samples, each a fresh process, in random order, and the least and the most of them. The batch is the "
+        "protocol's, read whole. Of a training step: products and pointwise operators in time, one by one; "
+        "recurrence, where they are one call and cannot be told apart; head: output layer, loss and their "
+        "gradients; update: clip and optimizer; "
+        "Python: what is left between the calls."
+    )
+    heads = [("candidate", "engine", False), ("p50 (us)", "[least, most]", True), ("p99 (us)", "[least, most]", True),
+             ("tokens/s", "1 sequence", True), ("tokens/s", "batch", True), ("step (ms)", "training", True),
+             *((part, "% of it", True) for part in speeds.PARTS)]  # fmt: skip
+    table = Table("latency", "One step at a time, and where a training step goes", heads, cells, cards=True)
+    return Section("latency", "Latency", "How long does one step take?", setting, said, table)
 
 
 def exercises(data: tables.Results) -> Section | None:

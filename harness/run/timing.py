@@ -47,7 +47,11 @@ Answer = dict[str, Any]  # {blocks: [...], ...} or {error: ...}: what a sample s
 
 
 def compare(
-    contenders: Sequence[Candidate], vocabulary: int, threads: int, rounds: Sequence[int] = range(ROUNDS)
+    contenders: Sequence[Candidate],
+    vocabulary: int,
+    threads: int,
+    rounds: Sequence[int] = range(ROUNDS),
+    program: str = "timing",
 ) -> Iterator[tuple[int, Candidate, list[Answer]]]:
     """Time every candidate once a round, in random order, each in a fresh process.
 
@@ -66,7 +70,7 @@ def compare(
         left_s = end - time.monotonic()
         answer: Answer = {"error": f"timeout: the {limit_s(len(todo)) / 60:.0f} minutes for timing were over"}
         if left_s > 0:
-            answer = sample(contender.run, vocabulary, threads, contender.seeds, min(left_s, PATIENCE_S))
+            answer = sample(contender.run, vocabulary, threads, contender.seeds, min(left_s, PATIENCE_S), program)
         yield number, contender, [answer]
         if disturbed(answer):
             busy.append((number, contender, [answer]))
@@ -75,7 +79,8 @@ def compare(
             left_s = end - time.monotonic()
             if left_s <= 0:
                 return
-            answers.append(sample(contender.run, vocabulary, threads, contender.seeds, min(left_s, PATIENCE_S)))
+            patience_s = min(left_s, PATIENCE_S)
+            answers.append(sample(contender.run, vocabulary, threads, contender.seeds, patience_s, program))
             yield number, contender, list(answers)
 
 
@@ -96,14 +101,19 @@ def disturbed(answer: Answer) -> bool:
     return bool(blocks) and all(block["disturbed"] for block in blocks)
 
 
-def sample(run: Run, vocabulary: int, threads: int, seeds: int = 1, patience_s: float = PATIENCE_S) -> Answer:
-    """One fresh process, one answer: {blocks: [...], ...} or {error: ...}. The parent waits and does nothing else."""
+def sample(
+    run: Run, vocabulary: int, threads: int, seeds: int = 1, patience_s: float = PATIENCE_S, program: str = "timing"
+) -> Answer:
+    """One fresh process, one answer: {blocks: [...], ...} or {error: ...}. The parent waits and does nothing else.
+
+    `program`: the module of this package whose `main` it runs.
+    """
     request = json.dumps({"run": asdict(run), "vocabulary": vocabulary, "threads": threads, "seeds": seeds})
     kills = memory_kills()
     settings = {k: str(threads) for k in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     try:
         child = subprocess.run(
-            command("from harness.run.timing import main; main()", follow=True),
+            command(f"from harness.run.{program} import main; main()", follow=True),
             input=request,
             capture_output=True,
             text=True,
@@ -247,10 +257,23 @@ def _blocks(timed: Callable[[int], float], device: str, tokens: int) -> list[dic
 
 def _block(timed: Callable[[int], float], count: int, tokens: int) -> dict[str, Fact]:
     """Time one block, and record what else ran meanwhile."""
+    seconds, facts = watched(functools.partial(timed, count))
+    return {
+        "steps": count * WINDOWS,
+        "tokens_per_sec": count * WINDOWS * tokens / seconds,
+        "step_ms": 1000 * seconds / (count * WINDOWS),
+        **facts,
+    }
+
+
+def watched(work: Callable[[], Any]) -> tuple[Any, dict[str, Fact]]:
+    """Return what some work returns, and what else ran meanwhile."""
     import torch
 
+    begun = time.perf_counter()
     before, busy_before = resource.getrusage(resource.RUSAGE_SELF), _busy_s()
-    seconds = timed(count)
+    found = work()
+    seconds = time.perf_counter() - begun
     after, busy_after = resource.getrusage(resource.RUSAGE_SELF), _busy_s()
     switches = after.ru_nivcsw - before.ru_nivcsw
     own_s = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
@@ -258,10 +281,7 @@ def _block(timed: Callable[[int], float], count: int, tokens: int) -> dict[str, 
     if busy_before is not None and busy_after is not None:
         others = max(0.0, busy_after - busy_before - own_s) / seconds
     free = max(0, (os.cpu_count() or 1) - torch.get_num_threads())
-    return {
-        "steps": count * WINDOWS,
-        "tokens_per_sec": count * WINDOWS * tokens / seconds,
-        "step_ms": 1000 * seconds / (count * WINDOWS),
+    return found, {
         "context_switches": switches,
         "cpu_per_wall": own_s / seconds,
         "others_cpu": others,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import collections
 import dataclasses
 import itertools
+import json
 import math
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -14,11 +16,15 @@ from pathlib import Path
 import pytest
 import torch
 
+import harness
 import variants
+from harness import __main__ as command
 from harness import pipeline
+from harness.analysis import speed
 from harness.experiments.protocols import Protocol
 from harness.experiments.runs import Candidate, Run
-from harness.run import machine, process, roofline, timing
+from harness.report import sections, select
+from harness.run import latency, machine, process, roofline, timing
 from variants.engines import native
 from variants.model import Model
 
@@ -329,3 +335,90 @@ def test_the_commit_is_this_codes_whatever_a_git_hook_has_set(tmp_path: Path, mo
     monkeypatch.setenv("GIT_WORK_TREE", str(other))
     monkeypatch.setenv("GIT_INDEX_FILE", str(other / ".git" / "index"))
     assert machine._commit() == own
+
+
+# ---- one step of one sequence
+
+
+@pytest.mark.parametrize(
+    ("variant", "engine", "told"),
+    [
+        ("gru", "native", {"recurrence", "head", "update", "python"}),
+        ("gru", "loop", {"products", "pointwise", "head", "update", "python"}),
+        ("ligru", "native", {"products", "pointwise", "recurrence", "head", "update", "python"}),
+        ("nn.gru", "library", {"products", "pointwise", "head", "update", "python"}),
+        ("gru:Z=1", "loop", {"products", "pointwise", "head", "update", "python"}),
+    ],
+)
+def test_latency_is_of_single_steps_and_the_parts_of_a_training_step_are_all_of_it(
+    variant: str, engine: str, told: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if variants.refusals(variant)[engine]:
+        pytest.skip(variants.refusals(variant)[engine])
+    for module, name, few in ((latency, "STEPS", 20), (latency, "PROFILED", 2), (latency, "REPEATED", 1),
+                              (timing, "WARM_S", 0.0)):  # fmt: skip
+        monkeypatch.setattr(module, name, few)
+    protocol = Protocol(num_steps=4, batch_size=3, hidden=8, layers=1 + (variant != "ligru"),
+                        embedding=5 * (engine == "library"))  # fmt: skip
+    answer = latency.measure(Run(variant, 0, protocol, "", "cpu", engine), 11)
+    assert "error" not in answer, answer
+    assert len(answer["blocks"]) == timing.BLOCKS
+    for block in answer["blocks"]:
+        assert 0 < block["p50_us"] <= block["p99_us"]
+        assert block["mean_us"] > 0
+        assert block["disturbed"] in (True, False)
+    shares = {part: answer[f"{part}_percent"] for part in latency.PARTS}
+    assert {part for part, share in shares.items() if share is not None} >= told - {"recurrence"}
+    assert sum(share or 0.0 for share in shares.values()) == pytest.approx(100)
+    assert all(share is None or share >= 0 for share in shares.values())
+    assert answer["step_ms"] > 0
+    assert answer["tokens_per_sec_batch"] > 0
+
+
+def test_an_engine_that_disagrees_has_no_latency(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency, "max_abs_error", lambda *how: 0.5)
+    found = latency.measure(Run("gru", 0, Protocol(num_steps=4, batch_size=3, hidden=8), "", "cpu", "fused"), 11)
+    assert found["error"].startswith("disagrees: fused")
+
+
+@pytest.mark.usefixtures("in_process", "elsewhere")
+def test_latency_has_a_table_a_section_and_an_answer_and_is_no_speed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Medians of undisturbed blocks over samples; a failed candidate is a row with its reason, and status 1."""
+    asked: list[str] = []
+
+    def sample(run: Run, *how: object) -> timing.Answer:
+        asked.append(f"{run.variant} {run.engine} {how[-1]}")
+        if run.engine == "loop":
+            return {"error": "crashed: no word why"}
+        p50 = (30.0 if run.variant == "nn.gru" else 20.0) + len(asked) / 100
+        blocks = [{"block": k, "steps": 500, "p50_us": p50 * (1 + 9 * (k == 0)), "p99_us": 2 * p50,
+                   "mean_us": 1.1 * p50, "disturbed": k == 0} for k in range(3)]  # fmt: skip
+        return {"blocks": blocks, "tokens_per_sec_batch": 1e6, "step_ms": 1.5, "recurrence_percent": 60.0,
+                "head_percent": 40.0, "environment": {"torch": "1"}}  # fmt: skip
+
+    monkeypatch.setattr(timing, "sample", sample)
+    words = ["latency", "--variants", "gru", "nn.gru", "--device", "cpu", "--protocol", "quick"]
+    assert command.main(words) == 1
+    out, err = capsys.readouterr()
+    assert len(asked) == len(set(asked)) * 5 + 5  # 5 rounds, and the A/A control
+    assert all(word.endswith(" latency") for word in asked)
+    assert "gru (loop): crashed" in err
+    assert re.search(r"nn\.gru +library +30\.\d \[", out)
+    found = harness.read()
+    assert found.speed.empty
+    rows = speed.latencies(found.latency)
+    assert rows.label[0].startswith("gru")
+    assert list(rows[rows.label.str.startswith("nn.gru")].label) == ["nn.gru", "nn.gru#2"] or len(rows) > 3
+    assert (rows.p50_us < 40).all()  # no disturbed block
+    assert rows.products_percent.isna().all()
+    assert set(found.latency[found.latency.error.notna()].label) >= {"gru (loop)"}
+    [section] = [one for one in sections.sections(select.typed(found)) if one.id == "latency"]
+    assert "timed twice" in " ".join(section.said)
+    assert section.table is not None
+    assert [cell.text for cell in section.table.rows[0]][-6:] == ["", "", "60", "40", "", ""]
+    asked.clear()
+    alone = ["latency", "--variants", "gru", "--device", "cpu", "--engine", "fused", "--results", "other", "--json"]
+    assert command.main(alone) == 0
+    assert len(json.loads(capsys.readouterr().out)["latency"]) == 5 * 2 * 3
