@@ -30,7 +30,12 @@ from harness.formatting import count, format_interval, format_range, pct, percen
 from harness.record import pack, schema
 from harness.record import tables as record_tables
 from harness.record.schema import COLUMNS
-from harness.report import sections, select, sentences
+from harness.report import select
+from harness.report.sections import Section, answers, axes, gates, methods
+from harness.report.sections import claims as claimed
+from harness.report.sections import comparison as compared
+from harness.report.sections import exercises as exercised
+from harness.report.sections import tasks as remembered
 from variants import registry
 
 ROOT = Path(__file__).parent.parent
@@ -179,10 +184,10 @@ def main_table() -> str:
     data = with_tasks()
     said = [
         f"**{a.claim or a.question}{'.' * bool(a.claim)}** {a.points[0]}"
-        for a in sentences.gate_answers(data)
+        for a in answers.gate_answers(data)
         if a.points
     ]
-    anchor = sentences.anchor_sentence(data, data.ablate)
+    anchor = compared.anchor_sentence(data, data.ablate)
     return comparison(data, data.ablate) + "\n\n" + bullets([*said, anchor])
 
 
@@ -275,8 +280,8 @@ def book() -> str:
 def book_caveats() -> str:
     """What the page says before it is believed, and what counting reaches."""
     data = results("evidence")
-    said = [*sentences._caveats(data, "ablate", data.ablate), sentences.anchor_sentence(data, data.ablate)]
-    if rates := sections.rates(data):
+    said = [*methods.of_table(data, "ablate", data.ablate), compared.anchor_sentence(data, data.ablate)]
+    if rates := axes.learning_rates(data):
         said += rates.said
     return bullets([line for line in said if line])
 
@@ -338,8 +343,8 @@ def _solved(r: Any) -> str:
 
 @block("tasks-said")
 def tasks_said() -> str:
-    return bullets([*(f"{a.claim}." for a in sentences.gate_answers(with_tasks()) if a.claim),
-                    *_said(sections.tasks(results("tasks")))])  # fmt: skip
+    return bullets([*(f"{a.claim}." for a in answers.gate_answers(with_tasks()) if a.claim),
+                    *_said(remembered.section(results("tasks")))])  # fmt: skip
 
 
 def with_tasks() -> record_tables.Results:
@@ -350,16 +355,16 @@ def with_tasks() -> record_tables.Results:
 @block("inside")
 def inside() -> str:
     data = results("evidence")
-    return bullets(_said(sections.gates(data)))
+    return bullets(_said(gates.section(data)))
 
 
-def _said(section: sections.Section | None) -> Sequence[object]:
+def _said(section: Section | None) -> Sequence[object]:
     return section.said if section else []
 
 
 def held_after(folder: str) -> str:
     data = results(folder)
-    return bullets([f"`{g}`: {line}" for g in sentences.GATES for line in sentences.lesion(data, g)])
+    return bullets([f"`{g}`: {line}" for g in select.GATES for line in answers.lesion(data, g)])
 
 
 @block("book-held")
@@ -374,7 +379,7 @@ def quick() -> str:
         return absent("quick", "make bench ablate")
     both = (("Ablation", data.ablate), ("Bench", data.bench))
     parts = [f"**{word}.**\n\n{comparison(data, own)}" for word, own in both if len(own)]
-    anchor = sentences.anchor_sentence(data, data.ablate if len(data.ablate) else data.bench)
+    anchor = compared.anchor_sentence(data, data.ablate if len(data.ablate) else data.bench)
     return "\n\n".join([*parts, paragraph(anchor), held_after("quick")])
 
 
@@ -426,7 +431,7 @@ def reproduce() -> str:
 @block("classic")
 def classic() -> str:
     data = results("cpu")
-    heart = [line for line in sentences._caveats(data, "bench", data.bench) if "Learned by heart" in line]
+    heart = [line for line in methods.of_table(data, "bench", data.bench) if "Learned by heart" in line]
     rows = [
         [f"`{r.variant}`", r.engine, ppl(r.train_perplexity),
          ranged(r.heldout_perplexity, r.heldout_low, r.heldout_high, ppl), count(r.seeds)]
@@ -465,7 +470,7 @@ def peers() -> str:
 @block("claims")
 def claims() -> str:
     """The verdict on each claim of the literature, and its numbers."""
-    section = sections.claims(results("claims"))
+    section = claimed.section(results("claims"))
     if section is None or section.table is None:
         return "*Not on file: `make claims RESULTS=results/reference/claims` makes it.*"
     rows = [
@@ -484,7 +489,7 @@ def source(note: str) -> str:
 @block("exercises")
 def exercises() -> str:
     """The book's four exercises, each answered in two sentences."""
-    section = sections.exercises(results("exercises"))
+    section = exercised.section(results("exercises"))
     if section is None or section.table is None:
         return "*Not on file: `make exercises RESULTS=results/reference/exercises` makes it.*"
     return table(

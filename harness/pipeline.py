@@ -430,14 +430,14 @@ def exercises(options: argparse.Namespace, folder: Path) -> int:
     """Train and time what the four exercises of the book's chapter ask for. The exit status."""
     from harness.experiments.tasks import TASKS
     from harness.record import store
-    from harness.run import by_hand, train_task
+    from harness.run import train_task
 
     task, base = TASKS["delayed_recall"], {"corpus": None, "protocol": "quick", "max": None}
     ask = argparse.Namespace(**{**vars(options), **base, "variants": None, "settings": []})
     sizes = [f"hidden={','.join(map(str, EXERCISE_SIZES))}"]
     sized = argparse.Namespace(**{**vars(ask), "variants": [grids.BASELINE, "rnn"], "settings": sizes})
     kinds = argparse.Namespace(**{**vars(ask), "variants": [grids.BASELINE, "nn.rnn", "nn.gru"]})
-    solution = by_hand.delayed_recall()
+    solution = train_task.solved_by_hand()
     rows = [
         {**fact, "variant": grids.BASELINE, "engine": "loop", "device": "cpu", "protocol": task.name, "seed": 0,
          "origin": "by hand", "length": task.length,
@@ -784,9 +784,9 @@ def tabulate(folder: Path) -> Results:
             speed_baseline=asked["speed_baseline"], looks=max(1, len(asked.get("looks", ()))),
         )  # fmt: skip
     if "reproduce" in grids:
-        from harness.analysis import reproduce
+        from harness.analysis.claims import reproduced
 
-        answers["reproduce"] = reproduce.compare(results.runs, grids["reproduce"])
+        answers["reproduce"] = reproduced(results.runs, grids["reproduce"])
     answers["axes"] = tables.frame("axes", [])
     if "axes" in grids:
         from harness.analysis import axes as effects

@@ -297,7 +297,7 @@ def _protocol(asked: str) -> tuple[Protocol, list[str]]:
 
 def reproductions(options: argparse.Namespace) -> tuple[list[Plan], list[tuple[str, Sequence[str]]]]:
     """A plan for each setting in which something was published, and those settings."""
-    from harness.experiments.published import SETTINGS
+    from harness.experiments.claims import SETTINGS
 
     plans: list[Plan] = []
     settings: list[tuple[str, Sequence[str]]] = []

@@ -19,7 +19,8 @@ from harness import notebook, options, pipeline, plan
 from harness.data import batches, load
 from harness.experiments import protocols
 from harness.record import store
-from harness.report import laboratory, page, select, sentences
+from harness.report import select
+from harness.report.sections import comparison, laboratory, methods
 from harness.run import evaluate
 from variants import outside
 
@@ -197,10 +198,10 @@ def test_words_with_an_embedding_have_both_measures_and_a_page_and_their_weights
     lab, why = laboratory.data(data, store.networks(tmp_path / "results"))
     assert not lab
     assert "gru (it reads words, and the page is typed into by characters)" in why
-    parts = f"{page._section(data, 'bench')}{sentences.setting(data, data.bench)}{sentences.methods(data)}"
+    parts = f"{comparison.section(data, 'bench')}{methods.setting(data, data.bench)}{methods.methods(data)}"
     for said in ("nats/word", "bits per character", "3 trained numbers", "case is lowered", "5 most", "loss a word"):
         assert said in parts
-    assert "('bits per character', " not in f"{page._section(other, 'bench')}"
+    assert "('bits per character', " not in f"{comparison.section(other, 'bench')}"
     for name in ("gru", "nn.gru"):
         model: Any = harness.load_weights("results", name, seed=0)
         text = load.load("a.txt", unit="words", case="lower", most=5)
@@ -286,7 +287,6 @@ def test_an_ablation_of_ones_own_cell_is_against_it_and_its_command_names_its_fi
     in_process: None, tmp_path: Path
 ) -> None:
     from harness.new_cell import write
-    from harness.report import sentences
 
     write("mine", Path())
     r = harness.ablate("./mine.py", gates=["Z"], values=[0], seeds=2, results="out", **HERE)  # type: ignore[arg-type]
@@ -294,7 +294,7 @@ def test_an_ablation_of_ones_own_cell_is_against_it_and_its_command_names_its_fi
     assert list(r.table.baseline.fillna("")) == ["", "mine"]
     place = r.table.cell.iloc[0]
     assert place.startswith("./mine.py:")
-    command = sentences.command("ablate", r.table.iloc[1])
+    command = methods.command("ablate", r.table.iloc[1])
     assert command.endswith(f"--variants {place} {place}:Z=0")
     asked = options.parser().read(command.split()[3:])
     assert outside.resolve(asked.variants) == ("mine", "mine:Z=0")

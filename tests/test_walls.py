@@ -109,8 +109,8 @@ LONGEST = 60
 LONGER = {
     "variants.engines.backward": 80, "variants.engines._backward": 68,
     "harness.run.time_steps": 90, "harness.analysis.build": 75,
-    "harness.report._caveats": 76, "harness.report.gates": 76, "harness.report.learning_curves": 64,
-    "harness.report.gate_effects": 62, "harness.report.main_table": 67,
+    "harness.report.of_table": 76, "harness.report.section": 76, "harness.report.learning_curves": 64,
+    "harness.report.gate_effects": 62, "harness.report.main_table": 69,
 }  # fmt: skip
 
 

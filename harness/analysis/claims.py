@@ -1,4 +1,4 @@
-"""Build claims.csv: what the trainings say of each comparison that a claim of the literature predicts.
+"""Build claims.csv and reproduce.csv: what the trainings say of what others have published.
 
 One rule, that of stats.py: frames in, a frame out; what cannot be computed is missing, never 0; a failed run counts as
 not solved, and enters no mean. Every verdict is by an interval and a margin fixed in experiments/claims.py.
@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 
 from harness.analysis.stats import interval, share
-from harness.experiments.claims import CLAIMS, SOONER, Arm, Claim, Comparison
+from harness.experiments.claims import CLAIMS, PUBLISHED, SOONER, Arm, Claim, Comparison
 from harness.record.schema import COLUMNS
+from harness.record.tables import frame
 
 HALF = 0.5  # of the seeds: most solve a task where the interval of their share is above it
 Fact = dict[str, object]
@@ -36,6 +37,37 @@ def build(
             for c, fact in zip(claim.comparisons, found, strict=True)
         ]  # fmt: skip
     return pd.DataFrame(rows, columns=list(COLUMNS["claims"]))
+
+
+def reproduced(runs: pd.DataFrame, asked: Mapping[str, Any]) -> pd.DataFrame:
+    """Return reproduce.csv: a row a published perplexity, with ours over the runs that the grid file `asked` for.
+
+    `within_2sd`: whether our mean lies within two of the published standard deviations of the published mean;
+    'yes', 'no', or '' where we have none. `exp_of_mean` is of the same held-out text, the unbiased one, on v1 alone.
+    """
+    rows = []
+    for (setting, variant), figure in PUBLISHED.items():
+        part = next((p for p in asked["parts"] if p["setting"] == [setting[0], list(setting[1])]), None)
+        if part is None:
+            continue
+        name = setting[0]
+        own = runs[runs.run.isin(part["runs"]) & (runs.variant == variant)]
+        done = own[own.error.astype(object).where(own.error.notna(), "") == ""]
+        column = "train_perplexity" if name == "classic" else "heldout_mean_exp"
+        ours = pd.to_numeric(done[column]).dropna().to_numpy(dtype=float)
+        held = np.log(pd.to_numeric(done.heldout_perplexity).dropna().to_numpy(dtype=float))
+        rows.append({
+            "protocol": part["protocol"]["label"], "variant": variant, "engine": next(iter(own.engine), ""),
+            "quantity": "training, last epoch" if name == "classic" else "held out, mean of exp",
+            "published": figure.mean, "published_sd": figure.sd,
+            "builds_least": figure.builds[0], "builds_most": figure.builds[1],
+            "perplexity": ours.mean() if len(ours) else None, "sd": ours.std(ddof=1) if len(ours) > 1 else None,
+            "seeds": len(ours), "failed": len(own) - len(done),
+            "within_2sd": ("yes" if abs(ours.mean() - figure.mean) <= 2 * figure.sd else "no") if len(ours) else "",
+            "exp_of_mean": float(np.exp(held.mean())) if name == "v1" and len(held) else None,
+            "corpus": part["corpus"],
+        })  # fmt: skip
+    return frame("reproduce", rows)
 
 
 def _whole(outcomes: Sequence[str]) -> str:

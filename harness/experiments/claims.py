@@ -1,4 +1,5 @@
-"""Declare claims of the literature, each with its test fixed before it is run: data, no code that trains.
+"""Declare what others have published: claims of the literature, each with its test fixed before it is run, and the
+book's perplexities. Data, no code that trains.
 
 One rule: a claim is one entry of CLAIMS. Its source and how much of it was read, the sentence in our words, and the
 comparisons that it predicts. A comparison names what is trained (an `Arm`), the kind of outcome predicted, and a
@@ -26,6 +27,7 @@ budget or grid changed. The tasks were chosen in an exploratory study, with othe
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 MARGIN = 0.02  # nats a character: inside it two losses count as the same, as in every other verdict
 SOONER = 0.9  # of the other's updates, at most, is sooner
@@ -165,3 +167,37 @@ CLAIMS = (
 def arms() -> list[Arm]:
     """Every arm of every claim, once."""
     return list(dict.fromkeys(arm for claim in CLAIMS for comparison in claim.comparisons for arm in comparison.arms))
+
+
+class Figure(NamedTuple):
+    """A perplexity that the book publishes: mean and standard deviation over its `builds` (fewest, most).
+
+    Source: the outputs of the notebooks in the builds of d2l.ai's PyTorch edition; no seed was set in any of them.
+    `classic`: training perplexity of the last epoch. `v1`, the later edition: held-out perplexity of the last epoch,
+    the mean over minibatches of exp(loss).
+    """
+
+    mean: float
+    sd: float
+    builds: tuple[int, int]
+
+
+Setting = tuple[str, tuple[str, ...]]  # a protocol's name, and what is set in it
+_OLD, _NEW = (87, 101), (11, 11)
+PUBLISHED: dict[tuple[Setting, str], Figure] = {
+    (("classic", ("hidden=512",)), "rnn"): Figure(1.02, 0.05, _OLD),
+    (("classic", ()), "nn.rnn"): Figure(1.31, 0.03, _OLD),
+    (("classic", ()), "gru"): Figure(1.11, 0.06, _OLD),
+    (("classic", ()), "nn.gru"): Figure(1.02, 0.05, _OLD),
+    (("classic", ()), "lstm"): Figure(1.16, 0.09, _OLD),
+    (("classic", ()), "nn.lstm"): Figure(1.05, 0.06, _OLD),
+    (("v1", ("lr=1", "epochs=100")), "rnn"): Figure(7.32, 0.10, _NEW),
+    (("v1", ("lr=1", "epochs=100")), "nn.rnn"): Figure(7.27, 0.09, _NEW),
+    (("v1", ()), "gru"): Figure(6.83, 0.09, _NEW),
+    (("v1", ()), "nn.gru"): Figure(6.61, 0.13, _NEW),
+    (("v1", ()), "lstm"): Figure(7.46, 0.11, _NEW),
+    (("v1", ()), "nn.lstm"): Figure(6.86, 0.10, _NEW),
+}
+SETTINGS: dict[Setting, list[str]] = {}
+for (_setting, _variant), _ in PUBLISHED.items():
+    SETTINGS.setdefault(_setting, []).append(_variant)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -236,3 +237,21 @@ PICTURE_NAMES = {
 def picture_name(variant: object) -> str:
     """What the first screen calls a variant, and with it the whole page: 'without R'; '' where it is not in it."""
     return PICTURE_NAMES.get(str(variant), "")
+
+
+class Gate(NamedTuple):
+    """What its equations say of a gate, not what was found. At `gone` they simply lose it."""
+
+    name: str
+    role: str
+    gone: str
+
+
+GATES = {  # of the baseline; another's are called by their letter
+    "R": Gate("the reset gate", "R decides how much of the old state the new candidate may see.", "1"),
+    "Z": Gate("the update gate", "Z decides how much of the old state is kept; Z = 1 keeps all of it.", "0"),
+}
+
+
+def gate_name(cell: str, gate: str) -> str:
+    return GATES[gate].name if cell == grids.BASELINE and gate in GATES else f"gate {gate}"

@@ -13,7 +13,8 @@ from harness import __main__ as command
 from harness.analysis import axes
 from harness.experiments import grids
 from harness.record import tables
-from harness.report import sections, select
+from harness.report import select
+from harness.report.sections import axes as axes_section
 
 pytestmark = pytest.mark.usefixtures("in_process")
 
@@ -96,12 +97,13 @@ def test_a_list_trains_every_point_and_is_drawn(tmp_path: Path, capsys: pytest.C
     table = tables.read(tmp_path).axes
     assert table[["point", "variant", "hidden", "seeds"]].values.tolist() == [
         ["4", GRU, 4, 2], ["4", RNN, 4, 2], ["8", GRU, 8, 2], ["8", RNN, 8, 2]]  # fmt: skip
-    section = sections.axes(select.typed(tables.read(tmp_path)))
+    section = axes_section.section(select.typed(tables.read(tmp_path)))
     assert section is not None
     assert section.title == "Effects by hidden"
-    [(_, _, picture, words, frames, _)] = section.pictures
-    assert "rnn: " in words(*frames)
-    assert picture(*frames) is not None
+    [picture] = section.pictures
+    assert picture.describe is not None
+    assert "rnn: " in picture.describe(*picture.frames)
+    assert picture.draw(*picture.frames) is not None
     assert command.main(["report", "--results", str(tmp_path)]) == 0
     pd.testing.assert_frame_equal(tables.read(tmp_path).axes, table)
 

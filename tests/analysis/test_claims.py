@@ -18,7 +18,8 @@ from harness.experiments import claims, protocols
 from harness.experiments.claims import Arm, Claim, Comparison
 from harness.experiments.tasks import TASKS
 from harness.record import tables
-from harness.report import sections, select
+from harness.report import select
+from harness.report.sections import claims as claims_section
 from variants import canonical
 
 pytestmark = pytest.mark.usefixtures("in_process")
@@ -161,6 +162,6 @@ def test_claims_are_trained_tabulated_and_shown(
     assert table.verdict.to_dict() == {"same": "reproduced", "long": "undecided"}
     assert table.loc["long", "evidence"] == "0 of 2 seeds"
     assert "reproduced: One. (A)" in capsys.readouterr().out
-    section = sections.claims(select.typed(tables.read(tmp_path)))
+    section = claims_section.section(select.typed(tables.read(tmp_path)))
     assert section is not None
     assert "1 reproduced, 0 contradicted, 1 undecided" in section.said[0]

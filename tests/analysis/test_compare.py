@@ -11,7 +11,7 @@ from test_speed import block, speed_frame, through_csv
 
 from harness.analysis import compare
 from harness.record.schema import COLUMNS
-from harness.report import sentences
+from harness.report.sections import methods
 
 NAN = math.nan
 SHA = "ab" * 32
@@ -80,9 +80,9 @@ def test_the_best_epoch_is_compared_as_the_last_is_and_a_changed_verdict_is_said
     assert (rnn["verdict"], rnn["best_verdict"]) == ("worse", "equivalent")
     assert (
         "changes 1 of 1 verdict: rnn is worse at the end (+22.1\u00a0%) and equivalent there"
-        in sentences.early_stopping(make(runs_frame(*rows)))
+        in methods.early_stopping(make(runs_frame(*rows)))
     )
-    assert sentences.early_stopping(make(runs_frame(*GRU, *RNN))) == ""  # nothing was validated
+    assert methods.early_stopping(make(runs_frame(*GRU, *RNN))) == ""  # nothing was validated
 
 
 def test_table_verdicts_and_their_family() -> None:

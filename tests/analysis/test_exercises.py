@@ -18,8 +18,9 @@ from harness.experiments import grids, protocols, questions
 from harness.experiments.questions import Question
 from harness.experiments.tasks import SYMBOLS, TASKS
 from harness.record import tables
-from harness.report import sections, select
-from harness.run import by_hand, diagnostics, train_task
+from harness.report import select
+from harness.report.sections import axes, exercises
+from harness.run import diagnostics, train_task
 
 TASK = TASKS["delayed_recall"]
 
@@ -27,7 +28,7 @@ TASK = TASKS["delayed_recall"]
 @pytest.mark.parametrize("engine", ["loop", "native"])
 @pytest.mark.parametrize("length", [8, 32, 64, 1000])
 def test_gates_set_by_hand_use_the_input_at_t_exactly(length: int, engine: str) -> None:
-    model = by_hand.delayed_recall(engine)
+    model = train_task.solved_by_hand(engine)
     X, Y, counts = TASK.make(length, 200, np.random.default_rng(length))
     outputs = model(torch.from_numpy(X)[:, None], model.cell.begin(200))[0][:, 0]
     right = (outputs.argmax(-1).numpy() == Y)[counts]
@@ -39,17 +40,17 @@ def test_each_gate_set_by_hand_is_needed() -> None:
     def score(model: object) -> float:
         return float(train_task.score(model, TASK, 32, 32)[0])  # type: ignore[arg-type]
 
-    assert score(by_hand.delayed_recall()) == 1
-    never = by_hand.delayed_recall()
-    never.cell.W_xz.data[:] = -by_hand.LARGE  # always rewritten
+    assert score(train_task.solved_by_hand()) == 1
+    never = train_task.solved_by_hand()
+    never.cell.W_xz.data[:] = -train_task.LARGE  # always rewritten
     assert score(never) < 0.3
-    always = by_hand.delayed_recall()
-    always.cell.W_xz.data[:] = by_hand.LARGE  # never written
+    always = train_task.solved_by_hand()
+    always.cell.W_xz.data[:] = train_task.LARGE  # never written
     assert score(always) < 0.3
 
 
 def test_positions_are_relative_to_the_marked_step() -> None:
-    model = by_hand.delayed_recall()
+    model = train_task.solved_by_hand()
     X = torch.from_numpy(TASK.make(40, 300, np.random.default_rng(0))[0])
     at = ((X >= SYMBOLS) & (X < 2 * SYMBOLS)).int().argmax(0)
     rows = diagnostics.by_position(model, X, at)
@@ -62,7 +63,7 @@ def test_positions_are_relative_to_the_marked_step() -> None:
 
 
 def test_only_units_that_keep_carry() -> None:
-    model = by_hand.delayed_recall()
+    model = train_task.solved_by_hand()
     model.cell.W_xz.data[:, :, 2:] = 0  # all but two units are half rewritten at every step
     X, _, _ = train_task.fresh("delayed_recall", 40)
     rows = train_task.looked_into(model, TASK, 40)
@@ -77,7 +78,7 @@ def test_only_units_that_keep_carry() -> None:
 
 def test_the_exercises_are_answered_from_rows(tmp_path: Path) -> None:
     data = select.typed(synthetic.read(synthetic.write(tmp_path)))
-    section = sections.exercises(data)
+    section = exercises.section(data)
     assert section is not None
     assert section.table is not None
     first, second, third, fourth = [row[1].text for row in section.table.rows]
@@ -86,14 +87,15 @@ def test_the_exercises_are_answered_from_rows(tmp_path: Path) -> None:
     assert "From hidden 8 to 32" in second
     assert "of nn.GRU" in third
     assert "the reset gate alone (gru:Z=0)" in fourth
-    for _, _, draw, words, frames, _ in section.pictures:
-        assert bool(words(*frames)) == (draw(*frames) is not None)
+    for p in section.pictures:
+        assert p.describe is not None
+        assert bool(p.describe(*p.frames)) == (p.draw(*p.frames) is not None)
     nothing = dataclasses.replace(data, axes=data.axes.iloc[:0], bench=data.bench.iloc[:0], ablate=data.ablate.iloc[:0])
-    section = sections.exercises(nothing)
+    section = exercises.section(nothing)
     assert section is not None
     assert section.table is not None
     assert [row[1].text for row in section.table.rows][1:] == ["Not on file."] * 3
-    assert sections.exercises(dataclasses.replace(data, positions=data.positions.iloc[:0])) is None
+    assert exercises.section(dataclasses.replace(data, positions=data.positions.iloc[:0])) is None
 
 
 def test_the_verb_trains_all_of_it_and_a_rate_is_counted_once(
@@ -153,7 +155,8 @@ def test_a_reviewer_s_questions_have_a_row_each_and_what_was_not_run_says_so(
         own = data.runs[data.runs.protocol == table.loc[question, "gru"].protocol]
         own = own[(own.corpus == "time-machine") & (own.seed < 1000)].set_index(["variant", "seed"])[column].map(np.log)
         assert table.loc[(question, "gru:R=1"), "delta_nats"] == pytest.approx((own["gru:R=1"] - own["gru"]).mean())
-    (section,) = [s for s in sections.sections(select.typed(data)) if s.id == "questions"]
+    section = axes.questions(select.typed(data))
+    assert section is not None
     assert section.table is not None
     last = section.table.rows[-1]
     assert [(cell.text, cell.note) for cell in last[1:]] == [("not run", "make questions")] * 3

@@ -20,15 +20,16 @@ import variants
 from harness import __main__ as command
 from harness import pipeline
 from harness import plan as planning
-from harness.analysis import reproduce
+from harness.analysis.claims import reproduced
 from harness.data import batches, ngrams
 from harness.data import corpus as text
 from harness.data import load as loading
-from harness.experiments import protocols, published
+from harness.experiments import claims, protocols
 from harness.experiments.protocols import Protocol
 from harness.experiments.runs import Run
 from harness.record import store, tables
-from harness.report import select, sentences
+from harness.report import select
+from harness.report.sections import methods
 from harness.run import evaluate, outcome
 from harness.run import train as training
 from harness.run.train import train
@@ -285,7 +286,7 @@ def test_the_protocol_book_cuts_any_text_into_shares_of_its_own_length(
     assert rest == p.validation_characters == characters // 20
     whole = loading.load(str(file)).characters
     assert p.train_characters + 2 * rest == whole
-    page = sentences.setting(select.typed(data), select.typed(data).ablate)
+    page = methods.setting(select.typed(data), select.typed(data).ablate)
     assert f"the next {rest:,} held out (the whole text, cut by position: 90, 5 and 5 %)" in page
     assert "a learning rate chosen for each variant" in page
 
@@ -477,7 +478,7 @@ def test_reproduce_sets_ours_beside_what_was_published(tmp_path: Path) -> None:
     assert command.main(words) == 0
     table = tables.read(tmp_path).reproduce
     assert list(zip(table.variant, table.published, strict=True)) == [
-        (variant, figure.mean) for (_, variant), figure in published.PUBLISHED.items()
+        (variant, figure.mean) for (_, variant), figure in claims.PUBLISHED.items()
     ]
     runs = tables.read(tmp_path).runs
     for row in table.itertuples():
@@ -497,10 +498,10 @@ def test_within_two_published_standard_deviations(ours: float, said: str) -> Non
                           "heldout_perplexity": 9.0, "heldout_mean_exp": None, "error": ""}
                          for k, d in enumerate((-0.01, 0.01))])  # fmt: skip
     part = {"setting": ["classic", []], "runs": ["r0", "r1"], "protocol": {"label": "classic"}, "corpus": "x"}
-    row = reproduce.compare(runs, {"parts": [part]}).set_index("variant").loc["gru"]
+    row = reproduced(runs, {"parts": [part]}).set_index("variant").loc["gru"]
     assert (row["within_2sd"], row["seeds"], row["published"]) == (said, 2, 1.11)
     failed = runs.assign(error="diverged")
-    row = reproduce.compare(failed, {"parts": [part]}).set_index("variant").loc["gru"]
+    row = reproduced(failed, {"parts": [part]}).set_index("variant").loc["gru"]
     assert (row["within_2sd"], row["seeds"], row["failed"]) == ("", 0, 2)
     assert row["perplexity"] is None
 

@@ -20,7 +20,8 @@ from harness.experiments.protocols import UPDATES, Protocol
 from harness.experiments.runs import Run
 from harness.experiments.tasks import TASKS
 from harness.record import tables
-from harness.report import sections, select
+from harness.report import select
+from harness.report.sections import tasks as task_section
 from harness.run import train_task
 from harness.run.progress import Arrays
 
@@ -387,7 +388,7 @@ def test_digits_are_read_by_row_or_pixel_and_others_are_scored(tmp_path: Path) -
     assert set(data.tasks.trivial) == {0.102}
     assert data.tasks.length_longer.isna().all()
     assert data.tasks.score_longer.isna().all()
-    section = sections.tasks(select.typed(data))
+    section = task_section.section(select.typed(data))
     assert section is not None
     assert section.table is not None
     assert "a linear model: 0.866, guessing: 0.102" in section.table.rows[0][0].note

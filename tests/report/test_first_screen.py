@@ -6,7 +6,6 @@ import dataclasses
 import itertools
 import math
 import re
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -14,7 +13,8 @@ import synthetic
 
 from harness.analysis import stats
 from harness.record import tables
-from harness.report import first_screen, select, sentences
+from harness.report import page, select
+from harness.report.sections import answers, first_screen
 
 ABLATE = ("gru", "gru:R=1", "gru:Z=0", "gru:Z=0,R=1")
 GONE = {"R": "gru:R=1", "Z": "gru:Z=0"}
@@ -158,7 +158,7 @@ def test_it_stands_on_whatever_tables_there_are(results: tables.Results, gone: s
     assert bool(seen.picture)
     assert "nan" not in seen.picture.lower().replace("nn.", "")
     assert not re.search(r"\bnan\b", " ".join(c.claim + c.proof for c in seen.cards))
-    assert all(c.answer is None or isinstance(c.answer, sentences.Answer) for c in seen.cards)
+    assert all(c.answer is None or isinstance(c.answer, answers.Answer) for c in seen.cards)
 
 
 def test_made_up_names_are_escaped(results: tables.Results) -> None:
@@ -171,6 +171,6 @@ def test_made_up_names_are_escaped(results: tables.Results) -> None:
 
 
 def test_every_class_of_a_row_is_styled() -> None:
-    style = (Path(first_screen.__file__).with_name("page.css")).read_text()
+    style = page.SCRIPT.joinpath("page.css").read_text()
     for kind in itertools.chain(first_screen.HUES.values(), ("other",)):
         assert f".{kind}{{--hue" in style or f",.{kind}{{--hue" in style

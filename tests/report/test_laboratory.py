@@ -22,7 +22,8 @@ from harness.experiments import protocols
 from harness.experiments.runs import Run
 from harness.experiments.tasks import TASKS
 from harness.record import store, tables
-from harness.report import laboratory, page
+from harness.report import page
+from harness.report.sections import laboratory
 from harness.run import network, train, train_task
 from harness.run.outcome import Outcome
 from variants import outside

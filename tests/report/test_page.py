@@ -28,8 +28,10 @@ from harness.experiments import grids, protocols
 from harness.experiments.tasks import SCORED
 from harness.record import schema, tables
 from harness.record.schema import COLUMNS
-from harness.report import elements, figures, sections, select, sentences
+from harness.report import drawing, sections, select
 from harness.report import page as report
+from harness.report.sections import answers, comparison, gates, methods, tasks
+from harness.report.sections import speed as speed_section
 
 BENCH, ABLATE = ("rnn", "gru", "gru_after", "nn.gru", "lstm", "nn.lstm"), ("gru", "gru:R=0", "gru:R=1", "gru:Z=0")
 SECTIONS = ("found", "caveats", "bench", "ablate", "charts", "samples", "failures", "noise", "machine", "methods",
@@ -94,10 +96,12 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def drawn(results: tables.Results, only: str) -> str:
     """The page with the charts of `bench`, of `ablate`, or of nothing: a chart costs as much as the rest of a page."""
-    charts, further = report.charts, report.further
+    charts = sections.charts
+    none = ("bench", "ablate") if only != "nothing" else ("bench", "ablate", "tasks", "gates", "axes", "exercises")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "further", lambda section, kept: [] if only == "nothing" else further(section, kept))
-        patch.setattr(report, "charts", lambda data, verb, kept: charts(data, verb, kept) if verb == only else [])
+        patch.setattr(
+            sections, "charts", lambda name, *more: [] if name in none and name != only else charts(name, *more)
+        )
         return report.html(results)
 
 
@@ -136,11 +140,11 @@ def test_same_bytes_elsewhere_without_torch(
         "    def find_spec(self, name, *_):\n"
         "        if name.split('.')[0] == 'torch': raise ImportError(name)\n"
         "sys.meta_path.insert(0, NoTorch()); sys.path[:0] = sys.argv[1:3]\n"
-        "import synthetic; from harness.report import page as report\n"
-        "charts, further = report.charts, report.further\n"
+        "import synthetic; from harness.report import page as report, sections\n"
+        "charts = sections.charts\n"
         "for source, target, only in zip(*[iter(sys.argv[3:])] * 3):\n"
-        "    report.charts = lambda data, verb, kept: charts(data, verb, kept) if verb == only else []\n"
-        "    report.further = lambda section, kept: [] if only == 'nothing' else further(section, kept)\n"
+        "    none = set() if only == 'bench' else {'bench', 'tasks', 'gates', 'axes', 'exercises'}\n"
+        "    sections.charts = lambda name, *more: [] if name in none | {'ablate'} else charts(name, *more)\n"
         "    print(report.write(synthetic.read(pathlib.Path(source)), pathlib.Path(target)))"
     )
     here = Path(__file__).parents[2] / "tests" / "support"
@@ -279,9 +283,10 @@ def test_numbers_of_a_sentence_are_the_table_s(results: tables.Results, page: Pa
 
 
 def test_better_is_said_with_positive_numbers_in_order() -> None:
-    row = pd.Series({"variant": "gru:R=1", "baseline": "gru", "delta_nats": -0.05, "delta_low": -0.06,
-                     "delta_high": -0.04, "p_holm": 0.0004, "pairs": 12, "verdict": "better"})  # fmt: skip
-    said = Page(sentences.effect(row, 8)).text
+    row = pd.Series({"variant": "gru:R=1", "baseline": "gru", "protocol": "quick", "delta_nats": -0.05,
+                     "delta_low": -0.06, "delta_high": -0.04, "p_holm": 0.0004,
+                     "pairs": 12, "verdict": "better"})  # fmt: skip
+    said = Page(comparison.effect(row, 8)).text
     assert "better by 4.9 % [3.9 %, 5.8 %]" in said
     assert "p < 0.001 Holm over 8" in said
     assert "worse" not in said
@@ -299,9 +304,10 @@ def test_better_is_said_with_positive_numbers_in_order() -> None:
     ],
 )
 def test_a_verdict_is_said_only_where_its_numbers_are(verdict: str, delta: float, said: str) -> None:
-    row = pd.Series({"variant": "gru:R=1", "baseline": "gru", "delta_nats": delta, "delta_low": delta - 0.01,
-                     "delta_high": delta + 0.01, "p_holm": 0.5, "pairs": 5, "verdict": verdict})  # fmt: skip
-    text = Page(sentences.effect(row, 8)).text
+    row = pd.Series({"variant": "gru:R=1", "baseline": "gru", "protocol": "quick", "delta_nats": delta,
+                     "delta_low": delta - 0.01, "delta_high": delta + 0.01, "p_holm": 0.5,
+                     "pairs": 5, "verdict": verdict})  # fmt: skip
+    text = Page(comparison.effect(row, 8)).text
     assert said in text if said else text == ""
     if verdict == "<b>" or (verdict == "worse" and delta < 0):
         assert verdict not in text
@@ -327,7 +333,7 @@ def test_a_gate_is_needed_only_if_all_its_values_say_so(verdicts: dict[str, str]
     rows = [
         pd.Series({"variant": f"gru:R={v}", "verdict": w, "delta_nats": sign.get(w, 0.0)}) for v, w in verdicts.items()
     ]
-    assert sentences.needed(rows).startswith(start)
+    assert answers.needed(rows).startswith(start)
 
 
 def tasks_of(results: tables.Results, gate: str, verdicts: dict[str, str]) -> pd.DataFrame:
@@ -345,15 +351,15 @@ def test_a_gate_is_needed_for_the_tasks_that_fail_without_it(results: tables.Res
     tasks = tasks_of(results, "Z", {"s3": "undecided", "delayed_recall": "fails", "lag": "faster", "copy": "fails"})
     data = select.typed(dataclasses.replace(results, tasks=tasks))
     said = " Without it delayed recall and copy are not solved within 2,000 updates."
-    assert sentences.needed_for(data, "Z") == said
-    assert sentences.needed_for(data, "R") == ""  # nobody tried
-    (update,) = [a for a in sentences.gate_answers(data) if a.question == "What is the update gate for?"]
+    assert answers.needed_for(data, "Z") == said
+    assert answers.needed_for(data, "R") == ""  # nobody tried
+    (update,) = [a for a in answers.gate_answers(data) if a.question == "What is the update gate for?"]
     assert update.finding.endswith(said)
     points = Page(" ".join(update.points)).text
     assert "Delayed recall, length 32: gru:Z=0 is solved by 0 of 10 seeds" in points
     assert "gru by 10 of 10 seeds [0.69, 1.00] after 450 updates (fails)." in points
     none = dataclasses.replace(data, tasks=data.tasks[data.tasks.task == "s3"])
-    assert sentences.needed_for(none, "Z") == " No task here shows a need for it."
+    assert answers.needed_for(none, "Z") == " No task here shows a need for it."
 
 
 def test_first_screen_answers_both_gates_with_their_cost(results: tables.Results, raw: str) -> None:
@@ -379,10 +385,10 @@ def test_cell_and_loop_beside_the_whole(results: tables.Results, page: Page) -> 
 
 def test_no_loop_answer_without_its_rows(results: tables.Results) -> None:
     data = select.typed(results)
-    assert "for its equations" in sentences.loop_answer(data)[0].finding
-    assert not sentences.loop_answer(dataclasses.replace(data, bench=data.bench[data.bench.variant != "nn.gru"]))
+    assert "for its equations" in answers.loop_answer(data)[0].finding
+    assert not answers.loop_answer(dataclasses.replace(data, bench=data.bench[data.bench.variant != "nn.gru"]))
     lost = dataclasses.replace(data, speed=data.speed[data.speed.label != "gru_after"])
-    assert "for its equations" not in sentences.loop_answer(lost)[0].finding
+    assert "for its equations" not in answers.loop_answer(lost)[0].finding
 
 
 def test_anchor_stands_beside_held_out_perplexity(results: tables.Results, page: Page) -> None:
@@ -395,7 +401,7 @@ def test_anchor_stands_beside_held_out_perplexity(results: tables.Results, page:
     better = change(results, "anchors", heldout_perplexity=results.bench.heldout_perplexity.median() + 1e-6)
     known = results.bench.heldout_perplexity.dropna()
     below = int((known < results.bench.heldout_perplexity.median() + 1e-6).sum())
-    said = Page(sentences.anchor_sentence(select.typed(better), select.typed(better).bench)).text
+    said = Page(comparison.anchor_sentence(select.typed(better), select.typed(better).bench)).text
     assert f": {below} of {len(known)} networks are below it." in said
 
 
@@ -451,7 +457,7 @@ def test_quick_is_labelled_and_classic_is_not(tmp_path: Path, page: Page) -> Non
 def test_command_quotes_what_a_shell_would_read() -> None:
     row = pd.Series({"variant": "gru:R=1", "baseline": "gru", "protocol": "quick", "corpus": "my text; rm.txt",
                      "device": "cpu", "seeds": 9.0, "failed": 1.0})  # fmt: skip
-    assert sentences.command("ablate", row) == (
+    assert methods.command("ablate", row) == (
         "python -m harness ablate --protocol quick --corpus 'my text; rm.txt' --device cpu --seeds 10 "
         "--variants gru gru:R=1"
     )
@@ -481,7 +487,7 @@ def test_whether_the_same_seed_gives_the_same_bits_is_said_as_measured(results: 
         speed = results.speed.assign(repeat_difference=again)
         for label, value in by_label.items():
             speed.loc[(speed.label == label) & (speed["round"] == 1), "repeat_difference"] = value
-        return " ".join(map(str, sentences.noise(select.typed(dataclasses.replace(results, speed=speed)))))
+        return " ".join(map(str, speed_section.noise(select.typed(dataclasses.replace(results, speed=speed)))))
 
     assert "Trained twice" not in said(None)  # it was not measured
     assert "end at the same weights, bit for bit" in said(0.0)
@@ -571,7 +577,7 @@ def test_what_has_no_data_is_not_drawn_and_a_line_names_its_command(results: tab
     assert "make bench and make ablate make them" in page.text
     data = select.typed(dataclasses.replace(results, bench=results.bench.iloc[:0]))
     said = "the variants side by side, and their speed (make bench); charts: How fast does each train?."
-    assert Page(sentences.absent(data, ["How fast does each train?"])).text == f"Not measured yet: {said}"
+    assert Page(answers.absent(data, ["How fast does each train?"])).text == f"Not measured yet: {said}"
 
 
 def test_one_seed_has_no_interval_and_no_verdict(raw_single: str) -> None:
@@ -603,12 +609,12 @@ def test_points_are_drawn_only_where_their_mean_is_the_table_s(results: tables.R
 
 def test_lesions_stand_beside_what_was_trained_so(results: tables.Results) -> None:
     none = dataclasses.replace(results, lesions=results.lesions[:0])
-    assert elements.lesions(select.typed(none)) is None
+    assert gates.lesions(select.typed(none)) is None
     assert 'id="lesions"' not in drawn(none, "nothing")
     gru = results.runs[results.runs.variant == "gru"]
     held = gru.assign(lesion="R=1", heldout_perplexity=gru.heldout_perplexity * np.exp(0.3 + gru.seed / 1000))
     data = dataclasses.replace(results, lesions=held.reindex(columns=list(COLUMNS["lesions"])))
-    table = elements.lesions(select.typed(data))
+    table = gates.lesions(select.typed(data))
     assert table is not None
     ((name, after, trained, between, dots),) = table.rows
     assert dots.picture.count("<circle") == len(gru)
@@ -626,7 +632,7 @@ def test_lesions_stand_beside_what_was_trained_so(results: tables.Results) -> No
 
 
 def test_sweep_is_a_table_by_size_with_its_ratios(results: tables.Results, raw: str) -> None:
-    assert elements.sweep(select.typed(results)) is None
+    assert speed_section.sweep(select.typed(results)) is None
     assert 'id="sweep"' not in raw
     rows = results.speed[results.speed.label.isin(["gru", "nn.gru"]) & (results.speed.session == "bench-s1")]
     parts = [
@@ -642,7 +648,7 @@ def test_sweep_is_a_table_by_size_with_its_ratios(results: tables.Results, raw: 
     ]
     several = parts[2][parts[2].variant == "gru"].assign(tokens_per_sec=lambda f: 8 * f.tokens_per_sec)
     data = dataclasses.replace(results, speed=pd.concat([results.speed, *parts[:2], several]))
-    table = elements.sweep(select.typed(data))
+    table = speed_section.sweep(select.typed(data))
     assert table is not None
     assert [[cell.text for cell in row[:3]] for row in table.rows] == [
         ["gru", "128", "1"], ["nn.gru", "128", "1"], ["gru", "256", "1"], ["nn.gru", "256", "1"], ["gru", "256", "8"],
@@ -662,9 +668,10 @@ def test_a_cell_and_a_gate_nobody_named_read_well(tmp_path: Path) -> None:
     assert "What is gate K for?" in text  # one more gate of the baseline
     assert "Fixing gate K at 1 (gru:K=1) changes held-out perplexity by" in text
     assert re.search(r"[\d,]+ with gate K, [\d,]+ without", text)
-    row = pd.Series({"variant": "mgu:F=1", "baseline": "mgu", "delta_nats": 0.05, "delta_low": 0.04,
-                     "delta_high": 0.06, "p_holm": 0.01, "pairs": 9, "verdict": "worse"})  # fmt: skip
-    assert Page(sentences.effect(row, 1)).text.startswith("Fixing gate F at 1 (mgu:F=1) makes held-out perplexity wo")
+    row = pd.Series({"variant": "mgu:F=1", "baseline": "mgu", "protocol": "quick", "delta_nats": 0.05,
+                     "delta_low": 0.04, "delta_high": 0.06, "p_holm": 0.01,
+                     "pairs": 9, "verdict": "worse"})  # fmt: skip
+    assert Page(comparison.effect(row, 1)).text.startswith("Fixing gate F at 1 (mgu:F=1) makes held-out perplexity wo")
 
 
 # ---- figures ----
@@ -673,23 +680,43 @@ def test_a_cell_and_a_gate_nobody_named_read_well(tmp_path: Path) -> None:
 def test_no_data_draws_nothing() -> None:
     empty = {name: pd.DataFrame(columns=[*columns, "label"], dtype=float) for name, columns in COLUMNS.items()}
     frames = {
-        "learning_curves": (empty["curves"], empty["anchors"]), "gate_effects": (empty["ablate"], empty["runs"]),
-        **dict.fromkeys(("speed", "limit", "memory"), (empty["speed"], empty["bench"])),
-        "perplexity_speed": (empty["bench"], empty["anchors"]),
+        (comparison, "learning_curves"): (empty["curves"], empty["anchors"]),
+        (comparison, "gate_effects"): (empty["ablate"], empty["runs"]),
+        (comparison, "perplexity_speed"): (empty["bench"], empty["anchors"]),
+        **{(speed_section, name): (empty["speed"], empty["bench"]) for name in ("throughput", "limit", "memory")},
     }  # fmt: skip
-    for name, pair in frames.items():
-        assert getattr(figures, name)(*pair) is None
-        assert getattr(figures, f"{name}_alt")(*pair) == ""
-        assert len(getattr(figures, name).__doc__) > 100  # its caption
+    for (module, name), pair in frames.items():
+        assert getattr(module, name)(*pair) is None
+        assert getattr(module, f"{name}_alt")(*pair) == ""
+        assert len(getattr(module, name).__doc__) > 100  # its caption
 
 
-@pytest.mark.parametrize("width", [figures.WIDE, figures.NARROW])
+def test_a_chart_is_one_function_its_caption_its_docstring_its_description_what_its_points_say() -> None:
+    def chart(rows: pd.DataFrame, width: float = drawing.WIDE) -> drawing.Figure | None:
+        """Dots, right is more."""
+        if rows.empty:
+            return None
+        figure = drawing.Figure(figsize=(width, 2))
+        ax = figure.subplots()
+        ax.scatter(rows.x, rows.y)
+        drawing.hint(ax, rows.x, rows.y, [f"{label}: {x:g}" for label, x in zip(rows.label, rows.x, strict=True)])
+        return figure
+
+    rows, figures = pd.DataFrame({"label": ["gru", "rnn"], "x": [1.0, 2.0], "y": [0, 1]}), sections.Figures()
+    pictures = [sections.Picture("one", "How many?", chart, (rows,)),
+                sections.Picture("none", "None?", chart, (rows.iloc[:0],), missing="no rows")]  # fmt: skip
+    one, none = sections.charts("mine", pictures, figures)
+    assert (one.id, one.alt, one.caption) == ("mine-one", "How many? gru: 1; rnn: 2", "Dots, right is more.")
+    assert (none.missing, none.images, list(figures)) == ("no rows", (), ["mine-one"])
+
+
+@pytest.mark.parametrize("width", [drawing.WIDE, drawing.NARROW])
 @pytest.mark.parametrize("factor", [0.1, 0.8, 1.3, 10.0])
 def test_all_references_may_lie_on_one_side_of_all_models(results: tables.Results, factor: float, width: float) -> None:
     table = results.bench.assign(label=results.bench.variant)
     edge = table.heldout_perplexity.min() if factor < 1 else table.heldout_perplexity.max()
     anchors = pd.DataFrame({"model": ["3-gram", "2-gram", "floor"], "heldout_perplexity": edge * factor})
-    figure = figures.perplexity_speed(table, anchors, width=width)  # a warning would be an error
+    figure = comparison.perplexity_speed(table, anchors, width=width)  # a warning would be an error
     assert figure is not None
     bottom, top = figure.axes[0].get_ylim()
     assert bottom < table.heldout_perplexity.min() < table.heldout_perplexity.max() < top
@@ -705,7 +732,7 @@ def test_drawing_leaves_no_style_behind(results: tables.Results) -> None:
 
     before = dict(mpl.rcParams)
     table = results.bench.assign(label=results.bench.variant)
-    figures.svg(figures.perplexity_speed(table, results.anchors) or pytest.fail("nothing drawn"))
+    drawing.svg(comparison.perplexity_speed(table, results.anchors) or pytest.fail("nothing drawn"))
     assert dict(mpl.rcParams) == before
     assert mpl.rcParams["svg.hashsalt"] is None  # nor by whatever was drawn before this test
 
@@ -724,10 +751,11 @@ backend: nonsense
 def test_figures_are_the_same_whatever_backend_and_style_a_user_has(single: Path, tmp_path: Path) -> None:
     code = (
         "import sys, pathlib, hashlib, warnings; warnings.simplefilter('error'); sys.path[:0] = sys.argv[1:3]\n"
-        "import synthetic; from harness.report import figures, select\n"
+        "import synthetic; from harness.report import drawing, select\n"
+        "from harness.report.sections import gates, tasks\n"
         "data = select.typed(synthetic.read(pathlib.Path(sys.argv[3])))\n"
-        "for figure in figures.updates(data.tasks, data.probes), figures.gate_map(data.heat):\n"
-        "    print(hashlib.sha256(figures.svg(figure).encode() + figures.png(figure)).hexdigest())"
+        "for figure in tasks.updates(data.tasks, data.probes), gates.gate_map(data.heat):\n"
+        "    print(hashlib.sha256(drawing.svg(figure).encode() + drawing.png(figure)).hexdigest())"
     )
     (tmp_path / "matplotlibrc").write_text(FOREIGN, encoding="utf-8")
     (tmp_path / "plain").mkdir()
@@ -745,7 +773,7 @@ def test_figures_are_the_same_whatever_backend_and_style_a_user_has(single: Path
 
 
 def test_a_caller_s_own_backend_stays_his() -> None:
-    code = "import os, harness.report.figures, matplotlib as m; print(os.environ['MPLBACKEND'], m.rcParams['backend'])"
+    code = "import os, harness.report.drawing, matplotlib as m; print(os.environ['MPLBACKEND'], m.rcParams['backend'])"
     told = {**os.environ, "MPLBACKEND": "svg", "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run([sys.executable, "-c", code], env=told, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["svg", "svg"]
@@ -757,26 +785,26 @@ def test_a_caller_s_own_backend_stays_his() -> None:
      ("gru", "gru"), ("x" * 30, "x" * 21 + "\u2026"), ("\u4e2d" * 30, "U+4E2D" * 3 + "\u2026")],
 )  # fmt: skip
 def test_a_sign_the_font_lacks_is_shown_by_its_code_point(text: str, shown: str) -> None:
-    assert figures._short(text) == shown
+    assert drawing.short(text) == shown
 
 
 def test_a_heat_map_of_another_script_has_no_empty_boxes(results: tables.Results) -> None:
     heat = results.heat.assign(character=results.heat.character.map(lambda c: chr(0x4E00 + ord(c))), gate="\u95e8")
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # matplotlib warns of a glyph that is missing
-        figure = figures.gate_map(heat)
+        figure = gates.gate_map(heat)
         assert figure
-        figures.png(figure)
-    assert "U+4E68" in figures.svg(figure)
+        drawing.png(figure)
+    assert "U+4E68" in drawing.svg(figure)
 
 
 def test_every_gate_has_a_colour_a_dash_and_a_marker_of_its_own(results: tables.Results) -> None:
-    looks = {name: figures._look(name) for name in ("gru", "gru:R=1", "gru:Z=0", "rnn", "lstm")}
+    looks = {name: drawing.look(name) for name in ("gru", "gru:R=1", "gru:Z=0", "rnn", "lstm")}
     for k in range(3):
         assert len({str(looks[name][k]) for name in ("gru", "gru:R=1", "gru:Z=0")}) == 3
     assert len({look[0] for look in looks.values()}) == 5
-    assert figures._look("gru:R=0.5 native") == looks["gru:R=1"]
-    figure = figures.updates(results.tasks, results.probes)
+    assert drawing.look("gru:R=0.5 native") == looks["gru:R=1"]
+    figure = tasks.updates(results.tasks, results.probes)
     assert figure
     assert not figure.legends
     for panel, (_, own) in zip(figure.axes, results.tasks.groupby("task", sort=False), strict=True):
@@ -790,17 +818,17 @@ def test_a_line_that_ends_below_the_axis_is_drawn_without_a_warning() -> None:
     back = range(1, 6)
     shares = pd.DataFrame({"label": "rnn native", "seed": 0, "characters_back": back,
                            "gradient_share": [1e-3**k for k in range(3, 28, 5)]})  # fmt: skip
-    figure = figures.reach(shares)
+    figure = gates.reach(shares)
     assert figure
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        figures.svg(figure)
+        drawing.svg(figure)
 
 
 def test_names_at_lines_do_not_overlap() -> None:
-    figure = figures.Figure(figsize=(4, 3))
+    figure = drawing.Figure(figsize=(4, 3))
     ax = figure.subplots()
-    figures._name_lines(ax, [(0.5 + k / 1000, f"line {k}", "k") for k in range(20)], 200)
+    drawing.name_lines(ax, [(0.5 + k / 1000, f"line {k}", "k") for k in range(20)], 200)
     figure.draw_without_rendering()
     boxes = sorted(Text.get_window_extent(note).y0 for note in ax.texts)  # without its line
     assert min(np.diff(boxes)) > 7
@@ -808,10 +836,10 @@ def test_names_at_lines_do_not_overlap() -> None:
 
 def test_an_inline_chart_has_the_page_s_colours_and_names_of_its_own(results: tables.Results) -> None:
     table = results.bench.assign(label=[f'{v}"><b id="x" style="color: red">' for v in results.bench.variant])
-    figure = figures.perplexity_speed(table, results.anchors)
+    figure = comparison.perplexity_speed(table, results.anchors)
     assert figure is not None
-    text = figures.inline(figures.svg(figure), "k", 'said <"&')
-    assert not re.search("|".join([*figures.LIGHT.values(), *figures.DARK.values()]), text)
+    text = drawing.inline(drawing.svg(figure), "k", 'said <"&')
+    assert not re.search("|".join([*drawing.LIGHT.values(), *drawing.DARK.values()]), text)
     assert "var(--f-ink)" in text
     assert "<b" not in text
     tags = re.findall(r"<[^>]*>", text)
@@ -831,12 +859,12 @@ def test_points_outside_a_chart_say_nothing(results: tables.Results) -> None:
     back = range(1, 6)
     shares = pd.DataFrame({"label": "rnn", "seed": 0, "characters_back": back,
                            "gradient_share": [10.0**-k for k in (1, 2, 3, 9, 12)]})  # fmt: skip
-    figure = figures.reach(shares)
+    figure = gates.reach(shares)
     assert figure
-    assert figures.svg(figure).count("<title>") == 3
+    assert drawing.svg(figure).count("<title>") == 3
 
 
-@pytest.mark.parametrize(("theme", "least"), [(figures.LIGHT, 4.5), (figures.DARK, 4.5)])
+@pytest.mark.parametrize(("theme", "least"), [(drawing.LIGHT, 4.5), (drawing.DARK, 4.5)])
 def test_colours_can_be_read(theme: dict[str, str], least: float) -> None:
     def luminance(colour: str) -> float:
         parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
@@ -851,7 +879,7 @@ def test_colours_can_be_read(theme: dict[str, str], least: float) -> None:
 def test_alt_text_says_the_table_s_numbers(results: tables.Results) -> None:
     table = results.ablate.assign(label=results.ablate.variant, verdict=results.ablate.verdict.fillna(""),
                                   baseline=results.ablate.baseline.fillna(""))  # fmt: skip
-    text = figures.gate_effects_alt(table, pd.DataFrame(columns=["label", "delta_nats"]))
+    text = comparison.gate_effects_alt(table, pd.DataFrame(columns=["label", "delta_nats"]))
     worst = table.loc[table.delta_nats.idxmax()]
     assert (
         f"{worst.label} {worst.delta_nats:+.3f} [{worst.delta_low:.3f}, {worst.delta_high:.3f}] (n = 10, worse)" in text
@@ -880,7 +908,7 @@ def test_opens_without_a_word_on_the_console(raw_single: str, tmp_path: Path) ->
 
 def test_the_loop_is_answered_where_every_engine_was_timed(results: tables.Results) -> None:
     """Of each variant the engine that trained it counts, its first row; others only add rows."""
-    alone = sentences.loop_answer(select.typed(results))[0].finding
+    alone = answers.loop_answer(select.typed(results))[0].finding
     slow = results.bench[results.bench.variant == "gru"].assign(engine="loop", tokens_per_sec=9.0)
     first = results.bench.assign(engine=results.bench.engine.where(results.bench.variant != "gru", "native"))
     speed = results.speed.assign(engine=results.speed.engine.where(results.speed.variant != "gru", "native"))
@@ -888,7 +916,7 @@ def test_the_loop_is_answered_where_every_engine_was_timed(results: tables.Resul
     several = dataclasses.replace(
         results, bench=pd.concat([first, slow], ignore_index=True), speed=pd.concat([speed, extra], ignore_index=True)
     )
-    answer = sentences.loop_answer(select.typed(several))
+    answer = answers.loop_answer(select.typed(several))
     assert answer[0].finding == alone.replace("engine loop", "engine native")
     assert any("engine native" in point for point in answer[0].points)
 
@@ -907,7 +935,7 @@ def of_speeds(results: tables.Results, times: object = 1.0) -> tables.Results:
 def test_where_a_speed_cannot_be_told_no_figure_stands_out(results: tables.Results) -> None:
     """One machine that was busy in every second round: the same of everything there is."""
     noisy = of_speeds(results, np.exp(np.random.default_rng(0).normal(0, 1.0, len(results.speed))))
-    said = [*sentences.gate_answers(noisy), *sentences.loop_answer(noisy)]
+    said = [*answers.gate_answers(noisy), *answers.loop_answer(noisy)]
     faster = [text for a in said for text in (*a.points, *a.cost) if "rounds)" in text]
     assert len(faster) == 5  # two gates; the whole, the cell and the way it is run
     assert all("which trains faster cannot be told" in text for text in faster)
@@ -915,7 +943,7 @@ def test_where_a_speed_cannot_be_told_no_figure_stands_out(results: tables.Resul
     assert said[-1].finding == "Whether it or gru (engine loop) trains faster cannot be told from these rounds."
     assert said[-1].question == "How fast is nn.gru?"
     for verb, own in (("bench", noisy.bench), ("ablate", noisy.ablate)):
-        shown = elements.main_table(noisy, verb, own)
+        shown = comparison.main_table(noisy, verb, own)
         column = next(k for k, head in enumerate(shown.heads) if head[0].startswith("speed vs"))
         for row, kept in zip(shown.rows, own.itertuples(), strict=True):
             told = kept.speed_verdict != speeds.UNTOLD
@@ -945,20 +973,20 @@ def test_samples_that_were_disturbed_throughout_are_said_beside_their_figures(re
     speed = results.speed.assign(disturbed=results.speed.disturbed.astype(bool) | busy)
     data = of_speeds(dataclasses.replace(results, speed=speed))
     assert data.bench.set_index("variant").speed_disturbed["gru"] == 2
-    shown = {row[0].text: row for row in elements.main_table(data, "bench", data.bench).rows}
+    shown = {row[0].text: row for row in comparison.main_table(data, "bench", data.bench).rows}
     assert any("n = 5, 2 disturbed" in cell.note for cell in shown["gru"])
     assert not any("disturbed" in cell.note for cell in shown["nn.gru"])
-    (update,) = [a for a in sentences.gate_answers(data) if a.question == "What is the update gate for?"]
+    (update,) = [a for a in answers.gate_answers(data) if a.question == "What is the update gate for?"]
     assert any("(n = 5 rounds, 2 rounds of them disturbed throughout)" in text for text in update.cost)
-    assert any("whose speed is of a busy machine: gru (4 of 10)." in text for text in sentences.caveats(data))
+    assert any("whose speed is of a busy machine: gru (4 of 10)." in text for text in methods.caveats(data))
 
 
 def test_the_book_s_own_code_stands_beside_torch_s(results: tables.Results) -> None:
     data = select.typed(results)
-    assert not any("book" in point for point in sentences.loop_answer(data)[0].points)
+    assert not any("book" in point for point in answers.loop_answer(data)[0].points)
     book = data.speed[data.speed.label == "gru"].assign(label="gru (book)", engine="book")
     data = dataclasses.replace(data, speed=pd.concat([data.speed, book], ignore_index=True))
-    (point,) = [point for point in sentences.loop_answer(data)[0].points if "book" in point]
+    (point,) = [point for point in answers.loop_answer(data)[0].points if "book" in point]
     assert "the rate of the book\u2019s own code of <code>gru</code> (n = 5 rounds)" in point
 
 
@@ -967,41 +995,41 @@ def test_a_rate_that_was_chosen_and_a_size_that_was_matched_are_said(tmp_path: P
     made = synthetic.read(synthetic.write(tmp_path, protocol=protocol, bench=("gru", "rnn"), ablate=("gru", "gru:R=1")))
     table = made.ablate.assign(hidden=[128, 153], lr=[1.0, 4.0])
     data = select.typed(dataclasses.replace(made, ablate=table))
-    said = sentences.setting(data, data.ablate)
+    said = methods.setting(data, data.ablate)
     assert "a learning rate chosen for each variant" in said
     assert "SGD at learning rate" not in said
     other = synthetic.read(synthetic.write(tmp_path / "adam", bench=(), protocol=protocols.PROTOCOLS["quick"].override(
         ["optimizer=adamw", "weight_decay=0.1", "schedule=cosine", "warmup=10"])))  # fmt: skip
     assert (
         "AdamW with weight decay 0.1 at learning rate 0.003 that rises over 10 updates and falls along a cosine"
-        in sentences.setting(select.typed(other), other.ablate)
+        in methods.setting(select.typed(other), other.ablate)
     )
     assert "153,522 characters to learn from, the next 8,529 to validate on, the next 8,529 held out;" in said
-    limit, _state = [text for text in sentences.limits(data) if text.startswith("book")]
+    limit, _state = [text for text in methods.limits(data) if text.startswith("book")]
     assert "one learning rate" not in limit
     assert "one number of parameters" in limit
-    shown = elements.main_table(data, "ablate", data.ablate)
+    shown = comparison.main_table(data, "ablate", data.ablate)
     heads = [head[0] for head in shown.heads]
     assert [row[heads.index("hidden units")].text for row in shown.rows] == ["128", "153"]
     assert [row[heads.index("learning rate")].text for row in shown.rows] == ["1", "4"]
     plain = select.typed(synthetic.read(synthetic.write(tmp_path / "plain", bench=("gru",), ablate=("gru", "rnn"))))
-    assert "learning rate" not in [head[0] for head in elements.main_table(plain, "ablate", plain.ablate).heads]
-    assert any("one learning rate" in text for text in sentences.limits(plain))
+    assert "learning rate" not in [head[0] for head in comparison.main_table(plain, "ablate", plain.ablate).heads]
+    assert any("one learning rate" in text for text in methods.limits(plain))
 
 
 def test_a_variant_past_its_best_is_said(tmp_path: Path) -> None:
     made = synthetic.read(
         synthetic.write(tmp_path, protocol=protocols.PROTOCOLS["book"], bench=("gru",), ablate=("gru", "rnn"))
     )
-    assert sentences._past_their_best(select.typed(made), made.ablate) == ""  # made-up curves only fall
+    assert methods._past_their_best(select.typed(made), made.ablate) == ""  # made-up curves only fall
     last = made.curves.epoch == made.curves.epoch.max()
     worse = made.curves.heldout_perplexity.where(~(last & (made.curves.variant == "rnn")), 9.0)
     data = select.typed(dataclasses.replace(made, curves=made.curves.assign(heldout_perplexity=worse)))
-    said = sentences._past_their_best(data, data.ablate)
+    said = methods._past_their_best(data, data.ablate)
     assert "rnn (lowest at epoch" in said
     assert "at the end, 9.00; n = 10 seeds)" in said
     assert "gru (" not in said
-    assert said in sentences.caveats(data)[-1] or any(said in line for line in sentences.caveats(data))
+    assert said in methods.caveats(data)[-1] or any(said in line for line in methods.caveats(data))
 
 
 def test_what_a_protocol_of_windows_is_is_said(tmp_path: Path) -> None:
@@ -1009,14 +1037,14 @@ def test_what_a_protocol_of_windows_is_is_said(tmp_path: Path) -> None:
         synthetic.write(tmp_path, protocol=protocols.PROTOCOLS["v1"], bench=("gru", "rnn"), ablate=("gru",))
     )
     data = select.typed(v1)
-    assert "10,000 windows to learn from, the next 5,000 held out" in sentences.setting(data, data.bench)
-    said = " ".join(sentences.limits(data))
+    assert "10,000 windows to learn from, the next 5,000 held out" in methods.setting(data, data.bench)
+    said = " ".join(methods.limits(data))
     assert "beyond 32 characters" in said
     assert "the first 32 held-out characters also lie in the last training windows" in said
     assert "carried over the whole text" not in said
     quick = select.typed(synthetic.read(synthetic.write(tmp_path / "quick", bench=("gru", "rnn"), ablate=("gru",))))
-    assert "characters to learn from" in sentences.setting(quick, quick.bench)
-    assert "carried over the whole text" in " ".join(sentences.limits(quick))
+    assert "characters to learn from" in methods.setting(quick, quick.bench)
+    assert "carried over the whole text" in " ".join(methods.limits(quick))
 
 
 def test_a_number_written_into_the_page_is_that_of_the_data(results: tables.Results, page: Page) -> None:
@@ -1028,21 +1056,21 @@ def test_a_number_written_into_the_page_is_that_of_the_data(results: tables.Resu
     text = text_of(told)
     assert "as many as the text has symbols (time-machine: 65, shakespeare: 300)." in text
     assert f"p after Holm is under {stats.ALPHA}." in text
-    assert f"{SCORED:,} sequences never" in sections.tasks(select.typed(results)).setting  # type: ignore[union-attr]
+    assert f"{SCORED:,} sequences never" in tasks.section(select.typed(results)).setting  # type: ignore[union-attr]
 
 
 def test_the_level_of_an_interval_is_the_one_it_was_computed_at(results: tables.Results) -> None:
     data = select.typed(results)
-    heads = [head[:2] for head in elements.main_table(data, "ablate", data.ablate).heads]
+    heads = [head[:2] for head in comparison.main_table(data, "ablate", data.ablate).heads]
     assert ("difference to gru", "% [95 %], nats/char") in heads
     looked = data.ablate.assign(looks=4.0)
-    heads = [head[:2] for head in elements.main_table(data, "ablate", looked).heads]
+    heads = [head[:2] for head in comparison.main_table(data, "ablate", looked).heads]
     assert ("difference to gru", "% [98.75 %], nats/char") in heads
     assert (
-        elements.effects_table(looked.assign(label=looked.variant), select.differences(data, data.ablate))[1][2][0]
+        comparison.effects_table(looked.assign(label=looked.variant), select.differences(data, data.ablate))[1][2][0]
         == "98.75 % interval"
     )
-    said = sentences.methods(dataclasses.replace(data, ablate=looked))[-1]
+    said = methods.methods(dataclasses.replace(data, ablate=looked))[-1]
     assert "with a 98.75 % t interval" in said
 
 
@@ -1056,17 +1084,17 @@ def test_each_text_has_its_own_samples_and_its_own_baseline(results: tables.Resu
     data = select.typed(
         dataclasses.replace(results, ablate=ablate, runs=pd.concat([results.runs, runs], ignore_index=True))
     )
-    (first, bench), (second, ablation) = report.samples(data)
+    (first, bench), (second, ablation) = comparison.samples(data)
     assert (first, second) == ("time-machine", "shakespeare")
     assert [row[0] for row in ablation] == list(ABLATE)
     assert {row[2:] for row in ablation} == {("", "the king of whom it is said")}
     assert {row[2] for row in bench} == {"time traveller"}
     assert len({row[0] for row in bench}) == len(bench)
     same = select.typed(results)  # one text: a variant of both tables once
-    ((_, rows),) = report.samples(same)
+    ((_, rows),) = comparison.samples(same)
     assert [row[0] for row in rows].count("gru") == 1
     edited = dataclasses.replace(data, runs=data.runs.assign(corpus="time-machine"))
-    assert [name[:22] for name, _ in report.samples(edited)] == ["time-machine (SHA-256 "] * 2
+    assert [name[:22] for name, _ in comparison.samples(edited)] == ["time-machine (SHA-256 "] * 2
 
 
 @pytest.mark.parametrize(
@@ -1090,14 +1118,14 @@ def test_no_interval_of_a_perplexity_is_below_one(results: tables.Results) -> No
     assert one.heldout_low.isna().all()
     curve = pd.DataFrame({"tokens": [1, 1], "heldout_perplexity": [1.5, 5000.0]})
     assert select.over_seeds(curve, "heldout_perplexity").low.tolist() == [1.0]
-    assert "ends at perplexity 1" in " ".join(sentences.methods(select.typed(results)))
+    assert "ends at perplexity 1" in " ".join(methods.methods(select.typed(results)))
 
 
 def test_a_gradient_that_grew_is_no_share_of_it(results: tables.Results) -> None:
     reach = results.reach[results.reach.characters_back == 16].assign(gradient_share=1.1)
     reach = pd.concat([reach[reach.variant == v] for v in ("gru", "gru:R=1")])
     reach.loc[reach.variant == "gru", "gradient_share"] = 0.004
-    section = sections.gates(select.typed(dataclasses.replace(results, reach=reach)))
+    section = gates.section(select.typed(dataclasses.replace(results, reach=reach)))
     assert section
     said = " ".join(section.said)
     assert "back 16 characters, relative to what it was: largest in <code>gru:R=1</code>, 1.10 [1.10, 1.10]" in said
@@ -1125,7 +1153,7 @@ def test_a_heading_answers_what_a_gate_is_for_where_a_task_of_memory_was_tried(r
         )
         tasks = tasks_of(results, "Z", {"delayed_recall": recall})
         data = select.typed(dataclasses.replace(results, ablate=ablate, tasks=tasks))
-        (found,) = [a for a in sentences.gate_answers(data) if a.question == "What is the update gate for?"]
+        (found,) = [a for a in answers.gate_answers(data) if a.question == "What is the update gate for?"]
         return found.claim
 
     assert answer("worse", "fails") == "The update gate is for predicting this text, and for long memory"
@@ -1141,14 +1169,14 @@ def test_trainings_of_uncommitted_code_are_counted(results: tables.Results) -> N
     runs = results.runs.assign(environment=results.runs.environment.where(results.runs.seed > 2, "e2"))
     machines = pd.concat([results.environments, results.environments.assign(environment="e2", dirty=True, cpu="other")])
     data = select.typed(dataclasses.replace(results, runs=runs, environments=machines))
-    said = " ".join(sentences.caveats(data))
+    said = " ".join(methods.caveats(data))
     assert f"<b>Ablation.</b> 12 of {len(ABLATE) * 10} trainings ran code with changes that were not committed" in said
     assert "Measured on 2 machines (made-up CPU and other)." in said
-    assert "not committed" not in " ".join(sentences.caveats(select.typed(results)))
+    assert "not committed" not in " ".join(methods.caveats(select.typed(results)))
     assert "cross machines" not in said  # nothing is known of their bits
     runs = results.runs.assign(bits=["b" * 8 if seed == 3 and v != "gru" else "a" * 8 for seed, v in
                                      zip(results.runs.seed, results.runs.variant, strict=True)])  # fmt: skip
-    said = " ".join(sentences.caveats(select.typed(dataclasses.replace(results, runs=runs))))
+    said = " ".join(methods.caveats(select.typed(dataclasses.replace(results, runs=runs))))
     many = len(set(ABLATE)) - 1
     assert f"{many} of {10 * many} pairs cross machines of two classes of bits" in said
 
@@ -1161,4 +1189,4 @@ def test_past_its_best_is_judged_by_the_mean_curve(tmp_path: Path) -> None:
     mean = made.curves.groupby("epoch").heldout_perplexity.transform("mean")
     dip = made.curves.epoch.rank(method="dense") == made.curves.seed + 8
     lucky = dataclasses.replace(made, curves=made.curves.assign(heldout_perplexity=mean.where(~dip, mean.min() * 0.97)))
-    assert sentences._past_their_best(select.typed(lucky), lucky.ablate) == ""
+    assert methods._past_their_best(select.typed(lucky), lucky.ablate) == ""

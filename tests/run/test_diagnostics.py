@@ -18,7 +18,7 @@ from harness.data import batches, corpus
 from harness.data import load as loading
 from harness.experiments import protocols
 from harness.record import tables
-from harness.report import sections, select
+from harness.report import page, select
 from harness.run import diagnostics, evaluate
 from variants.model import Model
 
@@ -210,10 +210,10 @@ def test_a_training_leaves_what_it_looked_at_in_the_tables(tmp_path: Path) -> No
     assert results.reach.groupby(["variant", "seed"]).ngroups == 6
     assert set(results.reach.characters_back) == set(diagnostics.REACHES)
     assert set(zip(results.heat.variant, results.heat.seed, strict=True)) == {("gru", 0)}
-    (section,) = sections.sections(select.typed(results))
+    (section,) = page.further(select.typed(results))
     assert section.table is not None
     assert [row[0].text for row in section.table.rows] == ["Z of gru", "R of gru", "R of gru:Z=0"]
-    assert [bool(alt(*frames)) for _, _, _, alt, frames, _ in section.pictures] == [True] * 3
+    assert [bool(p.describe and p.describe(*p.frames)) for p in section.pictures] == [True] * 3
 
 
 # ---- gates, one value a step ------------------------------------------------------------------------

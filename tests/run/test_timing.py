@@ -23,7 +23,8 @@ from harness import pipeline
 from harness.analysis import speed
 from harness.experiments.protocols import Protocol
 from harness.experiments.runs import Candidate, Run
-from harness.report import sections, select
+from harness.report import select
+from harness.report.sections import speed as speed_section
 from harness.run import latency, machine, process, roofline, timing
 from variants.engines import native
 from variants.model import Model
@@ -414,7 +415,8 @@ def test_latency_has_a_table_a_section_and_an_answer_and_is_no_speed(
     assert (rows.p50_us < 40).all()  # no disturbed block
     assert rows.products_percent.isna().all()
     assert set(found.latency[found.latency.error.notna()].label) >= {"gru (loop)"}
-    [section] = [one for one in sections.sections(select.typed(found)) if one.id == "latency"]
+    section = speed_section.latency(select.typed(found))
+    assert section is not None
     assert "timed twice" in " ".join(section.said)
     assert section.table is not None
     assert [cell.text for cell in section.table.rows[0]][-6:] == ["", "", "60", "40", "", ""]

@@ -15,7 +15,7 @@ from harness.analysis import stats, tasks
 from harness.experiments import protocols
 from harness.experiments.protocols import RATE_SEEDS
 from harness.record import store, tables
-from harness.report import sections, select
+from harness.report import page, select
 
 pytestmark = pytest.mark.usefixtures("in_process")
 
@@ -124,8 +124,8 @@ def test_tasks_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "within 100 updates" in said
     assert command.main(words) == 0
     assert "16 done already" in capsys.readouterr().out
-    (section,) = [s for s in sections.sections(select.typed(results)) if s.id == "tasks"]
-    assert not [s for s in sections.sections(select.typed(results)) if s.id == "rates"]  # of a text alone
+    (section,) = [s for s in page.further(select.typed(results)) if s.id == "tasks"]
+    assert not [s for s in page.further(select.typed(results)) if s.id == "rates"]  # of a text alone
     assert "of 4 rates" in " ".join(cell.note for row in section.table.rows for cell in row)  # type: ignore[union-attr]
     again = command.parser().read(section.command.split()[3:])
     keys = [

@@ -18,7 +18,8 @@ from harness.experiments import grids
 from harness.experiments.tasks import QUESTIONS, SCORED, TASKS, symbols
 from harness.formatting import count
 from harness.record import tables
-from harness.report import elements, first_screen, select
+from harness.report import select
+from harness.report.sections import equation_id, first_screen
 from variants import registry
 
 MOST_WEIGHTS = 1_700_000  # characters of weights in the page, which is to stay under 3 MB
@@ -156,5 +157,5 @@ def equations(results: tables.Results, networks: Sequence[Mapping[str, Any]]) ->
     for name in dict.fromkeys(names):
         source = kept.get(name) or registry.source(name)
         if source:
-            found.append((elements.equation_id(name), name, source))
+            found.append((equation_id(name), name, source))
     return found

@@ -19,7 +19,8 @@ from harness.experiments import grids
 from harness.experiments.tasks import TASKS
 from harness.formatting import count, join_and, pct, percent, pluralize, ppl
 from harness.record import tables
-from harness.report import select, sentences
+from harness.report import select
+from harness.report.sections import answers
 
 ENGINES = {  # how a variant is executed, as a reader would say it
     "book": ("the book\u2019s own loop", "Run as the book\u2019s own loop"),
@@ -40,7 +41,7 @@ class Card:
     label: str
     claim: str
     proof: str
-    answer: sentences.Answer | None = None
+    answer: answers.Answer | None = None
     picture: str = ""
     note: str = ""
 
@@ -91,15 +92,12 @@ def screen(data: tables.Results) -> Screen:
     return Screen(cards, picture(names, panels) if panels else "", legend(data, panels))
 
 
-# ---- what is said. Each rule is here, whole.
-
-
 def gate_cards(data: tables.Results) -> list[Card]:
     """A card a gate: what it is for, and what is lost without it."""
     cards = []
-    for answer in sentences.gate_answers(data):
+    for answer in answers.gate_answers(data):
         gate = answer.gate
-        name = sentences.gate_name(grids.BASELINE, gate)
+        name = select.gate_name(grids.BASELINE, gate)
         text, harmed = on_text(data, gate)
         tasks, lost = lost_tasks(data, gate)
         claim = answer.claim or (f"What {name} is for cannot be told yet" if text or tasks else "")
@@ -119,7 +117,7 @@ def on_text(data: tables.Results, gate: str) -> tuple[str, bool]:
     """
     rows = [r for _, r in data.ablate.iterrows() if select.fixed(r.variant)[0] == grids.BASELINE
             and [g for g, _ in select.fixed(r.variant)[1]] == [gate]]  # fmt: skip
-    gone = sentences.GATES[gate].gone if gate in sentences.GATES else ""
+    gone = select.GATES[gate].gone if gate in select.GATES else ""
     rows.sort(key=lambda r: select.fixed(r.variant)[1][0][1] != gone)
     for word in ("better", "equivalent", "undecided", "worse"):
         for row in rows:
@@ -137,7 +135,7 @@ def on_text(data: tables.Results, gate: str) -> tuple[str, bool]:
 
 def lost_tasks(data: tables.Results, gate: str) -> tuple[str, bool]:
     """Which tasks are no longer solved without a gate, and whether there are any; '' where nobody tried."""
-    without = sentences.answering(sentences.on_tasks(data, gate))
+    without = answers.answering(answers.on_tasks(data, gate))
     if without.empty:
         return "", False
     lost = without[without.verdict == "fails"]
@@ -159,12 +157,12 @@ def needed_alone(data: tables.Results, gate: str) -> str:
 
     Tested: perplexity with neither against that without the other alone, paired by seed, its t interval above 0.
     """
-    if on_text(data, gate)[1] or gate not in sentences.GATES:
+    if on_text(data, gate)[1] or gate not in select.GATES:
         return ""
-    other = next(g for g in sentences.GATES if g != gate)
+    other = next(g for g in select.GATES if g != gate)
     found = select.differences(data, data.ablate)
     by = {name: rows.set_index("seed").delta_nats for name, rows in found.groupby("label")}
-    alone = by.get(f"{grids.BASELINE}:{other}={sentences.GATES[other].gone}")
+    alone = by.get(f"{grids.BASELINE}:{other}={select.GATES[other].gone}")
     neither = next((by[name] for name in select.NEITHER if name in by), None)
     if alone is None or neither is None:
         return ""
@@ -177,7 +175,7 @@ def needed_alone(data: tables.Results, gate: str) -> str:
 def quality_card(data: tables.Results) -> list[Card]:
     """Of the bench alone: which variant predicts the text best."""
     return [Card("text", "", a.question, a.finding.partition(" (n =")[0].rstrip(".") + ".", a.role, a)
-            for a in sentences.quality_answer(data)]  # fmt: skip
+            for a in answers.quality_answer(data)]  # fmt: skip
 
 
 def speed_card(data: tables.Results) -> list[Card]:
@@ -201,9 +199,9 @@ def speed_card(data: tables.Results) -> list[Card]:
     fact = data.bench[data.bench.variant == grids.BASELINE].iloc[0]
     note = f"Tokens a second in training, {pluralize(fact.hidden, 'hidden unit')}, {fact.device}; longer is " \
            "faster; median of rounds, white line: its interval."  # fmt: skip
-    answers = sentences.loop_answer(data)
+    loop = answers.loop_answer(data)
     claim += ";" if proof else "."
-    answer = answers[0] if answers else None
+    answer = loop[0] if loop else None
     return [Card("speed", "", "Speed", claim, proof, answer, bars(rows, torchs), note)]
 
 
@@ -215,13 +213,10 @@ def _fold(x: float) -> str:
     return f"{x:.2g}" if x < 10 else count(x)
 
 
-# ---- what is drawn
-
-
 def rows_of(data: tables.Results) -> dict[str, tuple[str, ...]]:
     """What a row of the picture is called -> the variants that can stand in it."""
     base = grids.BASELINE
-    single = {f"without {g}": (f"{base}:{g}={gate.gone}",) for g, gate in sentences.GATES.items()}
+    single = {f"without {g}": (f"{base}:{g}={gate.gone}",) for g, gate in select.GATES.items()}
     return {"both gates": (base,), **single, "neither": select.NEITHER}
 
 
@@ -439,7 +434,7 @@ def legend(data: tables.Results, panels: Sequence[Panel]) -> str:
         return ""
     said = "Left is better in every panel. Large dot: mean, band: its 95 % interval, small dots: each of the n seeds. "
     if any(p.kind == "task" for p in panels):
-        budget = count(sentences.answering(data.tasks).budget.max())
+        budget = count(answers.answering(data.tasks).budget.max())
         said += "Tasks: updates until solved, median and range of the seeds that solve it (logarithmic); " \
                 f"\u201c9 of 10\u201d: seeds that solve it; \u00d7: none does within {budget}. "  # fmt: skip
     if any("neither" in p.rows for p in panels):
