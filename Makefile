@@ -13,7 +13,7 @@
 # make sweep      time every engine by hidden size and number of seeds: speed.csv and the report; FULL= for all of it
 # make latency    time one step of one sequence (p50, p99), and where a training step goes: latency.csv and the report
 # make speed      time forward, backward and whole step of each variant; speed-compare: and beside the time before
-# make peers      one training step by our engines, torch's modules and JAX, interleaved: peers.csv
+# make peers      one training step by our engines, torch's modules, torch.compile and JAX: peers.csv, peers.svg
 # make faults     processes killed, disks full, memory out, for real: what is lost; for 40 minutes
 # make docs       every figure of README.md and docs/ again from results/reference
 # make licenses   what is installed and under which licence: docs/licenses.md, and docs/sbom.json (CycloneDX)
@@ -104,7 +104,8 @@ speed-compare: $(ready)
 peers: $(ready)
 	@$(python); set -f; test -d .tools/peers/jax || "$$python" -m pip install --disable-pip-version-check -q --no-deps \
 	  --target .tools/peers jax jaxlib ml_dtypes opt_einsum || exit; \
-	PYTHONPATH=.tools/peers PEERS="jax $$PEERS" "$$python" -m tests.peers quick classic >peers.csv && echo peers.csv
+	for threads in 1 2; do PYTHONPATH=.tools/peers PEERS="jax compile $$PEERS" THREADS=$$threads "$$python" -m tests.peers \
+	  peers.csv || exit; done; echo 'peers.csv, peers.svg'
 
 faults: $(ready)
 	@$(python); exec "$$python" -m tests.faults

@@ -441,30 +441,48 @@ def classic() -> str:
     return shown + "\n\n" + paragraph(*heart)
 
 
-PEERS = ("native", "fused", "loop", "jax lax.scan")  # columns of the table, as peers.csv names them
+PEERS = ("native", "fused", "loop", "torch.compile", "jax lax.scan")  # columns of a table, as peers.csv names them
+SHAPES = {"quick": "32 sequences, 16 steps, 32 units", "classic": "32, 35, 256", "book": "32, 64, 128"}
 
 
 @block("peers")
 def peers() -> str:
-    """Times as fast as torch's module, by cell, size and peer: results/reference/peers/peers.csv."""
+    """Times as fast as torch's module, by size, cell and peer: results/reference/peers/peers.csv."""
     own = pd.read_csv(REFERENCE / "peers" / "peers.csv")
-    one = own[(own.threads == 1) & (own.clock == "process_time")]
-    speed = one.set_index(["cell", "size", "peer"]).times_nn
-    cells = [cell for cell in dict.fromkeys(one.cell)]
-    heads = ["cell", "to", *(f"{size}: {peer}" for size in ("quick", "classic") for peer in PEERS)]
-    rows = [
-        [f"`{cell}`", next(peer for peer in one[one.cell == cell].peer if peer.startswith("nn.")),
-         *(f"{speed[cell, size, peer]:.3g}" if (cell, size, peer) in speed.index else ""
-           for size in ("quick", "classic") for peer in PEERS)]
-        for cell in cells
-    ]  # fmt: skip
+    one = own[(own.threads == 1) & (own.clock == "process_time")].set_index(["size", "cell", "peer"])
+    shown = []
+    for size, shape in SHAPES.items():
+        mine = one.loc[size]
+        rows = [
+            [f"`{cell}`", next(peer for peer in mine.loc[cell].index if peer.startswith("nn.")),
+             *(f"{x:.3g}" if x > 0 else "" for x in (mine.times_nn.get((cell, peer), np.nan) for peer in PEERS))]
+            for cell in dict.fromkeys(mine.index.get_level_values(0))
+        ]  # fmt: skip
+        shown.append(f"**{size}**: {shape}\n\n" + table(["cell", "to", *PEERS], rows))
+    scan = one.times_nn.xs("native", level=2) / one.times_nn.xs("jax lax.scan", level=2)
+    compiled = one[one.times_nn.notna()].compile_s
+    seconds = {peer: compiled.xs(peer, level=2) for peer in ("torch.compile", "jax lax.scan")}
+    compiles = compiled.xs("native", level=2)["quick"]
+    cannot = own[own.note.notna() & (own.peer == "torch.compile")]
+    late = ", ".join(f"`{row.cell}` {row.size}" for row in cannot.itertuples())
     note = (
         f"A whole training step, times as fast as torch's module, in processor time, 1 thread, medians of "
-        f"{format_range(one.rounds)} interleaved rounds; two cores that other work shared; no interval was taken."
+        f"{format_range(one.rounds.dropna().astype(int))} interleaved rounds; two cores that other work shared; no "
+        f"interval was taken. `native` is {scan.min():.2g} to {scan.max():.2g} times as fast as JAX. The first step, "
+        f"in seconds of all processors: `native` {compiles.min():.2g} to {compiles.max():.2g}, once for all sizes; "
+        f"JAX {seconds['jax lax.scan'].min():.2g} to {seconds['jax lax.scan'].max():.2g}; torch.compile of the loop "
+        f"{seconds['torch.compile'].min():.2g} to {seconds['torch.compile'].max():.2g}"
+        f"{f'; none within some minutes: {late}' * bool(late)}."
+    )
+    onednn = one.times_nn.xs("onednn", level=2).dropna()
+    note += (
+        f" nn.LSTM is oneDNN's ({onednn.min():.2f} to {onednn.max():.2f} times as fast, called by hand); oneDNN's GRU "
+        f"cannot be called from torch, whose layer makes the LSTM's alone: a row says so."
     )
     two = own[(own.threads == 2) & (own.peer == "native")]
     wall = ", ".join(f"`{row.cell}` {row.size} {row.times_nn:.3g}" for row in two.itertuples())
-    return table(heads, rows) + f"\n\n{note} `native` on 2 threads, wall time, the same load: {wall}."
+    note += f" `native` on 2 threads, wall time, the same load: {wall}." * bool(wall)
+    return "\n\n".join([*shown, note, "![The same as a chart](../results/reference/peers/peers.svg)"])
 
 
 @block("claims")

@@ -33,7 +33,7 @@ from variants.engines import loop
 from variants.model import Model
 from variants.outside import resolve
 
-SIZES = {"classic": (32, 35, 256), "quick": (32, 16, 32), "book": (32, 64, 128)}  # n, T, h
+SIZES = {"quick": (32, 16, 32), "classic": (32, 35, 256), "book": (32, 64, 128)}  # n, T, h
 NEWCOMER = "tests/support/newcomers.py:Highway"  # three gates, by somebody who knows nothing of engines
 CELLS = ("gru", "lstm", "rnn", "gru_after", "mgu", "janet", "min_gru", "ligru", NEWCOMER)
 COMPILED = ("gru", "lstm", NEWCOMER)  # by torch.compile: each takes minutes
@@ -135,18 +135,18 @@ def patient(make: Callable[[], Step]) -> tuple[Step, float]:
     """A step that has been made once, and what that took of all processors, compilers included. TimeoutError: long."""
 
     def late(*_: Any) -> None:
-        raise TimeoutError(f"no first step within {PATIENCE_S} s")
+        raise TimeoutError(f"no first step within {PATIENCE_S} s of the processor")
 
-    before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(PATIENCE_S)
+    before = signal.signal(signal.SIGPROF, late)
+    signal.setitimer(signal.ITIMER_PROF, PATIENCE_S)
     begun = sum(os.times()[:4])
     try:
         step = make()
         step()
         return step, sum(os.times()[:4]) - begun
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 def peers(cell: str, size: str, more: set[str]) -> dict[str, Callable[[], Step]]:
@@ -194,6 +194,38 @@ def timed(makes: dict[str, Callable[[], Step]], each: int, clock: Callable[[], f
     return rows
 
 
+def place(row: dict[str, Any]) -> tuple[int, int, int]:
+    cell = row["cell"]
+    return int(row["threads"]), [*SIZES].index(row["size"]), CELLS.index(cell) if cell in CELLS else len(CELLS)
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """Times as fast as torch's module, a panel a size, a line a cell, a mark a peer; one thread."""
+    from matplotlib import pyplot as plt
+
+    mine = [row for row in rows if row["threads"] == "1" and row["times_nn"] and not row["peer"].startswith("nn.")]
+    kinds = list(dict.fromkeys(row["peer"] for row in mine))
+    cells = list(dict.fromkeys(row["cell"] for row in sorted(mine, key=place)))
+    sizes = [size for size in SIZES if any(row["size"] == size for row in mine)]
+    with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "peers", "font.size": 9}):
+        figure, panels = plt.subplots(1, len(sizes), figsize=(9.5, 3.4), sharey=True, squeeze=False)
+        for panel, size in zip(panels[0], sizes, strict=True):
+            for kind, mark in zip(kinds, "os^vDP*X", strict=False):
+                some = [row for row in mine if (row["size"], row["peer"]) == (size, kind)]
+                at = [cells.index(row["cell"]) for row in some]
+                panel.plot([float(row["times_nn"]) for row in some], at, mark, label=kind, markersize=5, alpha=0.8)
+            panel.axvline(1, color="0.6", linewidth=0.8)
+            panel.set(xscale="log", title="{}: n {}, T {}, h {}".format(size, *SIZES[size]))
+            panel.set_xticks([0.5, 1, 2, 5, 10, 20], ["0.5", "1", "2", "5", "10", "20"])
+            panel.grid(axis="both", color="0.9")
+        panels[0][0].set_yticks(range(len(cells)), cells)
+        panels[0][0].invert_yaxis()
+        figure.supxlabel("a training step, times as fast as torch's module (1)", y=0.1)
+        figure.legend(*panels[0][0].get_legend_handles_labels(), loc="lower center", ncols=len(kinds), frameon=False)
+        figure.tight_layout(rect=(0, 0.06, 1, 1))
+        figure.savefig(path, metadata={"Date": None})
+
+
 def main() -> int:
     if len(sys.argv) < 2:
         print("error: name the file: python -m tests.peers peers.csv", file=sys.stderr)
@@ -223,11 +255,13 @@ def main() -> int:
                     continue
                 found = [own | row for row in timed(makes, 20 if size == "quick" else 2, clock)]
                 rows = [row for row in rows if row not in mine or row["peer"] not in makes] + found
+                rows.sort(key=place)
                 with path.with_suffix(".new").open("w", newline="") as file:
                     out = csv.DictWriter(file, COLUMNS, lineterminator="\n")
                     out.writeheader()
                     out.writerows(rows)
                 path.with_suffix(".new").replace(path)
+    draw(rows, path.with_suffix(".svg"))
     return 0
 
 

@@ -15,9 +15,8 @@ from . import ROOT, Tally
 TRIED = int(os.environ.get("CELLS", "200"))
 LOOK = """
 import sys, torch, hypothesis, newcomers
-from test_derive import agrees, derived
+from test_derive import agrees, cells, derived
 from test_engines import learned
-from random_cells import cells
 from variants.engines import native
 native.FLAGS = [*(f.replace("-O3", "-O1") for f in native.FLAGS), "-g", "-fsanitize=address"]
 tried = 0
