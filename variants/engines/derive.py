@@ -695,14 +695,6 @@ class Program:
             x for s in [*(s for _, s in self.Qs), *(s for terms in sums for s in terms.values())] for x in read(s)
         }
         self.reads = set(needed)  # by slopes
-        needed |= {
-            x
-            for y in self.order
-            for a in y.parts
-            if a in inside and a.stage < y.stage
-            for x in read(a)
-            if x.op != "matmul"
-        }
         needed |= {x for y in self.order for a in y.parts for x in read(a) if x.op in UNARY and x.stage < y.stage}
         needed |= {E for E, _ in self.groups} | {x for x in self.order if x.op in OVER}
         self.stored = [x for x in self.order if x in needed and x not in self.outs and x.op not in ("state", "leaf")]

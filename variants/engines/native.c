@@ -148,29 +148,34 @@ static void pack_all(const Part *W, long s, const Use *use, long count, long K, 
   }
 }
 
+/* out (MR, WIDE) = rows x times a panel of K rows, or += where `add`; an x's next number is `step` further on. All sums
+   are kept in registers. */
+static inline __attribute__((always_inline)) void tile(const REAL *const *x, long step, long K, const REAL *panel,
+                                                       REAL *out, long ldo, int add) {
+  vec sum[MR][NR];
+#pragma GCC unroll 8
+  for (int r = 0; r < MR; r++)
+#pragma GCC unroll 3
+    for (int j = 0; j < NR; j++) sum[r][j] = add ? *(const vec *)(out + r * ldo + j * VL) : (vec){0};
+  for (long k = 0; k < K; k++) {
+    const REAL *w = panel + k * WIDE;
+#pragma GCC unroll 8
+    for (int r = 0; r < MR; r++)
+#pragma GCC unroll 3
+      for (int j = 0; j < NR; j++) sum[r][j] += x[r][k * step] * *(const vec *)(w + j * VL);
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < MR; r++)
+#pragma GCC unroll 3
+    for (int j = 0; j < NR; j++) *(vec *)(out + r * ldo + j * VL) = sum[r][j];
+}
+
 /* out (MR, padded N) = X W, or += where `add`: rows by a stride; a row of X beyond `rows` is the last again. */
 static void multiply(const REAL *X, long stride, long rows, long K, const REAL *panels, long N, REAL *out, long ldo,
                      int add) {
   const REAL *x[MR];
   for (long r = 0; r < MR; r++) x[r] = X + least(r, rows - 1) * stride;
-  for (long first = 0; first < N; first += WIDE, panels += K * WIDE) {
-    vec sum[MR][NR];
-#pragma GCC unroll 8
-    for (int r = 0; r < MR; r++)
-#pragma GCC unroll 3
-      for (int j = 0; j < NR; j++) sum[r][j] = add ? *(const vec *)(out + r * ldo + first + j * VL) : (vec){0};
-    for (long k = 0; k < K; k++) {
-      const REAL *w = panels + k * WIDE;
-#pragma GCC unroll 8
-      for (int r = 0; r < MR; r++)
-#pragma GCC unroll 3
-        for (int j = 0; j < NR; j++) sum[r][j] += x[r][k] * *(const vec *)(w + j * VL);
-    }
-#pragma GCC unroll 8
-    for (int r = 0; r < MR; r++)
-#pragma GCC unroll 3
-      for (int j = 0; j < NR; j++) *(vec *)(out + r * ldo + first + j * VL) = sum[r][j];
-  }
+  for (long first = 0; first < N; first += WIDE) tile(x, 1, K, panels + first * K, out + first, ldo, add);
 }
 
 /* sums (K, WIDE) = X' g, over R rows of X (R, K) and of some N columns of g: the columns of one panel. Behind the K rows,
@@ -178,29 +183,13 @@ static void multiply(const REAL *X, long stride, long rows, long K, const REAL *
 static void outer(const REAL *X, long K, const REAL *g, long stride, long R, long N, long panel, REAL *sums) {
   long first = panel * WIDE, width = least(WIDE, N - first), blocks = (K + MR - 1) / MR;
   REAL *rows = sums + blocks * MR * WIDE;
-  memset(sums, 0, blocks * MR * WIDE * sizeof(REAL));
   for (long from = 0; from < R; from += CHUNK) {
     long count = least(CHUNK, R - from);
     pack(g + from * stride + first, stride, 1, count, width, rows, 0);
     for (long block = 0; block < blocks; block++) {
       const REAL *x[MR];
-      vec sum[MR][NR];
       for (long r = 0; r < MR; r++) x[r] = X + from * K + least(block * MR + r, K - 1);
-#pragma GCC unroll 8
-      for (int r = 0; r < MR; r++)
-#pragma GCC unroll 3
-        for (int j = 0; j < NR; j++) sum[r][j] = *(const vec *)(sums + (block * MR + r) * WIDE + j * VL);
-      for (long k = 0; k < count; k++) {
-        const REAL *w = rows + k * WIDE;
-#pragma GCC unroll 8
-        for (int r = 0; r < MR; r++)
-#pragma GCC unroll 3
-          for (int j = 0; j < NR; j++) sum[r][j] += x[r][k * K] * *(const vec *)(w + j * VL);
-      }
-#pragma GCC unroll 8
-      for (int r = 0; r < MR; r++)
-#pragma GCC unroll 3
-        for (int j = 0; j < NR; j++) *(vec *)(sums + (block * MR + r) * WIDE + j * VL) = sum[r][j];
+      tile(x, K, count, rows, sums + block * MR * WIDE, WIDE, from > 0);
     }
   }
 }

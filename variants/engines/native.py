@@ -52,55 +52,21 @@ def unsupported_reason(variant: type[Cell], device: str = "cpu") -> str:
     return ""
 
 
-class Part(ctypes.Structure):
-    """As in native.c."""
-
-    _fields_ = [("at", ctypes.c_void_p), ("ld", ctypes.c_long)]
-
-
-class Call(ctypes.Structure):
-    """As in native.c."""
-
-    _fields_ = [
-        *((name, ctypes.c_long) for name in ("S", "T", "n", "h", "d", "threads", "xt", "xs", "ldq")),
-        *((name, ctypes.c_void_p) for name in (
-            "X", "table", "dtable", "Q", "dHs", "W", "dW", "rows", "drows", "states", "V", "D",
-        )),
-    ]  # fmt: skip
+def structure(name: str, **kinds: Any) -> Any:
+    """A struct of native.c as ctypes has it; `kinds`: what is a struct itself among its fields."""
+    text = re.sub(r"/\*.*?\*/", "", KERNELS.read_text(encoding="utf-8"), flags=re.DOTALL)
+    [body] = re.findall(rf"typedef struct {{([^}}]*)}} {name};", text)
+    kinds, fields = {"long": ctypes.c_long, "double": ctypes.c_double, **kinds}, list[tuple[str, Any]]()
+    for line in body.split(";")[:-1]:
+        kind, names = re.fullmatch(r"\s*(?:const )?(\w+) (.*)", line).groups()  # type: ignore[union-attr]
+        for field in names.split(", "):
+            of = ctypes.c_void_p if "*" in field else kinds[kind]
+            fields.append((field.strip("*"), of))
+    return type(name, (ctypes.Structure,), {"_fields_": fields})
 
 
-class Head(ctypes.Structure):
-    """As in native.c."""
-
-    _fields_ = [
-        *((name, ctypes.c_long) for name in ("S", "T", "n", "h", "V", "threads", "yt", "ys")),
-        *((name, ctypes.c_void_p) for name in ("Y", "counts", "H")),
-        *((name, Part) for name in ("W", "b", "dW", "db")),
-        *((name, ctypes.c_void_p) for name in ("dH", "logits", "each", "losses")),
-    ]
-
-
-class Update(ctypes.Structure):
-    """As in native.c."""
-
-    _fields_ = [
-        *((name, ctypes.c_long) for name in ("S", "P", "threads", "kind")),
-        *(
-            (name, ctypes.c_double)
-            for name in (
-                "lr",
-                "clip",
-                "momentum",
-                "decay",
-                "beta1",
-                "beta2",
-                "unbias1",
-                "unbias2",
-                "eps",
-            )
-        ),
-        *((name, ctypes.c_void_p) for name in ("w", "g", "m", "v", "norms", "some")),
-    ]
+Part = structure("Part")
+Call, Head, Update = (structure(name, Part=Part) for name in ("Call", "Head", "Update"))
 
 
 def unroll(cell: Cell, X: Tensor, state: State) -> tuple[Tensor, State]:
