@@ -58,8 +58,11 @@ def _at_once() -> int:
     return status
 
 
-def _report(folder: Path) -> int:
-    """The tables and the report again. Where only tables are, from elsewhere, the report from them."""
+def _report(folder: Path, figures: str = "", width: str = "") -> int:
+    """The tables and the report again. Where only tables are, from elsewhere, the report from them.
+
+    `figures`: a folder that gets the figures as PDF, `width` wide.
+    """
     from harness.record import store, tables
     from harness.record.schema import COLUMNS
 
@@ -72,7 +75,13 @@ def _report(folder: Path) -> int:
             tables.read(folder)  # an edited one is named
         else:
             raise ValueError(f"nothing in {str(folder)!r} to report on: run bench or ablate first, or give --results")
-        return pipeline.draw(folder, anew=True)
+        status = pipeline.draw(folder, anew=True)
+    if figures and not status:
+        from harness.report import page
+
+        written = page.write_figures(tables.read(folder), Path(figures).expanduser(), width)
+        print(f"{pluralize(len(written), 'figure')} as PDF, {width} wide: {figures}")
+    return status
 
 
 def _pack(folder: Path, undo: bool) -> int:
@@ -271,7 +280,14 @@ def _main(words: Sequence[str]) -> tuple[int, Comparison | dict[str, object] | N
         if options.verb == "merge":
             return _merge(options.words, folder), None, ""
         if options.verb == "report":
-            return _report(folder), None, ""
+            if options.column_width and not options.figures:
+                raise ValueError("--column-width is that of --figures DIR: give that too")
+            width = options.column_width or "3.25in"
+            if options.figures:
+                from harness.report.drawing import inches
+
+                inches(width)  # a slip is said before anything slow
+            return _report(folder, options.figures or "", width), None, ""
         return pipeline.run(options), None, ""
     except ValueError as error:
         said = " ".join(str(error).split())

@@ -125,6 +125,12 @@ class Results(tables.Results):
         """The charts of the page, by name."""
         return {path.stem: Figure(path) for path in sorted((self.folder / "figures").glob("*.svg"))}
 
+    def save_figures(self, folder: str | os.PathLike[str], width: str | float = "3.25in") -> list[Path]:
+        """Write each chart as PDF, fonts inside, `width` wide ('3.25in', '8.3cm', inches as a number): their paths."""
+        from harness.report import page
+
+        return page.write_figures(self, Path(folder).expanduser(), width)
+
     def _repr_html_(self) -> str:
         from harness import terminal
 

@@ -59,7 +59,7 @@ TAKES = {  # the options of each verb: any other is refused, not ignored
     "exercises": _AWAY | {"device", "engine", "seeds", "results", "no_timing"},
     "claims": _AWAY | {"device", "engine", "seeds", "results"},
     "questions": _AWAY | {"device", "engine", "seeds", "results"},
-    "report": {"results"},
+    "report": {"results", "figures", "column_width"},
     "compare": {"limit", "to"},
     "gate": _TRAINS | {"protocol", "corpus", "variants", "seeds", "no_timing", "base", "limit", "to"},
     "pack": {"results", "undo"},
@@ -231,6 +231,8 @@ def parser(verb: str = "") -> Parser:
     top.option("--base", metavar="DIR", help="the results folder that nothing may be worse than")
     top.option("--limit", metavar="SHARE", default="5%", help="what counts as worse, 5%% if not given")
     top.option("--to", metavar="FILE", help="write the comparison as a page, like compare.html")
+    top.option("--figures", metavar="DIR", help="also write the figures as PDF, fonts inside, for a paper")
+    top.option("--column-width", metavar="WIDTH", help="of --figures, like 3.25in, 8.3cm or 240pt; 3.25in if not given")
     top.option("--json", action="store_true", help="its answer as one JSON document on stdout")
     top.option(
         "--on", metavar="CLUSTER",

@@ -105,6 +105,29 @@ def png(figure: Figure) -> bytes:
     return out.getvalue()
 
 
+def pdf(figure: Figure) -> bytes:
+    """The figure as PDF, its fonts inside (TrueType); the same figure gives the same bytes."""
+    out = io.BytesIO()
+    with style(), mpl.rc_context({"pdf.fonttype": 42, "pdf.compression": 9}):
+        figure.savefig(out, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
+    return out.getvalue()
+
+
+UNITS = {"in": 1.0, "cm": 1 / 2.54, "mm": 1 / 25.4, "pt": 1 / 72.27}  # of LaTeX's points
+NARROWEST, WIDEST = 2.5, 12.0  # inches: between them the letters of a figure, of 7 to 9 points, have room
+
+
+def inches(width: str | float) -> float:
+    """3.25 of '3.25in', '8.255cm', '82.55mm', '234.9pt' or a number of inches. ValueError, in one line, for another."""
+    hit = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*(in|cm|mm|pt)?\s*", str(width))
+    if not hit:
+        raise ValueError(f"{str(width)!r} is no width: give one like 3.25in, 8.3cm, 83mm or 240pt")
+    found = float(hit[1]) * UNITS[hit[2] or "in"]
+    if not NARROWEST <= found <= WIDEST:
+        raise ValueError(f"a figure is from {NARROWEST} to {WIDEST:g} inches wide, not {found:.3g} ({width})")
+    return found
+
+
 def inline(drawn: str, key: str, alt: str) -> str:
     """An SVG as it can stand in a page: colours by the page's scheme, no style of its own, its names no other's.
 

@@ -26,7 +26,7 @@ from harness.record import csv_files, store
 from harness.record import tables as record_tables
 from harness.record.schema import COLUMNS
 from harness.report import sections, select
-from harness.report.drawing import DARK, LIGHT, png
+from harness.report.drawing import DARK, LIGHT, inches, pdf, png
 from harness.report.sections import (
     Figures,
     Section,
@@ -97,6 +97,24 @@ def keep(figures: Figures, folder: Path) -> None:
     for name, (figure, text) in figures.items():
         files.write(folder / f"{name}.svg", text)
         files.write(folder / f"{name}.png", png(figure))
+
+
+def write_figures(results: record_tables.Results, folder: Path, width: str | float) -> list[Path]:
+    """Each figure of the report as `folder/NAME.pdf`, drawn `width` wide, as `inches` reads it. Returns the paths."""
+    wide = inches(width)
+    data = select.typed(results)
+    pictures = [(verb, p) for verb, table in (("bench", data.bench), ("ablate", data.ablate)) if len(table)
+                for p in comparison.pictures(data, verb)]  # fmt: skip
+    pictures += [(s.id, p) for s in further(data) for p in s.pictures]
+    written = []
+    for section, picture in pictures:
+        if picture.describe and not picture.describe(*picture.frames):
+            continue
+        if figure := picture.draw(*picture.frames, width=wide):
+            folder.mkdir(parents=True, exist_ok=True)
+            written.append(folder / f"{section}-{picture.name}.pdf")
+            files.write(written[-1], pdf(figure))
+    return written
 
 
 def html(

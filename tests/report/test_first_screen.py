@@ -174,3 +174,34 @@ def test_every_class_of_a_row_is_styled() -> None:
     style = page.SCRIPT.joinpath("page.css").read_text()
     for kind in itertools.chain(first_screen.HUES.values(), ("other",)):
         assert f".{kind}{{--hue" in style or f",.{kind}{{--hue" in style
+
+
+def bench_alone(results: tables.Results, logs: dict[str, list[float]], verdicts: dict[str, str]) -> str:
+    """What the first card says of a bench with these log-perplexities by seed and these verdicts against gru."""
+    runs = pd.DataFrame([
+        {**results.runs.iloc[0], "run": f"{v}-{k}", "variant": v, "seed": k, "error": "",
+         "heldout_perplexity": math.exp(x)}
+        for v, own in logs.items() for k, x in enumerate(own)
+    ])  # fmt: skip
+    bench = pd.DataFrame([
+        {**results.bench.iloc[0], "variant": v, "baseline": "" if v == "gru" else "gru", "seeds": len(own),
+         "heldout_perplexity": math.exp(sum(own) / len(own)), "verdict": verdicts.get(v, ""),
+         "delta_nats": {"worse": 0.1, "better": -0.1}.get(verdicts.get(v, ""), 0.0)}
+        for v, own in logs.items()
+    ])  # fmt: skip
+    alone = dataclasses.replace(results, runs=runs, bench=bench, ablate=results.ablate.iloc[:0])
+    (found,) = answers.quality_answer(select.typed(alone))
+    return str(found.finding)
+
+
+def test_the_best_of_a_bench_is_named_alone_only_where_it_can_be_told(results: tables.Results) -> None:
+    level = {"gru": [2.0, 2.02, 2.01], "gru_after": [2.01, 2.01, 2.02], "lstm": [2.3, 2.31, 2.29]}
+    said = bench_alone(results, level, {"gru_after": "equivalent", "lstm": "worse"})
+    assert said.startswith("No difference can be told between gru and gru_after: held-out perplexity 7.46, ")
+    assert "lower than that of the other 1" in said
+    assert "the lowest of 3" in bench_alone(results, level, {"gru_after": "worse", "lstm": "worse"})
+    assert "between gru, gru_after and lstm" in bench_alone(results, level, {v: "undecided" for v in level})
+    other = {"gru": [2.0, 2.1, 2.05], "lstm": [1.8, 1.79, 1.81], "mgu": [1.81, 1.8, 1.8], "rnn": [1.9, 1.91, 1.9]}
+    said = bench_alone(results, other, {"lstm": "better", "mgu": "better", "rnn": "better"})
+    assert "between lstm and mgu:" in said  # by seed: the table compares them with gru alone
+    assert "the other 2" in said

@@ -1190,3 +1190,39 @@ def test_past_its_best_is_judged_by_the_mean_curve(tmp_path: Path) -> None:
     dip = made.curves.epoch.rank(method="dense") == made.curves.seed + 8
     lucky = dataclasses.replace(made, curves=made.curves.assign(heldout_perplexity=mean.where(~dip, mean.min() * 0.97)))
     assert methods._past_their_best(select.typed(lucky), lucky.ablate) == ""
+
+
+def test_figures_for_a_paper_have_its_column_s_width_and_their_fonts_inside(
+    small: tables.Results, tmp_path: Path
+) -> None:
+    """Each that the report draws, once, as wide as was asked for; letters can be read; bytes are the same again."""
+    few = dataclasses.replace(small, **{name: getattr(small, name).iloc[:0] for name in (
+        "bench", "curves", "gates", "reach", "heat", "positions", "probes", "tasks", "axes", "reproduce", "claims",
+        "learning_rates")})  # fmt: skip
+    written = report.write_figures(few, tmp_path / "figs", "8.255cm")
+    assert {path.name for path in written} >= {"ablate-effects.pdf", "ablate-trade.pdf"}
+    for path in written:
+        whole = path.read_bytes()
+        [box] = re.findall(rb"/MediaBox \[ ?([\d. ]+?) ?\]", whole)
+        assert float(box.split()[2]) == pytest.approx(3.25 * 72, abs=0.1)
+        assert b"/FontFile2" in whole
+        assert b"/Type3" not in whole
+        assert b"/CreationDate" not in whole
+    figure = comparison.pictures(select.typed(few), "ablate")[0]
+    drawn = figure.draw(*figure.frames, width=3.25)
+    assert drawn is not None
+    assert min(t.get_fontsize() for t in drawn.findobj(Text) if t.get_text()) >= 6  # type: ignore[attr-defined]
+    assert drawing.pdf(drawn) == drawing.pdf(drawn)
+
+
+def test_a_width_is_read_in_the_units_of_papers_and_a_slip_is_one_line() -> None:
+    for width in ("3.25in", "8.255cm", "82.55 mm", 3.25, "3.25"):
+        assert drawing.inches(width) == pytest.approx(3.25)
+    assert drawing.inches("240pt") == pytest.approx(3.321, abs=1e-3)
+    for width, said in (
+        ("3em", "no width: give one like 3.25in"),
+        ("40in", "from 2.5 to 12 inches wide, not 40"),
+        ("", "no width"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            drawing.inches(width)

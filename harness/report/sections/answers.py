@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
@@ -285,6 +286,31 @@ def loop_answer(data: tables.Results) -> list[Answer]:
     ]  # fmt: skip
 
 
+def not_told_apart(data: tables.Results, best: str) -> list[str]:
+    """The variants of the bench whose held-out perplexity cannot be told from the best's.
+
+    Where the table compares the two, by its verdict; else by the 95 % interval of the difference by seed.
+    """
+    table = data.bench.dropna(subset=["heldout_perplexity"]).drop_duplicates("variant").set_index("variant")
+    own = select.finished(data, data.bench)
+    logs = {str(v): np.log(rows.set_index("seed").heldout_perplexity) for v, rows in own.groupby("variant", sort=False)}
+    alike = []
+    for name, row in table.sort_values("heldout_perplexity", kind="stable").iterrows():
+        pair = {str(name), best}
+        planned = row if row.baseline == best else table.loc[best] if table.loc[best].baseline == name else None
+        if len(pair) == 1:
+            continue
+        if planned is not None and select.verdict(planned):
+            apart = select.verdict(planned) in ("worse", "better")
+        else:
+            both = (logs.get(str(name), pd.Series()) - logs.get(best, pd.Series())).dropna().to_numpy(dtype=float)
+            bounds = stats.interval(both) if len(both) > 1 else None
+            apart = bounds is not None and not bounds.low <= 0 <= bounds.high
+        if not apart:
+            alike.append(str(name))
+    return alike
+
+
 def quality_answer(data: tables.Results) -> list[Answer]:
     """Which variant of the bench predicts the text best: the first question while no gate has been fixed."""
     known = data.bench.dropna(subset=["heldout_perplexity"])
@@ -293,12 +319,19 @@ def quality_answer(data: tables.Results) -> list[Answer]:
     best = known.loc[known.heldout_perplexity.idxmin()]
     bounds = format_interval(best.heldout_low, best.heldout_high, ppl)
     finding = f"{best.variant}: held-out perplexity {ppl(best.heldout_perplexity)} {bounds}".strip()
+    finding = f"{finding}, the lowest of {known.variant.nunique()}"
+    alike = not_told_apart(data, str(best.variant))
+    if alike:
+        others = known.variant.nunique() - len(alike) - 1
+        some = join_and([str(best.variant), *alike]) if len(alike) < 4 else f"{best.variant} and {len(alike)} others"
+        finding = f"No difference can be told between {some}: held-out perplexity {ppl(best.heldout_perplexity)}"
+        finding += f", lower than that of the other {others}" if others else " and more"
     points = [comparison.effect(row, select.family(data.bench)) for _, row in known.iterrows()]
     anchor = comparison.anchor_sentence(data, data.bench)
     return [
         Answer(
             question="Which predicts this text best?", claim="", role="Text never trained on; lower is better.",
-            finding=f"{finding}, the lowest of {known.variant.nunique()} (n = {pluralize(best.seeds, 'seed')}).",
+            finding=f"{finding} (n = {pluralize(best.seeds, 'seed')}).",
             points=[*([anchor] if anchor else []), *(p for p in points if p)], cost=[],
         )
     ]  # fmt: skip

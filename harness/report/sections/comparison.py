@@ -426,7 +426,7 @@ def gate_effects(effects: pd.DataFrame, pairs: pd.DataFrame, width: float = WIDE
             ax.set_xticks([t for t in ticks if low <= t <= high])
             ax.set_xticks([], minor=True)
             ax.set_xlim(low, high)
-            note = "logarithmic outside the shaded margin"
+            note = "logarithmic outside the shaded margin" if width > 3.5 else "logarithmic outside the margin"
         ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:+g}".replace("-", "\u2212") if x else "0"))
         base = next((str(b) for b in data.baseline if b), "the baseline")
         unit = token_name(data.protocol, True)
@@ -520,7 +520,8 @@ def learning_curves(curves: pd.DataFrame, anchors: pd.DataFrame, width: float = 
             for panel in grid.flat[: len(labels)]:
                 panel.axhline(value, color=ink["ink"], lw=0.9, ls=":")
                 panel.annotate(f"{name} {ppl(value)}", (0.02, value), xycoords=("axes fraction", "data"),
-                               xytext=(0, -2), textcoords="offset points", va="top", fontsize=7,
+                               xytext=(0, -2 if width > 5 else 2), textcoords="offset points",
+                               va="top" if width > 5 else "bottom", fontsize=7,
                                color=ink["muted"])  # fmt: skip
         if width > 5:
             lowest = min([v for _, v in _references(anchors)] + [float(first.get_ylim()[0]) * 1.1])
