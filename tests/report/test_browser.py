@@ -25,6 +25,7 @@ import synthetic
 from harness.experiments.tasks import TASKS
 from harness.record import tables
 from harness.report import page as report
+from harness.report import sections
 from harness.run import network, train_task
 from variants.model import Model
 
@@ -152,7 +153,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "tokens_per_sec": 12_345_678.0, "tokens_per_sec_all_seeds": 123_456_789.0}  # fmt: skip
     bench = results.bench.assign(**full).assign(lr=[0.25, *[16.0] * (len(results.bench) - 1)])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "charts", lambda *_: [])
+        patch.setattr(sections, "charts", lambda *_: [])
         patch.setattr(report, "further", lambda *_: [])
         page = report.html(dataclasses.replace(results, bench=bench))
     (folder / report.NAME).write_text(page, encoding="utf-8")
@@ -172,7 +173,7 @@ def laboratory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]  # fmt: skip
     results, networks = answering(results, networks)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "charts", lambda *_: [])
+        patch.setattr(sections, "charts", lambda *_: [])
         patch.setattr(report, "further", lambda *_: [])
         (folder / report.NAME).write_text(report.html(results, networks=networks), encoding="utf-8")
     return folder
@@ -522,11 +523,49 @@ def test_the_laboratory_fits_and_is_accessible(lab: Browser, width: int, scheme:
 def test_the_picture_is_above_the_fold(lab: Browser, width: int, height: int) -> None:
     lab.ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
     assert lab.js("document.querySelector('.panels').getBoundingClientRect().bottom") <= height
-    counts = lab.js("""[...document.querySelectorAll('.answer')].map(card => {
-        const seen = card.innerText;
-        return [seen.split(/\\s+/).length, (seen.match(/\\d[\\d.,]*/g) || []).length]; })""")
+    counts = lab.js(WORDS)
     assert len(counts) == 3
     assert all(words <= 90 and numbers <= 12 for words, numbers in counts)
+
+
+ALONE = {  # what is on file -> the tables that are not
+    "bench": ("ablate", "tasks", "probes", "lesions"), "ablate": ("bench", "speed", "tasks", "probes"), "both": (),
+    "tasks": ("bench", "ablate", "speed", "lesions"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("there", ALONE)
+def test_the_first_screen_is_short_whatever_is_on_file(
+    browser: Browser, laboratory: Path, tmp_path: Path, there: str
+) -> None:
+    """At most 90 words and 12 numbers a card, the picture above the fold of desk and phone, no label under a line."""
+    results = tables.read(laboratory)
+    less = dataclasses.replace(results, **{name: getattr(results, name).iloc[:0] for name in ALONE[there]})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sections, "charts", lambda *_: [])
+        patch.setattr(report, "further", lambda *_: [])
+        (tmp_path / report.NAME).write_text(report.html(less), encoding="utf-8")
+    for width, height in ((1440, 900), (390, 844)):
+        browser.look(width)
+        browser.ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        browser.open(tmp_path / report.NAME)
+        assert browser.js("document.querySelector('.panels').getBoundingClientRect().bottom") <= height, there
+        counts = browser.js(WORDS)
+        assert counts, there
+        assert all(words <= 90 and numbers <= 12 for words, numbers in counts), (there, counts)
+        assert browser.js(STRUCK) == [], there
+        assert browser.js("document.documentElement.scrollWidth") <= width
+
+
+WORDS = """[...document.querySelectorAll('.answer')].map(card => {
+    const seen = card.innerText;
+    return [seen.split(/\\s+/).length, (seen.match(/\\d[\\d.,]*/g) || []).length]; })"""
+# Labels of the picture that a stem or an interval of their row goes through.
+STRUCK = """[...document.querySelectorAll('.track')].flatMap(svg => {
+    const label = svg.querySelector('.value')?.getBoundingClientRect();
+    return !label ? [] : [...svg.querySelectorAll('.stem, .interval, .point')].map(e => e.getBoundingClientRect())
+        .filter(r => r.width && r.left < label.right - 1 && r.right > label.left + 1)
+        .map(() => svg.getAttribute('aria-label')); })"""
 
 
 def test_the_laboratory_is_small(laboratory: Path) -> None:
