@@ -1211,7 +1211,7 @@ def test_figures_for_a_paper_have_its_column_s_width_and_their_fonts_inside(
     figure = comparison.pictures(select.typed(few), "ablate")[0]
     drawn = figure.draw(*figure.frames, width=3.25)
     assert drawn is not None
-    assert min(t.get_fontsize() for t in drawn.findobj(Text) if t.get_text()) >= 6  # type: ignore[attr-defined]
+    assert min(float(t.get_fontsize()) for t in drawn.findobj(Text) if isinstance(t, Text) and t.get_text()) >= 6
     assert drawing.pdf(drawn) == drawing.pdf(drawn)
 
 
