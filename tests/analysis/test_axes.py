@@ -122,3 +122,13 @@ def test_a_list_that_cannot_be_is_one_line(
     error = capsys.readouterr().err
     assert says in error
     assert error.count("\n") == 1
+
+
+def test_values_that_are_words_are_not_joined_by_a_line() -> None:
+    table = axes.build(*made({16: 0.1, 32: 0.2}))
+    for names, joined in ((("16", "32"), True), (("sgd", "adam"), False)):
+        own = table.assign(point=table.point.map(dict(zip(("16", "32"), names, strict=True))))
+        figure = axes_section.along(own)
+        assert figure is not None
+        [line] = [line for line in figure.axes[0].lines if line.get_marker() not in ("None", None, "")]
+        assert (line.get_linestyle() != "None") == joined

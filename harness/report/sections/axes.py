@@ -122,6 +122,7 @@ def along(axes: pd.DataFrame, width: float = WIDE) -> Figure | None:
         for ax, setting in zip(figure.subplots(len(settings), 1, squeeze=False).flat, settings, strict=True):
             own = data[data.setting == setting]
             points = list(dict.fromkeys(own.point))
+            joined = pd.to_numeric(own.point, errors="coerce").notna().all()  # between words lies nothing
             ax.axhspan(-stats.MARGIN_NATS, stats.MARGIN_NATS, color=ink["band"], lw=0, zorder=0)
             ax.axhline(0, color=ink["ink"], lw=1, zorder=1)
             ends, names = [], list(dict.fromkeys(own.variant))[:MOST]
@@ -129,7 +130,7 @@ def along(axes: pd.DataFrame, width: float = WIDE) -> Figure | None:
                 line = own[own.variant == name]
                 x = [points.index(p) + 0.05 * (k - (len(names) - 1) / 2) for p in line.point]
                 colour, dash, marker = look(name)
-                ax.plot(x, line.delta_nats, color=ink[colour], lw=1.3, marker=marker, ms=5, ls=dash)
+                ax.plot(x, line.delta_nats, color=ink[colour], lw=1.3, marker=marker, ms=5, ls=dash if joined else "")
                 ax.vlines(x, line.delta_low, line.delta_high, color=ink[colour], lw=1.6)
                 hint(ax, x, line.delta_nats, [
                     f"{name} at {r.point}: {nats(r.delta_nats, sign=True)}"
