@@ -404,11 +404,14 @@ def _on_tasks(options: argparse.Namespace) -> list[Plan]:
 
 
 def tasks_of(options: argparse.Namespace) -> argparse.Namespace:
-    """Return the options of the tasks that `ablate` adds: those that tell the gates apart, as many seeds."""
+    """Return the options of the tasks that `ablate` adds: those that tell the gates apart, as many seeds.
+
+    Matched as the text is; all other settings are the text's.
+    """
     seeds = None if options.seeds == UNTIL else options.seeds
-    return argparse.Namespace(
-        **{**vars(options), "tasks": grids.ANSWERING, "lengths": (), "settings": (), "seeds": seeds}
-    )  # fmt: skip
+    own = {"tasks": grids.ANSWERING, "lengths": (), "seeds": seeds,
+           "settings": [setting for setting in options.settings if setting.startswith("match=")]}  # fmt: skip
+    return argparse.Namespace(**{**vars(options), **own})
 
 
 def task_names() -> list[str]:

@@ -24,7 +24,7 @@ from harness.analysis.claims import reproduced
 from harness.data import batches, ngrams
 from harness.data import corpus as text
 from harness.data import load as loading
-from harness.experiments import claims, protocols
+from harness.experiments import claims, grids, protocols
 from harness.experiments.protocols import Protocol
 from harness.experiments.runs import Run
 from harness.record import store, tables
@@ -289,6 +289,16 @@ def test_the_protocol_book_cuts_any_text_into_shares_of_its_own_length(
     page = methods.setting(select.typed(data), select.typed(data).ablate)
     assert f"the next {rest:,} held out (the whole text, cut by position: 90, 5 and 5 %)" in page
     assert "a learning rate chosen for each variant" in page
+
+
+def test_an_ablation_at_equal_parameters_has_its_tasks_at_equal_parameters() -> None:
+    for given, larger in (["match=parameters", "epochs=2"], True), ([], False):
+        options = command.parser().read(["ablate", "--device", "cpu", *(["--set", *given] if given else [])])
+        plans = planning.on_tasks(planning.tasks_of(options))
+        assert [plan.protocol.task for plan in plans] == list(grids.ANSWERING)
+        assert {plan.protocol.epochs for plan in plans} == {20}  # the text's settings are not the tasks'
+        assert {plan.run("gru", 0).setting.hidden for plan in plans} == {32}
+        assert {plan.run("gru:R=1", 0).setting.hidden > 32 for plan in plans} == {larger}
 
 
 def test_matching_parameters_trains_each_at_its_size(tmp_path: Path) -> None:

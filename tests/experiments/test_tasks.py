@@ -163,6 +163,13 @@ def test_the_names_in_the_help_are_those_declared() -> None:
     assert planning.task_names() == list(TASKS)
 
 
+@pytest.mark.parametrize("name", list(TASKS))
+def test_each_task_says_what_it_is_expected_to_tell_and_what_was_found(name: str) -> None:
+    said = TASKS[name].make.__doc__ or ""
+    assert "Expected to" in said
+    assert "Found:" in said or TASKS[name].needs  # of the real ones nothing is on file yet
+
+
 def test_every_task_has_an_independent_solver() -> None:
     assert set(SOLVERS) == set(SYMBOLIC), "write its solver in SOLVERS, from the docstring"
 
