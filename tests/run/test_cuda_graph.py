@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from harness import __main__ as program
 from harness import pipeline
 from harness import plan as planning
 from harness.data import embedded
@@ -25,8 +27,8 @@ from harness.data.batches import windows_per_epoch
 from harness.experiments import protocols, tasks
 from harness.experiments.protocols import Protocol
 from harness.experiments.runs import Run
-from harness.record import store
-from harness.run import cuda_graph, progress, roofline, timing, train_task
+from harness.record import store, tables
+from harness.run import cuda_graph, machine, progress, roofline, timing, train_task
 from harness.run import train as training
 from harness.run.agreement import check_agreement
 from harness.run.cuda_graph import Work, branches, captured
@@ -628,6 +630,82 @@ def test_deterministic_fills_no_tensor_with_what_is_not_a_number() -> None:
     )
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert child.stdout.split() == ["True", "False"]
+
+
+@pytest.fixture
+def machine_with_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """All that a verb asks of CUDA is answered, its work done on the CPU, in this process; `resident` is `fused`."""
+
+    class Here(local.Pool):
+        def results(self) -> Iterator[local.Finished]:
+            for group in self.groups:
+                yield from local._one(group, self.corpus, self.size, lambda sign: None, self.open_checkpoint)
+
+    def sample(run: Run, vocabulary: int, threads: int, seeds: int, *patience_s: float) -> timing.Answer:
+        answer: timing.Answer = json.loads(json.dumps(timing.time_steps(run, vocabulary, seeds)))
+        return answer
+
+    Streams(monkeypatch)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *device: "a card")
+    monkeypatch.setattr(training, "captured", Replayed)
+    monkeypatch.setattr(resident, "triton", object())
+    monkeypatch.setattr(resident, "unroll", fused.unroll)
+    monkeypatch.setattr(local, "Pool", Here)
+    here = machine.environment("cuda")
+    for name, value in {
+        "sample": sample, "ROUNDS": 1, "REPEATS": 0, "BLOCKS": 1, "BLOCK_S": 0.0, "WARM_S": 0.0, "OTHERS": 1e9,
+        "SWITCHES_PER_S": 1e9, "node_gap_us": lambda: 1.5, "measure_peaks": lambda device: (1e9, 1.0),
+        "_kernels": lambda *of: "a kernel", "environment": lambda device: here,
+    }.items():  # fmt: skip
+        monkeypatch.setattr(timing, name, value)
+    monkeypatch.setattr(machine, "environment", lambda device: here)
+    monkeypatch.setattr(pipeline, "draw", lambda folder: 0)
+    monkeypatch.setattr(training, "_inspect", lambda *of: ({}, {}))
+    local._disagrees.cache_clear()
+    with OnCPU():
+        yield
+    local._disagrees.cache_clear()
+
+
+SMALL = [f"--set={setting}" for setting in (
+    "hidden=32", "num_steps=4", "batch_size=4", "epochs=1", "train_characters=80", "heldout_characters=40",
+)]  # fmt: skip
+
+
+@pytest.mark.usefixtures("machine_with_gpu")
+def test_the_whole_bench_on_a_machine_with_a_gpu(tmp_path: Path) -> None:
+    """As one who knows of no option gets it: engines, captured and step by step, each class with its own nn.GRU."""
+    words = ["bench", "--device", "cuda", "--seeds", "1", *SMALL, "--results", str(tmp_path), "--deterministic"]
+    assert program.main([*words, "--variants", "gru", "nn.gru"]) == 0
+    runs, speed = (tables.read(tmp_path).runs, tables.read(tmp_path).speed)
+    assert set(runs.error.fillna("")) == {""}
+    assert dict(zip(runs.variant, runs.engine, strict=True)) == {"gru": "fused", "nn.gru": "library"}
+    assert set(runs.capture) == {True}
+    assert set(speed.error.fillna("")) == {""}
+    told = ["tokens_per_sec", "percent_of_peak", "peak_memory_mib", "peak_reserved_mib", "first_step_ms", "kernels",
+            "disagreement", "floor_ms", "node_gap_us", "repeat_difference"]  # fmt: skip
+    assert not speed[told].isna().any().any()
+    assert (speed.graph_mib.notna() == speed.capture).all()
+    by = speed.groupby("precision").variant.unique()
+    assert set(by["ieee"]) == set(by["tf32"]) == {"gru", "nn.gru"}
+    assert set(speed[speed.precision == "tf32"].engine) == {"resident", "library"}
+    assert set(speed[speed.variant == "gru"].engine) == {"fused", "loop", "book", "resident"}
+    assert set(speed[speed.variant == "gru"].capture) == {True, False}
+    environment = tables.read(tmp_path).environments
+    assert set(environment.device_name) == {"a card"}
+
+
+@pytest.mark.usefixtures("machine_with_gpu")
+def test_the_whole_ablation_on_a_machine_with_a_gpu(tmp_path: Path) -> None:
+    words = ["ablate", "--device", "cuda", "--seeds", "1", *SMALL, "--results", str(tmp_path), "--precision", "tf32"]
+    assert program.main([*words, "--no-tasks", "--no-timing"]) == 0
+    assert program.main([*words, "--no-tasks", "--no-timing"]) == 0  # nothing is left to do
+    found = tables.read(tmp_path)
+    assert set(found.runs.error.fillna("")) == {""}
+    assert set(found.runs.precision) == {"tf32"}
+    assert set(found.runs[found.runs.engine == "fused"].variant) == {"gru:Z=1"}
+    assert set(found.runs.engine) == {"resident", "fused"}
 
 
 # ---- a training step, as asked of a device -------------------------------------------------------------------------
