@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +24,7 @@ from harness import __main__ as program
 from harness import pipeline
 from harness import plan as planning
 from harness.data import embedded
-from harness.data.batches import windows_per_epoch
+from harness.data.batches import sample_epoch, windows_per_epoch
 from harness.experiments import protocols, tasks
 from harness.experiments.protocols import Protocol
 from harness.experiments.runs import Run
@@ -351,6 +352,23 @@ def test_an_epoch_of_many_windows_is_a_short_graph_replayed(
         found.append(training.train([dataclasses.replace(run, capture=True)], embedded.embedded())[0])
         assert Replayed.windows == made
     assert len({repr(dataclasses.replace(outcome, train_s=0.0)) for outcome in found}) == 1
+
+
+def test_what_an_epoch_costs_beside_its_steps_does_not_grow_with_the_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its data is laid out by as many operations; the generators' states, for a checkpoint, are not on the clock."""
+    counts = []
+    for S in (1, 30):
+        with Calls() as calls:
+            sample_epoch(torch.arange(60), TINY, [random.Random(seed) for seed in range(S)])
+        counts.append(len(calls.names))
+    assert counts[0] == counts[1]
+    said: list[str] = []
+    real = progress.get_rng_state
+    monkeypatch.setattr(training, "get_rng_state", lambda rngs: said.append("states") or real(rngs))  # type: ignore[func-returns-value]
+    for name in ("start", "stop"):
+        monkeypatch.setattr(progress.Monitor, name, lambda monitor, name=name: said.append(name))
+    training.train([Run("gru", 0, TINY, "", "cpu", "fused")], embedded.embedded())
+    assert said == ["states", *["states", "start", "stop"] * TINY.epochs]
 
 
 class Streams:
