@@ -34,7 +34,6 @@ from harness.report import select
 from harness.report.sections import Section, answers, axes, gates, methods
 from harness.report.sections import claims as claimed
 from harness.report.sections import comparison as compared
-from harness.report.sections import exercises as exercised
 from harness.report.sections import tasks as remembered
 from variants import registry
 
@@ -507,7 +506,7 @@ def source(note: str) -> str:
 @block("exercises")
 def exercises() -> str:
     """The book's four exercises, each answered in two sentences."""
-    section = exercised.section(results("exercises"))
+    section = claimed.exercises(results("exercises"))
     if section is None or section.table is None:
         return "*Not on file: `make exercises RESULTS=results/reference/exercises` makes it.*"
     return table(

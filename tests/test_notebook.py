@@ -272,9 +272,9 @@ def test_the_notebook_of_the_docs_runs(in_process: None, monkeypatch: pytest.Mon
 def test_the_commands_of_the_docs_are_what_they_say(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from harness.__main__ import main
 
-    [toml] = blocks("own-cells.md", "toml")
+    [toml] = blocks("cells.md", "toml")
     (tmp_path / "mine.toml").write_text(toml, encoding="utf-8")
-    lines = [line for block in blocks("own-cells.md", "sh") for line in block.splitlines()]
+    lines = [line for block in blocks("cells.md", "sh") for line in block.splitlines()]
     assert main(lines[0].removeprefix("python -m harness ").split()) == 0
     for line in lines[2:]:
         asked = options.parser().read(line.removeprefix("python -m harness ").split())

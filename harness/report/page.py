@@ -34,7 +34,6 @@ from harness.report.sections import (
     axes,
     claims,
     comparison,
-    exercises,
     first_screen,
     gates,
     laboratory,
@@ -49,7 +48,7 @@ SCRIPT = Path(__file__).parent  # of the laboratory
 MOST_CSV = 700_000  # bytes of tables put inside the page, which is to stay under 3 MB; the smallest go first
 FIRST_ROWS = 5_000  # alone too large: then so is the table
 FURTHER = (  # sections with a heading of their own, in the order of the page
-    claims.reproduction, axes.learning_rates, exercises.section, axes.questions, axes.section, claims.section,
+    claims.reproduction, axes.learning_rates, claims.exercises, axes.questions, axes.section, claims.section,
     tasks.section, gates.section, speed.latency,
 )  # fmt: skip
 

@@ -19,7 +19,7 @@ from harness.experiments.questions import Question
 from harness.experiments.tasks import SYMBOLS, TASKS
 from harness.record import tables
 from harness.report import select
-from harness.report.sections import axes, exercises
+from harness.report.sections import axes, claims
 from harness.run import diagnostics, train_task
 
 TASK = TASKS["delayed_recall"]
@@ -78,7 +78,7 @@ def test_only_units_that_keep_carry() -> None:
 
 def test_the_exercises_are_answered_from_rows(tmp_path: Path) -> None:
     data = select.typed(synthetic.read(synthetic.write(tmp_path)))
-    section = exercises.section(data)
+    section = claims.exercises(data)
     assert section is not None
     assert section.table is not None
     first, second, third, fourth = [row[1].text for row in section.table.rows]
@@ -91,11 +91,11 @@ def test_the_exercises_are_answered_from_rows(tmp_path: Path) -> None:
         assert p.describe is not None
         assert bool(p.describe(*p.frames)) == (p.draw(*p.frames) is not None)
     nothing = dataclasses.replace(data, axes=data.axes.iloc[:0], bench=data.bench.iloc[:0], ablate=data.ablate.iloc[:0])
-    section = exercises.section(nothing)
+    section = claims.exercises(nothing)
     assert section is not None
     assert section.table is not None
     assert [row[1].text for row in section.table.rows][1:] == ["Not on file."] * 3
-    assert exercises.section(dataclasses.replace(data, positions=data.positions.iloc[:0])) is None
+    assert claims.exercises(dataclasses.replace(data, positions=data.positions.iloc[:0])) is None
 
 
 def test_the_verb_trains_all_of_it_and_a_rate_is_counted_once(
