@@ -185,7 +185,8 @@ def timed(makes: dict[str, Callable[[], Step]], each: int, clock: Callable[[], f
                 taken[name].append(1000 * (clock() - begun) / each)
     base, rows = next(iter(makes)), list[dict[str, Any]]()
     for name in makes:
-        row = {"peer": name, "clock": clock.__name__, "torch": torch.__version__, "note": notes.get(name, "")}
+        row = dict.fromkeys(COLUMNS, "") | {"peer": name, "clock": clock.__name__, "torch": torch.__version__}
+        row["note"] = notes.get(name, "")
         if name in steps:
             ratios = [a / b for a, b in zip(taken[base], taken[name], strict=True)]
             row |= {"step_ms": f"{statistics.median(taken[name]):.4g}", "compile_s": f"{first[name]:.3g}",
@@ -253,7 +254,7 @@ def main() -> int:
                 mine = [row for row in rows if all(row[key] == value for key, value in own.items())]
                 if makes.keys() <= {row["peer"] for row in mine}:
                     continue
-                found = [own | row for row in timed(makes, 20 if size == "quick" else 2, clock)]
+                found = [row | own for row in timed(makes, 20 if size == "quick" else 2, clock)]
                 rows = [row for row in rows if row not in mine or row["peer"] not in makes] + found
                 rows.sort(key=place)
                 with path.with_suffix(".new").open("w", newline="") as file:

@@ -59,12 +59,12 @@ class Swap(Cell):
 
 
 class Twice(Cell):
-    """One weight in two products, one of them halved, as the input is; the state's own way has no activation."""
+    """One weight in two products, one of them halved, as the input is; so is one of the input's own."""
 
     weights = "W_xh W_hh b_h"
 
     def step(self, X: Tensor, H: Tensor) -> Tensor:
-        N = tanh((0.5 * X) @ self.W_xh + H @ self.W_hh + self.b_h)
+        N = tanh((0.5 * X) @ self.W_xh * sigmoid(X @ self.W_xh) + H @ self.W_hh + self.b_h)
         return 0.5 * H - 0.25 * tanh((0.5 * N) @ self.W_hh) + N / 2
 
 
