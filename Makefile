@@ -88,7 +88,7 @@ compare: $(ready)
 	@$(python); exec "$$python" -m harness compare "$$A" "$$B" $${LIMIT:+--limit="$$LIMIT"} $${TO:+--to="$$TO"}
 
 test: $(ready)
-	@$(python); exec "$$python" -m pytest
+	@$(python); exec "$$python" -m pytest --halves
 
 lint: $(ready)
 	@$(python); "$$python" -m ruff check && "$$python" -m ruff format --check && exec "$$python" -m mypy
