@@ -24,7 +24,7 @@ from harness.record import store, tables
 from harness.run import diagnostics, evaluate
 from harness.run import train as training
 from harness.run.executors import group_batchable
-from harness.run.outcome import perplexity
+from harness.run.outcome import Outcome, perplexity
 from harness.run.train import train
 from variants.model import Model
 
@@ -172,7 +172,7 @@ CLASSIC = PROTOCOLS["classic"]
 @pytest.mark.parametrize(
     ("variant", "changes"),
     [
-        ("gru", {"hidden": 256}),
+        ("gru", {"hidden": 128}),
         ("gru", {"hidden": 24, "num_steps": 3, "epochs": 1}),
         ("gru", {"hidden": 24, "init": "torch", "clip": 0.1, "lr": 4.0}),  # where the clip bites
         ("nn.gru", {"hidden": 64}),
@@ -588,9 +588,14 @@ def test_one_lesion_that_cannot_be_computed_is_an_empty_cell_with_its_reason(
 VALIDATED = dataclasses.replace(SMALL, validation_characters=120, epochs=40, hidden=16)
 
 
+@functools.cache
+def validated() -> list[Outcome]:
+    return train([run(seed=seed, protocol=VALIDATED) for seed in range(3)], book())
+
+
 def test_each_seed_is_scored_where_its_validation_loss_was_lowest_and_at_the_end() -> None:
     """The best weights are those of a training that stops there; of seeds side by side each has its own."""
-    outcomes = train([run(seed=seed, protocol=VALIDATED) for seed in range(3)], book())
+    outcomes = validated()
     for seed, outcome in enumerate(outcomes):
         lowest = min(outcome.curve, key=lambda point: point.heldout_perplexity or math.inf)
         assert outcome.best_epoch == lowest.epoch
@@ -603,7 +608,7 @@ def test_each_seed_is_scored_where_its_validation_loss_was_lowest_and_at_the_end
 
 
 def test_a_best_epoch_that_cannot_be_scored_costs_no_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = train([run(seed=seed, protocol=VALIDATED) for seed in range(3)], book())
+    whole = validated()
     put, calls = Model.put, iter(range(9))
 
     def fails_once(model: Model, weights: dict[str, Tensor]) -> None:
