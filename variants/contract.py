@@ -98,7 +98,8 @@ def _behaviour(cell: type[Cell]) -> str:
                     "a buffer (self.register_buffer)")  # fmt: skip
         probe.load_state_dict(before)
         with torch.no_grad():
-            if not all(torch.equal(a, b) for a, b in zip(states, _steps(probe, Xs), strict=True)):
+            again = zip(states, _steps(probe, Xs), strict=True)
+            if not all(torch.allclose(a, b, 0, 0, equal_nan=True) for a, b in again):
                 return "the same steps from the same start give other numbers: something in it is random, or counts"
             probe.load_state_dict(before)
             for s in range(S):
@@ -118,7 +119,12 @@ class _Wrong(Exception):
 def _steps(probe: Cell, Xs: Tensor) -> State:
     state = probe.begin(Xs.shape[2])
     for X in Xs:
+        given = {"input": X} | {f"state {k}": part for k, part in enumerate(state)}
+        before = {name: tensor._version for name, tensor in given.items()}
         after: Any = probe.step(X, *state)
+        if changed := [name for name, tensor in given.items() if tensor._version != before[name]]:
+            raise _Wrong(f"its step changes its {changed[0]} in place, which training still needs: make a new tensor, "
+                         "as H = 0.5 * H does and H *= 0.5 does not")  # fmt: skip
         after = after if isinstance(after, tuple) else (after,)
         if len(after) != probe.states:
             raise _Wrong(f"its step gives {len(after)} states, `states` says {probe.states}")

@@ -218,6 +218,8 @@ BROKEN: dict[str, tuple[dict[str, object], str]] = {
     "numpy's": (stepping(lambda self, X, H: H * __import__("numpy").random.rand()), "numpy.random"),
     "a count": (stepping(counting), "keeps something from one step to the next that no checkpoint holds"),
     "in eval": ({**stepping(in_eval), "averages": "m_h"}, "its step still changes m_h"),
+    "in place": (stepping(lambda self, X, H: H.mul_(0.5) + X @ self.W_xh), "its step changes its state 0 in place"),
+    "input in place": (stepping(lambda self, X, H: X.mul_(0.5) @ self.W_xh + H), "its step changes its input in place"),
     "seeds": (stepping(lambda self, X, H: X @ self.W_xh - (X @ self.W_xh).mean(0)), "depend on the seeds beside it"),
 }  # fmt: skip
 
@@ -246,6 +248,8 @@ def test_a_module_inside_has_no_axis_of_seeds() -> None:
 
 def test_a_plain_cell_breaks_nothing() -> None:
     assert fault(written(), ()) == ""
+    no_number = stepping(lambda self, X, H: torch.log(X @ self.W_xh - 99) + H)  # it diverges, and nothing is random
+    assert fault(written(**no_number), ()) == ""
     assert "write `@gate`" in fault(written(), ("Z",))
 
 
