@@ -1,4 +1,4 @@
-"""Write a cell to begin with and the test of it by its scalar twin: `harness new cell NAME`."""
+"""Write a cell or task to begin with: `harness new cell NAME`, with its test by a scalar twin; `new task NAME`."""
 
 from __future__ import annotations
 
@@ -75,6 +75,40 @@ def test_the_cell_is_its_equations():
         h = twin(w, X[0, 0].tolist(), h)
         assert state[0][0, 0].tolist() == pytest.approx(h, abs=1e-12)
 '''
+
+
+TASK = '''"""{title}: what it asks of a network, in one line."""
+
+import numpy as np
+
+from harness.experiments.tasks import task
+
+
+# 3 symbols go in, 2 classes come out; lengths on a CPU and on a GPU; what a guess without memory scores
+@task(3, 2, 20, 100, 0.5, "remembering the first symbol")
+def {name}(length, n, rng):
+    """Show 0 or 1, then noise that says nothing; ask at the end what was shown first."""
+    inputs = rng.integers(0, 2, size=(length, n))  # (T, n) symbols, or (T, n, d) numbers; of `rng` alone
+    inputs[-1] = 2  # asks
+    answers = np.zeros((length, n), dtype=int)  # (T, n) classes, or numbers where there is one output
+    answers[-1] = inputs[0]
+    counts = np.zeros((length, n), dtype=bool)  # the steps that are asked and scored
+    counts[-1] = True
+    return inputs, answers, counts
+'''
+
+
+def write_task(name: str, folder: Path) -> Path:
+    """NAME.py in `folder`. ValueError for a name that cannot be, is taken, or is there already."""
+    from harness.experiments.tasks import TASKS
+
+    if not re.fullmatch(r"[a-z]\w*", name) or not name.isascii():
+        raise ValueError(f"a task's file is named like my_task, in small letters, digits and _, not {name!r}")
+    path = folder / f"{name}.py"
+    if name in TASKS or path.exists():
+        raise ValueError(f"{name!r} is {'a task already' if name in TASKS else 'here already'}: nothing is written")
+    path.write_text(TASK.format(name=name, title=name), encoding="utf-8")
+    return path
 
 
 def write(name: str, folder: Path) -> list[Path]:

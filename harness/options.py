@@ -32,7 +32,7 @@ VERBS = {
     "compare": "compare A B, two results folders or REVISION:FOLDER: what differs, and whether B is worse by --limit",
     "gate": "bench, then compare with the folder --base, for a CI: status 0 not worse, 1 worse, 3 too noisy to tell",
     "merge": "merge A B ...: take the trainings of results folders A, B, ... over into --results, and make its report",
-    "new": "new cell NAME: write NAME.py, a cell to begin with, and test_NAME.py, its scalar twin, here",
+    "new": "new cell NAME: write NAME.py, a cell to begin with, and test_NAME.py, its scalar twin; or new task NAME",
     "list": "what there is, what would run, and which runs are done",
 }
 
@@ -70,7 +70,7 @@ TAKES = {  # the options of each verb: any other is refused, not ignored
 
 
 FLAGS = ("deterministic", "no_timing", "no_tasks", "full", "undo", "json", "mixed", "keys")
-WORDS = {"new": "cell NAME", "compare": "A B", "merge": "A B ..."}  # what some verbs take before any option
+WORDS = {"new": "cell|task NAME", "compare": "A B", "merge": "A B ..."}  # what some verbs take before any option
 
 
 EXAMPLES = {
@@ -220,7 +220,7 @@ def parser(verb: str = "") -> Parser:
     )
     top.option("--set", nargs="+", action="extend", default=[], dest="settings", metavar="FIELD=VALUE",
                      help=f"fields of the protocol: {', '.join(protocols.FIELDS)}")  # fmt: skip
-    top.option("--tasks", nargs="+", metavar="T", help=", ".join(task_names()))
+    top.option("--tasks", nargs="+", metavar="T", help=f"{', '.join(task_names())}; of your own: ./my_task.py")
     top.option("--lengths", nargs="+", metavar="N", help="lengths of the sequences, of every task")
     top.option("--deterministic", action="store_true", help="on CUDA the same bits twice, slower; a CPU gives them")
     top.option("--no-timing", action="store_true", help="train only; what was timed stays")

@@ -261,6 +261,7 @@ def train(
             store.write_run(folder, finished.run, {
                 "corpus": name, "cell": placed(finished.run.variant),
                 "unknown_share": None if corpus.tokens is None else corpus.unknown_share,
+                **task_facts(finished.run.protocol),
                 "characters_per_token": None if corpus.tokens is None else lengths(finished.run.protocol),
                 "outcome": dataclasses.asdict(outcome),
                 "environment": finished.environment, "started": finished.started, "wall_s": finished.wall_s,
@@ -283,6 +284,17 @@ def train(
             bar.finished(line, outcome.error, finished.run)
     if wrong and plan.engine == "auto":
         raise EngineDisagrees(wrong)
+
+
+def task_facts(protocol: Protocol) -> dict[str, object]:
+    """What is written beside a training on a task of a user's file, which may not be there when it is read."""
+    from harness.experiments.tasks import PLACES, TASKS
+
+    if protocol.task not in PLACES:
+        return {}
+    from harness.record.tables import facts_of
+
+    return {"task": facts_of(TASKS[protocol.task], protocol.num_steps), "task_file": PLACES[protocol.task]}
 
 
 def executed(

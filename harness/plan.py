@@ -227,8 +227,12 @@ def source(run: Run) -> str:
     from variants.fingerprint import fingerprint
 
     text = run.protocol.task == "text"
-    roots = [*NUMBERS[text], *[CAPTURE] * run.capture]
-    roots += [] if text else [f"harness.experiments.tasks.{run.protocol.task}"]
+    roots: list[str | tuple[Path, str]] = [*NUMBERS[text], *[CAPTURE] * run.capture]
+    if not text:
+        from harness.experiments.tasks import PLACES
+
+        task = run.protocol.task
+        roots.append((Path(PLACES[task]), task) if task in PLACES else f"harness.experiments.tasks.{task}")
     return fingerprint(run.variant, run.engine, tuple(roots), NO_NUMBERS)
 
 
@@ -370,25 +374,33 @@ def on_tasks(options: argparse.Namespace) -> list[Plan]:
 
 
 def _on_tasks(options: argparse.Namespace) -> list[Plan]:
+    from harness.data import load as loading
     from harness.data.corpus import NOTHING
-    from harness.experiments.tasks import TASKS, digits
+    from harness.experiments.tasks import PLACES, TASKS, digits
     from variants.outside import resolve
 
     for setting in options.settings:
         if setting.partition("=")[0] not in protocols.TASK_FIELDS:
             raise ValueError(registry.unknown("field of a task", setting.partition("=")[0], protocols.TASK_FIELDS))
     names = resolve(options.variants or grids.TASK_VARIANTS)
+    asked_for: list[str] = []
     for name in options.tasks or ():
-        if name not in TASKS:
-            raise ValueError(registry.unknown("task", name, TASKS))
-        if TASKS[name].needs:
-            digits()  # it is there, or a line says what to install
+        if own := loading.task_file(name):
+            if where(options).on:
+                raise ValueError(f"{name} lies on this machine, and --on trains on others: leave one of them out")
+            asked_for += loading.own_tasks(*own)
+        elif name not in TASKS:
+            raise ValueError(f"{registry.unknown('task', name, TASKS)}; one of your own is a file, like ./my_task.py")
+        else:
+            if TASKS[name].needs:
+                digits()  # it is there, or a line says what to install
+            asked_for.append(name)
     seeds = grids.SEEDS if options.seeds is None else _count("seeds", options.seeds)
     device = _how(options)
     asked = [_count("length", length) for length in options.lengths or ()]
     plans = []
-    installed = [name for name, task in TASKS.items() if not task.needs]
-    for task in (TASKS[name] for name in dict.fromkeys(options.tasks or installed)):
+    installed = [name for name, task in TASKS.items() if not task.needs and name not in PLACES]
+    for task in (TASKS[name] for name in dict.fromkeys(asked_for or installed)):
         for length in dict.fromkeys(asked or [task.published if device == "cuda" else task.length]):
             if not task.least <= length <= task.most // task.longer:
                 known = f"lengths from {task.least} to {task.most // task.longer}"

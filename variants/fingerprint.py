@@ -35,8 +35,9 @@ SKIPPED = {"ctx", "kind", "type_comment", "type_ignores", "type_params", "annota
 
 @functools.cache
 def fingerprint(
-    variant: str, engine: str = "", roots: tuple[str, ...] = (), stops: tuple[str, ...] = (), home: Path = HOME
-) -> str:
+    variant: str, engine: str = "", roots: tuple[str | tuple[Path, str], ...] = (), stops: tuple[str, ...] = (),
+    home: Path = HOME,
+) -> str:  # fmt: skip
     """A hash of a variant's equations, of the engine that executes them, '' for the reference engine, and of `roots`.
 
     `stops` are qualified names, of modules too, that decide no number: not followed. ValueError for a name not there.

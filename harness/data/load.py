@@ -1,4 +1,4 @@
-"""Load a text by its name or from a file. A text that cannot be used is a ValueError of one line that says why."""
+"""Load a text by its name or from a file, a task from a file. What cannot be used is a ValueError of one line."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ import unicodedata
 import zlib
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.data import download
 from harness.data.corpus import BOOK, CHARACTERS, EMBEDDED, PYTHON_DOCS, Corpus, digest, from_text, printable
 from harness.data.embedded import embedded
 from harness.experiments.runs import MISSING
 from harness.formatting import join_or
+
+if TYPE_CHECKING:  # it imports NumPy
+    from harness.experiments.tasks import Task
 
 LARGEST_FILE = 2**28  # bytes, 256 MiB: reading one takes about 20 times its size in memory at the peak
 
@@ -200,3 +204,124 @@ def _shown(path: Path) -> str:
         return f"./{name}"
     words = (BOOK, EMBEDDED, PYTHON_DOCS, *MISSING, "true", "false")
     return f"./{name}" if name in words or name.lower() in words or name.startswith(("=", "+", "-", "@")) else name
+
+
+# ---- a task of one's own ---------------------------------------------------------------------------
+
+
+def task_file(word: str) -> tuple[str, str] | None:
+    """('./my_task.py', 'name') of './my_task.py:name', '' for every task of the file; None for what is no file."""
+    found = re.fullmatch(r"(.*\.py)(?::([^\W\d]\w*))?", word, re.DOTALL)
+    if found:
+        return found[1], found[2] or ""
+    if "/" in word or word.startswith("~"):
+        raise ValueError(f"{word!r} is no Python file: a task is one like ./my_task.py, which may be followed by :name")
+    return None
+
+
+def own_tasks(place: str, only: str = "", check: bool = True) -> list[str]:
+    """Import a file that declares tasks as experiments/tasks.py does, and return their names. ValueError says why not.
+
+    The file is read anew each time. `check`: that data and declaration agree, see `checked`.
+    """
+    from harness.experiments.tasks import PLACES, TASKS
+    from variants import outside
+    from variants.fingerprint import fingerprint
+    from variants.registry import one_line, unknown
+
+    path = Path(os.path.abspath(os.path.expanduser(place))).resolve()
+    if not path.is_file():
+        raise ValueError(f"no file {place!r}{': it is a folder' * path.is_dir()}: a task is one like ./my_task.py")
+    for name in [name for name, where in PLACES.items() if where == str(path)]:
+        del TASKS[name], PLACES[name]
+    before = dict(TASKS)
+    outside._files.pop(str(path), None)
+    try:
+        outside._module(str(path))
+        found = [name for name, task in TASKS.items() if before.get(name) is not task]
+        if taken := [name for name in found if name in before]:
+            where = PLACES.get(taken[0], "one of this package")
+            raise ValueError(f"{place}: a task {taken[0]!r} is there already, {where}: give the function another name")
+        if not found:
+            raise ValueError(f"{place} declares no task: put @task(...) above a function, from "
+                             "harness.experiments.tasks import task; `new task NAME` writes one")  # fmt: skip
+        if only and only not in found:
+            raise ValueError(unknown(f"task in {place}", only, found))
+        for name in found if check else ():
+            checked(TASKS[name], place)
+    except ValueError:
+        _undo(before)
+        raise
+    except (Exception, SystemExit) as error:
+        _undo(before)
+        raise ValueError(f"{place} cannot be used: {one_line(error)}") from None
+    PLACES.update(dict.fromkeys(found, str(path)))
+    fingerprint.cache_clear()  # the file may have been edited
+    return [only] if only else found
+
+
+def _undo(before: dict[str, Task]) -> None:
+    from harness.experiments.tasks import TASKS
+
+    TASKS.clear()
+    TASKS.update(before)
+
+
+def checked(task: Task, place: str) -> None:
+    """ValueError where a task's sequences are not as it declares them, or a guess without memory beats its chance."""
+    import numpy as np
+
+    def wrong(why: str) -> ValueError:
+        return ValueError(f"{place}: task {task.name}: {why}")
+
+    for length in dict.fromkeys((task.least, task.length, task.longer * task.length)):
+        X, Y, asked = task.make(length, 4, np.random.default_rng(0))
+        again = task.make(length, 4, np.random.default_rng(0))
+        if not all(np.array_equal(a, b) for a, b in zip((X, Y, asked), again, strict=True)):
+            raise wrong("the same generator gives other sequences: draw by the generator it is given alone")
+        if Y.shape[1:] != (4,) or X.shape[:2] != Y.shape or asked.shape != Y.shape or asked.dtype != bool:
+            raise wrong(f"of 4 sequences it gives inputs {X.shape}, answers {Y.shape}, counts {asked.shape} of "
+                        f"{asked.dtype}: (T, 4) or (T, 4, inputs), (T, 4), and bool (T, 4)")  # fmt: skip
+        if not asked.any(0).all():
+            raise wrong(f"at length {length} a sequence asks nothing: counts is True where an answer is scored")
+        whole = np.issubdtype(X.dtype, np.integer)
+        if whole and (X.ndim != 2 or X.min() < 0 or X.max() >= task.inputs):
+            raise wrong(
+                f"its inputs are symbols from {X.min()} to {X.max()}: declare inputs={int(X.max()) + 1} or less"
+            )
+        if not whole and X.shape[2:] != (task.inputs,):
+            raise wrong(f"it declares {task.inputs} inputs, and gives {X.shape[2:] or 'none'} numbers a step")
+        if task.outputs > 1 and (not np.issubdtype(Y.dtype, np.integer) or Y.min() < 0 or Y.max() >= task.outputs):
+            raise wrong(
+                f"it declares {task.outputs} outputs: its answers are whole numbers from 0 to {task.outputs - 1}"
+            )
+    chance = task.chance(task.length)
+    if task.is_solved(chance) or not task.is_solved(task.optimum):
+        raise wrong(f"a score of {task.solved:g} counts as solved, which is not between chance, {chance:g}, and "
+                    f"optimum, {task.optimum:g}")  # fmt: skip
+    if (best := _without_memory(task)) is not None:
+        beats = best < 0.9 * chance if task.lower_is_better else best > chance + 0.05
+        if beats:
+            raise wrong(f"it declares chance {chance:g}, and a guess from the current input alone scores {best:.3g}")
+
+
+def _without_memory(task: Task) -> float | None:
+    """The score of the best guess from the current input and the step, over the scored sequences; None if unknown."""
+    import numpy as np
+
+    X, Y, asked = task.fresh(task.length)
+    if task.whole:
+        return None
+    step = np.broadcast_to(np.arange(len(Y))[:, None], Y.shape)[asked]
+    symbol = X[asked] if X.ndim == 2 else np.zeros(asked.sum(), dtype=int)
+    keys = np.stack([step, symbol], 1)
+    _, group = np.unique(keys, axis=0, return_inverse=True)
+    answers, sizes = Y[asked], np.bincount(group.ravel())
+    if task.outputs == 1:
+        means = np.bincount(group.ravel(), answers) / sizes
+        return float(((answers - means[group.ravel()]) ** 2).mean())
+    counts = np.zeros((len(sizes), task.outputs))
+    np.add.at(counts, (group.ravel(), answers), 1)
+    # with few sequences a key the commonest answer of each would be luck
+    often = sizes >= 200
+    return float(counts[often].max(1).sum() / sizes[often].sum()) if often.any() else None

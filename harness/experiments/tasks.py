@@ -76,6 +76,7 @@ class Task:
 
 
 TASKS: dict[str, Task] = {}
+PLACES: dict[str, str] = {}  # of those that lie in a file of the user's: name -> path; see data/load.py
 
 
 def task(

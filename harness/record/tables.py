@@ -19,7 +19,7 @@ import pandas as pd
 from harness import files
 from harness.experiments.protocols import UPDATES, Protocol
 from harness.experiments.runs import Run
-from harness.experiments.tasks import TASKS
+from harness.experiments.tasks import TASKS, Task
 from harness.files import digest
 from harness.record import csv_files, pack, schema
 from harness.record.csv_files import SUMS
@@ -78,7 +78,8 @@ def gather(folder: Path) -> Results:
                 **_numbers(outcome, "parameters", "train_perplexity", "heldout_perplexity", "tokens", "train_s"),
                 "lr": run.lr or run.protocol.lr, **{c: outcome.get(c) for c in SINCE},
                 **_numbers(whole, "wall_s", "together", "load"),
-            } | _probe(run, outcome) | ({"capture": False} if outcome.get("uncaptured") else {})  # fmt: skip
+            } | _probe(run, outcome, whole.get("task"))  # fmt: skip
+            row |= {"capture": False} if outcome.get("uncaptured") else {}
             row |= _by_character(run, row["heldout_perplexity"], whole.get("characters_per_token"))
             same = json.dumps({**run.fields, "source": "", "tokens": ""}, sort_keys=True)
             for facts in WITHIN.values():
@@ -266,19 +267,29 @@ def _by_character(run: Run, perplexity: float | None, length: float | None) -> L
     return {"bits_per_character": bits, "characters_per_token": length}
 
 
-def _probe(run: Run, outcome: Loaded) -> Loaded:
+def facts_of(task: Task, length: int) -> Loaded:
+    """What a table says of a task at a length."""
+    longer = task.longer * length if task.longer > 1 else None
+    return {
+        "task": task.name, "score_is": task.score_is, "trivial": task.chance(length), "optimal": task.optimum,
+        "threshold": task.solved, "length_longer": longer, "trivial_longer": task.chance(longer) if longer else None,
+        "linear": task.linear,
+    }  # fmt: skip
+
+
+def _probe(run: Run, outcome: Loaded, declared: Loaded | None) -> Loaded:
     """Return what a training on a task has besides."""
     protocol = run.protocol
     if protocol.task == "text":
         return {}
-    task, length = TASKS[protocol.task], protocol.num_steps
-    longer = task.longer * length if task.longer > 1 else None
+    task, length = TASKS.get(protocol.task), protocol.num_steps
+    if declared is None and task is not None:
+        declared = facts_of(task, length)
+    if declared is None:
+        raise ValueError(f"no task {protocol.task!r}")
     return {
-        "task": task.name, "length": length, "score": outcome["score"], "score_is": task.score_is,
-        "trivial": task.chance(length), "optimal": task.optimum, "threshold": task.solved,
-        "budget": UPDATES * protocol.epochs, "solved_after": outcome.get("solved_after"), "length_longer": longer,
-        "score_longer": outcome.get("score_longer"), "trivial_longer": task.chance(longer) if longer else None,
-        "linear": task.linear,
+        **declared, "length": length, "score": outcome["score"], "budget": UPDATES * protocol.epochs,
+        "solved_after": outcome.get("solved_after"), "score_longer": outcome.get("score_longer"),
     }  # fmt: skip
 
 

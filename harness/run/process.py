@@ -30,6 +30,10 @@ def command(code: str, follow: bool = False) -> list[str]:
     path = [entry for entry in sys.path if isinstance(entry, str)]
     cells = {name: dataclasses.astuple(entry) for name, entry in registry.OUTSIDE.items()}
     known = f"import harness; from variants import registry; registry.tell({cells!a}); " if cells else ""
+    tasks = getattr(sys.modules.get("harness.experiments.tasks"), "PLACES", {})
+    if tasks:
+        places = dict.fromkeys(tasks.values())
+        known += f"from harness.data.load import own_tasks; [own_tasks(p, check=False) for p in {list(places)!a}]; "
     first = f"from harness.run.process import follow_parent; follow_parent({os.getpid()}); " if follow else ""
     return [sys.executable, "-c", f"import sys; sys.path[:] = {path!a}; {first}{known}{code}"]
 

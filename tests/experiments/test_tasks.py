@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,12 +14,17 @@ import numpy as np
 import pytest
 import torch
 
+import harness
 from harness import __main__ as command
+from harness import pipeline
 from harness import plan as planning
+from harness.data import load
 from harness.experiments import tasks
 from harness.experiments.protocols import UPDATES, Protocol
 from harness.experiments.runs import Run
-from harness.experiments.tasks import TASKS
+from harness.experiments.tasks import PLACES, TASKS
+from harness.options import parser
+from harness.plan import on_tasks
 from harness.record import tables
 from harness.report import select
 from harness.report.sections import tasks as task_section
@@ -427,3 +433,107 @@ def test_what_stands_beside_the_digits_is_what_they_give() -> None:
     assert {TASKS[name].linear for name in ("digits_rows", "digits_pixels")} == {right.mean()}
     commonest = np.bincount(classes[known:]).max() / tasks.DIGITS_SCORED
     assert {TASKS[name].chance(8) for name in ("digits_rows", "digits_pixels")} == {commonest}
+
+
+# ---- a task in a file of the user's
+
+OWN = """
+import numpy as np
+from harness.experiments.tasks import task
+
+SIZE = 2
+
+@task(3, SIZE, 4, 8, 0.5, "remembering the first symbol")
+def first_one(length, n, rng):
+    inputs = rng.integers(0, SIZE, size=(length, n))
+    inputs[-1] = 2
+    answers = np.zeros((length, n), dtype=int)
+    answers[-1] = inputs[0]
+    counts = np.zeros((length, n), dtype=bool)
+    counts[-1] = True
+    return inputs, answers, counts
+"""
+
+
+@pytest.fixture
+def _own_tasks_forgotten() -> Iterator[None]:
+    known = dict(TASKS)
+    yield
+    TASKS.clear()
+    TASKS.update(known)
+    PLACES.clear()
+
+
+@pytest.mark.usefixtures("in_process", "elsewhere", "_own_tasks_forgotten")
+def test_a_task_in_a_file_is_trained_on_and_read_without_it_and_its_key_is_of_its_source(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.py").write_text(OWN, encoding="utf-8")
+    words = ["probe", "--tasks", "./mine.py", "s3", "--lengths", "3", "--variants", "gru", "--seeds", "1", "--set",
+             "epochs=1", "hidden=3", "lr=0.01", "batch_size=3"]  # fmt: skip
+    assert command.main(words) == 0
+    capsys.readouterr()
+
+    def keys() -> list[str]:
+        [plan] = on_tasks(parser().read(["probe", "--tasks", "mine.py:first_one", *words[4:]]))
+        return [run.key for run in plan.runs]
+
+    [before] = keys()
+    assert "first_one,batch_size=3,num_steps=3,hidden=3,epochs=1,rate=given" in harness.read().probes.protocol.tolist()
+    TASKS.pop("first_one")
+    PLACES.clear()
+    found = harness.read()  # another process, without the file
+    pipeline.tabulate(tmp_path / "results")
+    again = harness.read()
+    assert again.probes.equals(found.probes)
+    own = again.tasks[again.tasks.task == "first_one"].iloc[0]
+    assert (own.length, own.trivial, own.optimal, own.threshold, own.length_longer) == (3, 0.5, 1, 0.99, 6)
+    assert before in again.probes.run.tolist()
+    (tmp_path / "mine.py").write_text(OWN + "\n# a word\n", encoding="utf-8")
+    assert keys() == [before]
+    (tmp_path / "mine.py").write_text(OWN.replace("SIZE = 2", "SIZE = 2 * 1"), encoding="utf-8")
+    assert keys() != [before]
+
+
+@pytest.mark.usefixtures("elsewhere", "_own_tasks_forgotten")
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (("def first_one", "def s3"), "task 's3' is there already"),
+        (("@task(3, SIZE, 4, 8, 0.5,", "@task(3, SIZE, 4, 8, 0.1,"), "a guess from the current input alone scores 0.5"),
+        (("0.5,", "0.995,"), "not between chance, 0.995, and optimum, 1"),
+        (("task(3,", "task(2,"), "its inputs are symbols from 0 to 2"),
+        (("size=(length, n))", "size=(n, length))"), "of 4 sequences it gives|first_one|could not broadcast"),
+        (("counts[-1] = True", "pass"), "a sequence asks nothing"),
+        (("rng.integers(0", "np.random.default_rng().integers(0"), "the same generator gives other sequences"),
+        (("@task", "#"), "declares no task"),
+        (("import numpy", "import nummpy"), "No module named 'nummpy'"),
+    ],
+)
+def test_a_task_that_is_not_as_it_declares_is_one_line(
+    change: tuple[str, str], why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = dict(TASKS)
+    text = OWN.replace(*change)
+    assert text != OWN
+    (tmp_path / "mine.py").write_text(text, encoding="utf-8")
+    assert command.main(["probe", "--tasks", "./mine.py"]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert re.search(why, line), line
+    assert known == TASKS
+    assert not PLACES
+
+
+@pytest.mark.usefixtures("elsewhere", "_own_tasks_forgotten")
+def test_new_task_writes_one_that_can_be_used(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert command.main(["new", "task", "recall_it"]) == 0
+    assert "probe --tasks ./recall_it.py" in capsys.readouterr().out
+    assert load.own_tasks("recall_it.py") == ["recall_it"]
+    assert command.main(["new", "task", "recall_it"]) == 2
+    assert command.main(["new", "task", "s3"]) == 2
+    assert command.main(["probe", "--tasks", "./none.py"]) == 2
+    assert command.main(["probe", "--tasks", "recall_it.py:other"]) == 2
+    assert command.main(["probe", "--tasks", "./here"]) == 2
+    said = capsys.readouterr().err.splitlines()[-3:]
+    for part, line in zip(("no file", "no task in recall_it.py 'other'", "is no Python file"), said, strict=True):
+        assert part in line

@@ -15,7 +15,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from harness.experiments import grids
-from harness.experiments.tasks import QUESTIONS, SCORED, TASKS, symbols
+from harness.experiments.tasks import PLACES, QUESTIONS, SCORED, TASKS, symbols
 from harness.formatting import count
 from harness.record import tables
 from harness.report import select
@@ -55,7 +55,11 @@ def _played(results: tables.Results, found: Sequence[tuple[pd.Series, Mapping[st
 
 def task_examples(results: tables.Results, networks: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], int]:
     """Each task with examples of its scored sequences and the networks that were trained on it; the weights' size."""
-    kept = {str(net["run"]): net for net in networks if net.get("weights") and net.get("task") in TASKS}
+    kept = {
+        str(net["run"]): net
+        for net in networks
+        if net.get("weights") and net.get("task") in TASKS and net["task"] not in PLACES
+    }
     trained = results.probes[results.probes.run.isin(list(kept))]
     order = {name: k for k, name in enumerate((*SHOWN, "rnn"))}
     found, used = list[dict[str, Any]](), 0
