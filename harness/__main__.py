@@ -281,6 +281,14 @@ def _main(words: Sequence[str]) -> tuple[int, Comparison | dict[str, object] | N
             return 0, _list(options, folder), ""
         if options.verb == "pack":
             return _pack(folder, options.undo), None, ""
+        if options.verb == "export":
+            from harness import answers
+
+            if len(options.words) > 1 or not options.to:
+                kinds = ", ".join(answers.KINDS)
+                raise ValueError(f"export takes a folder and --to {kinds}, like: export results --to bibtex")
+            print(answers.export(Path(options.words[0]).expanduser() if options.words else folder, options.to))
+            return 0, None, ""
         if options.verb == "merge":
             return _merge(options.words, folder), None, ""
         if options.verb == "report":

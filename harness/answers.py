@@ -8,9 +8,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import html
+import importlib
 import io
 import json
 import math
+import os
+import shutil
 import subprocess
 import tarfile
 import tempfile
@@ -20,9 +23,12 @@ from typing import Any
 
 import pandas as pd
 
+import harness
 from harness.analysis import history
 from harness.analysis.history import Comparison
-from harness.record import store, tables
+from harness.formatting import pluralize
+from harness.record import schema, store, tables
+from variants.registry import unknown
 
 # ---- two folders ----------------------------------------------------------------------------------
 
@@ -172,3 +178,143 @@ def _plain(value: Any) -> Any:
 def said(whole: dict[str, Any]) -> str:
     """A document as text."""
     return json.dumps(whole, indent=1, ensure_ascii=False, default=_plain)
+
+
+# ---- other tools -----------------------------------------------------------------------------------
+
+KINDS = ("bibtex", "parquet", "mlflow", "wandb")
+NEEDS = {"parquet": "pyarrow", "mlflow": "mlflow", "wandb": "wandb"}  # what is imported then, and only then
+SCORES = ("train_perplexity", "heldout_perplexity", "bits_per_character", "best_perplexity", "score", "score_longer",
+          "solved_after", "tokens", "train_s", "wall_s")  # fmt: skip
+SETTINGS = ("variant", "engine", "capture", "precision", "device", "seed", "protocol", "corpus", "corpus_sha256",
+            "task", "length", "hidden", "lr", "parameters")  # fmt: skip
+
+
+def export(folder: Path, kind: str) -> str:
+    """Write a results folder for another tool, below the folder, and return what to say. ValueError in one line.
+
+    bibtex is the entry itself. A folder that is there already is not written again.
+    """
+    if kind not in KINDS:
+        raise ValueError(unknown("export", kind, KINDS))
+    results = load(folder, str(folder))
+    if kind == "bibtex":
+        return bibtex(results, folder)
+    try:
+        importlib.import_module(NEEDS[kind])
+    except ImportError:
+        raise ValueError(
+            f"export --to {kind} needs the package {NEEDS[kind]}: pip install 'gru-bench[{kind}]'"
+        ) from None
+    target = folder / kind
+    if target.exists():
+        raise ValueError(f"{str(target)!r} is there already: delete it to have it written again")
+    made = folder / f".{kind}"
+    shutil.rmtree(made, ignore_errors=True)
+    count = {"parquet": _parquet, "mlflow": _mlflow, "wandb": _wandb}[kind](results, made)
+    made.rename(target)
+    hints = {"mlflow": f"; MLFLOW_ALLOW_FILE_STORE=true mlflow ui --backend-store-uri {target}",
+             "wandb": f"; wandb sync {target}/wandb/offline-run-*"}  # fmt: skip
+    return f"{target}: {count}{hints.get(kind, '')}"
+
+
+def bibtex(results: tables.Results, folder: Path) -> str:
+    """A BibTeX entry of a folder: version, commit, machine, date."""
+    machines, trained = results.environments, pd.concat([results.runs, results.probes, results.speed])
+    ended = sorted(str(day)[:10] for day in trained["started"].dropna())
+    facts = {name: [str(x) for x in dict.fromkeys(machines[name].dropna())] for name in ("commit", "torch", "package")}
+    of = machines["device_name"].where(machines["device"] == "cuda", machines["cpu"])
+    changed = ", with changes that were not committed" * bool(
+        machines["dirty"].astype(str).str.lower().eq("true").any()
+    )
+    notes = [
+        f"commit {' and '.join(x[:12] for x in facts['commit'])}{changed}" if facts["commit"] else "",
+        f"{len(results.runs) + len(results.probes)} trainings",
+        f"torch {' and '.join(facts['torch'])}" if facts["torch"] else "",
+        f"on {' and '.join(dict.fromkeys(str(x) for x in of.dropna()))}" if of.notna().any() else "",
+        f"protocols {', '.join(map(str, results.protocols['protocol']))}",
+    ]  # fmt: skip
+    day = ended[-1] if ended else ""
+    fields = {
+        "title": "gru-bench: recurrent networks, measured", "author": "{the gru-bench authors}",
+        "version": harness.__version__, "year": day[:4], "month": day[5:7].lstrip("0"), "date": day,
+        "note": f"Results {folder.name}: {'; '.join(note for note in notes if note)}",
+    }  # fmt: skip
+    key = "-".join(filter(None, ("gru-bench", day, facts["commit"][0][:7] if facts["commit"] else "")))
+    lines = [f"  {name} = {{{value if name == 'author' else _tex(value)}}}" for name, value in fields.items() if value]
+    return f"@software{{{key},\n" + ",\n".join(lines) + "\n}"
+
+
+def _tex(text: str) -> str:
+    marks = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    return "".join(marks.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in text)
+
+
+def _parquet(results: tables.Results, target: Path) -> str:
+    """Every table that has rows, with the schema's types."""
+    target.mkdir(parents=True)
+    names = [name for name in schema.COLUMNS if len(getattr(results, name))]
+    for name in names:
+        tables.typed(getattr(results, name), name).to_parquet(target / f"{name}.parquet", index=False)
+    return pluralize(len(names), "table")
+
+
+def trainings(results: tables.Results) -> Iterator[tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]]:
+    """Of each training: its settings with those of its protocol and machine; its scores; its curve."""
+    known = {row["protocol"]: row for row in rows(results.protocols)}
+    machines = {row["environment"]: row for row in rows(results.environments)}
+    for row in [*rows(results.runs), *rows(results.probes)]:
+        settings = {**known.get(row["protocol"], {}), **machines.get(row["environment"], {})}
+        settings |= {name: row.get(name) for name in (*SETTINGS, "run", "started", "error", "sample")}
+        scores = {name: float(row[name]) for name in SCORES if row.get(name) is not None}
+        own = results.curves[results.curves["run"] == row["run"]]
+        yield {k: v for k, v in settings.items() if v not in (None, "")}, scores, rows(own)
+
+
+def _mlflow(results: tables.Results, target: Path) -> str:
+    """MLflow's own file store: an experiment, a run a training."""
+    from mlflow.entities import Metric, Param, RunTag
+    from mlflow.tracking import MlflowClient
+
+    os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+    target.mkdir(parents=True)
+    client = MlflowClient(tracking_uri=target.resolve().as_uri())
+    folder = target.resolve().parent
+    experiment, count = client.create_experiment(folder.name, (folder / "mlflow" / "artifacts").as_uri()), 0
+    for settings, scores, curve in trainings(results):
+        began = int(1000 * pd.Timestamp(settings["started"]).timestamp())
+        run = client.create_run(experiment, began, run_name=settings["run"]).info.run_id
+        metrics = [Metric(name, value, began, 0) for name, value in scores.items()]
+        metrics += [
+            Metric(f"curve_{name}", float(point[name]), began, int(point["tokens"]))
+            for point in curve for name in ("train_perplexity", "heldout_perplexity") if point[name] is not None
+        ]  # fmt: skip
+        tags = [RunTag(name, str(settings[name])) for name in ("error", "sample") if name in settings]
+        params = [Param(name, str(value)[:500]) for name, value in settings.items() if name not in ("error", "sample")]
+        for begin in range(0, max(len(metrics), len(params)), 100):  # the most that MLflow takes in one call
+            client.log_batch(run, metrics[begin : begin + 100], params[begin : begin + 100], tags if not begin else ())
+        ended = began + int(1000 * scores.get("wall_s", 0.0))
+        client.set_terminated(run, "FAILED" if "error" in settings else "FINISHED", ended)
+        count += 1
+    return pluralize(count, "run")
+
+
+def _wandb(results: tables.Results, target: Path) -> str:
+    """Weights & Biases' offline files: a run a training; nothing leaves this machine."""
+    import wandb
+
+    target.mkdir(parents=True)
+    count = 0
+    quiet = wandb.Settings(console="off", silent=True, disable_git=True, save_code=False, x_disable_stats=True)
+    for settings, scores, curve in trainings(results):
+        run = wandb.init(
+            project=target.resolve().parent.name, name=settings["run"], group=settings["variant"], config=settings,
+            dir=str(target), mode="offline", settings=quiet, reinit="finish_previous",
+        )  # fmt: skip
+        for point in curve:
+            shown = {f"curve/{k}": point[k] for k in ("train_perplexity", "heldout_perplexity") if point[k] is not None}
+            run.log(shown, step=int(point["tokens"]))
+        run.summary.update(scores)
+        run.finish(exit_code=int("error" in settings))
+        count += 1
+    return pluralize(count, "run")

@@ -32,6 +32,7 @@ VERBS = {
     "compare": "compare A B, two results folders or REVISION:FOLDER: what differs, and whether B is worse by --limit",
     "gate": "bench, then compare with the folder --base, for a CI: status 0 not worse, 1 worse, 3 too noisy to tell",
     "merge": "merge A B ...: take the trainings of results folders A, B, ... over into --results, and make its report",
+    "export": "export FOLDER --to bibtex, parquet, mlflow or wandb: the results for another tool, below the folder",
     "new": "new cell NAME: write NAME.py, a cell to begin with, and test_NAME.py, its scalar twin; or new task NAME",
     "list": "what there is, what would run, and which runs are done",
 }
@@ -64,13 +65,19 @@ TAKES = {  # the options of each verb: any other is refused, not ignored
     "gate": _TRAINS | {"protocol", "corpus", "variants", "seeds", "no_timing", "base", "limit", "to"},
     "pack": {"results", "undo"},
     "merge": {"results"},
+    "export": {"results", "to"},
     "new": set(),
     "list": _TRAINS | {"protocol", "corpus", "variants", "seeds", "max", "keys"},
 }
 
 
 FLAGS = ("deterministic", "no_timing", "no_tasks", "full", "undo", "json", "mixed", "keys")
-WORDS = {"new": "cell|task NAME", "compare": "A B", "merge": "A B ..."}  # what some verbs take before any option
+WORDS = {
+    "new": "cell|task NAME",
+    "compare": "A B",
+    "merge": "A B ...",
+    "export": "FOLDER",
+}  # what some verbs take before any option
 
 
 EXAMPLES = {
@@ -88,6 +95,7 @@ EXAMPLES = {
     "compare": "compare before after --limit 2%",
     "gate": "gate --base before --limit 2%",
     "merge": "merge results/shard-1-of-2 results/shard-2-of-2",
+    "export": "export results --to bibtex",
     "new": "new cell my_cell",
     "list": "list --variants gru:R=1",
 }
@@ -230,7 +238,7 @@ def parser(verb: str = "") -> Parser:
     top.option("--full", action="store_true", help="every size, engine and number of seeds, for hours")
     top.option("--base", metavar="DIR", help="the results folder that nothing may be worse than")
     top.option("--limit", metavar="SHARE", default="5%", help="what counts as worse, 5%% if not given")
-    top.option("--to", metavar="FILE", help="write the comparison as a page, like compare.html")
+    top.option("--to", metavar="FILE", help="a page of the comparison, like compare.html; of export: bibtex, parquet, ...")
     top.option("--figures", metavar="DIR", help="also write the figures as PDF, fonts inside, for a paper")
     top.option("--column-width", metavar="WIDTH", help="of --figures, like 3.25in, 8.3cm or 240pt; 3.25in if not given")
     top.option("--json", action="store_true", help="its answer as one JSON document on stdout")

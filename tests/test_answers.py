@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import itertools
 import json
 import math
+import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,7 @@ from harness.analysis import history
 from harness.analysis.stats import welch
 from harness.record import tables
 
+ROOT = Path(__file__).parent.parent
 CELLS = ("rnn", "gru", "nn.gru")
 SMALL = ["train_characters=300", "heldout_characters=100", "batch_size=4", "num_steps=5", "hidden=4", "epochs=2"]
 ASK = ["--corpus", "embedded", "--device", "cpu", "--no-timing", "--set", *SMALL]
@@ -296,3 +300,104 @@ def test_loaded_weights_give_the_recorded_perplexity_again(
                        ((names[0], 0, "classic"), "no weights of")):  # fmt: skip
         with pytest.raises(ValueError, match=why):
             harness.load_weights("out", *words)
+
+
+# ---- other tools
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> Path:
+    """A folder that a bench has filled."""
+    folder = tmp_path / "quick"
+    synthetic.write(folder, bench=("gru", "rnn"), ablate=(), failures=False)
+    return folder
+
+
+def test_bibtex_says_version_commit_machine_and_date_and_is_escaped(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", str(finished), "--to", "bibtex"]) == 0
+    entry = capsys.readouterr().out
+    results = harness.read(finished)
+    day = max(results.runs.started)[:10]
+    commit = results.environments.commit.dropna().iloc[0]
+    for said in (f"@software{{gru-bench-{day}-{commit[:7]},", f"year = {{{day[:4]}}}", f"date = {{{day}}}",
+                 f"version = {{{harness.__version__}}}", f"commit {commit[:12]}", "author = {{the gru-bench authors}}",
+                 str(results.environments.cpu.dropna().iloc[0]).split()[0]):  # fmt: skip
+        assert said in entry, said
+    assert entry.count("{") - entry.count(r"\{") == entry.count("}") - entry.count(r"\}")
+    assert not re.search(r"(?<!\\)[&%$#_]", entry.partition("note = ")[2])
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["export", "FOLDER"], "export takes a folder and --to bibtex, parquet, mlflow, wandb"),
+        (["export", "FOLDER", "--to", "bibtext"], "no export 'bibtext'. Did you mean"),
+        (["export", "nowhere", "--to", "bibtex"], "no results folder 'nowhere'"),
+        (["export", "FOLDER", "other", "--to", "bibtex"], "export takes a folder"),
+    ],
+)
+def test_what_cannot_be_exported_is_one_line(
+    words: list[str], why: str, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(finished) if word == "FOLDER" else word for word in words]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert why in line
+
+
+@pytest.mark.parametrize("kind", ["parquet", "mlflow", "wandb"])
+def test_without_its_package_an_export_says_what_to_install(
+    kind: str, finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, answers.NEEDS[kind], None)
+    assert main(["export", str(finished), "--to", kind]) == 2
+    assert capsys.readouterr().err.endswith(f"pip install 'gru-bench[{kind}]'\n")
+    assert not (finished / kind).exists()
+
+
+def test_every_training_is_exported_with_its_settings_scores_and_curve(finished: Path) -> None:
+    results = harness.read(finished)
+    every = list(answers.trainings(results))
+    assert len(every) == len(results.runs) + len(results.probes)
+    settings, scores, curve = every[0]
+    row = results.runs.iloc[0]
+    assert (settings["run"], settings["seed"], settings["torch"]) == (row.run, row.seed, settings["torch"])
+    assert settings["epochs"] == results.protocols.set_index("protocol").epochs[row.protocol]
+    assert scores["heldout_perplexity"] == row.heldout_perplexity
+    assert [point["tokens"] for point in curve] == list(results.curves[results.curves.run == row.run].tokens)
+
+
+def test_parquet_has_every_table_with_its_types(finished: Path) -> None:
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed: the extra parquet")
+    answers.export(finished, "parquet")
+    bench = pd.read_parquet(finished / "parquet" / "bench.parquet")
+    assert bench.heldout_perplexity.tolist() == harness.read(finished).bench.heldout_perplexity.tolist()
+    with pytest.raises(ValueError, match="is there already"):
+        answers.export(finished, "parquet")
+
+
+def test_mlflow_reads_every_training_from_its_own_store(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed: the extra mlflow")
+    runs = harness.read(finished).runs
+    every = answers.trainings
+    monkeypatch.setattr(answers, "trainings", lambda results: itertools.islice(every(results), 2))
+    said = answers.export(finished, "mlflow")
+    assert "2 runs" in said
+    client = mlflow.tracking.MlflowClient(tracking_uri=(finished / "mlflow").as_uri())
+    [experiment] = client.search_experiments()
+    found = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    for row in runs.head(2).itertuples():
+        run = found[row.run]
+        assert run.data.metrics["heldout_perplexity"] == row.heldout_perplexity
+        assert run.data.params["variant"] == row.variant
+        assert len(client.get_metric_history(run.info.run_id, "curve_heldout_perplexity")) > 1
+
+
+def test_wandb_writes_offline_files_and_nothing_leaves(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb", reason="wandb is not installed: the extra wandb")
+    every = answers.trainings
+    monkeypatch.setattr(answers, "trainings", lambda results: itertools.islice(every(results), 1))
+    assert "1 run" in answers.export(finished, "wandb")
+    [folder] = (finished / "wandb" / "wandb").glob("offline-run-*")
+    assert list(folder.glob("*.wandb"))

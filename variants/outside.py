@@ -253,8 +253,8 @@ def _settings_kept() -> Iterator[None]:
 
 
 def _lies_in(module: ModuleType | None, folder: Path) -> bool:
-    file = getattr(module, "__file__", None)
-    return bool(file) and Path(str(file)).resolve().is_relative_to(folder)
+    file = Path(str(getattr(module, "__file__", None) or ""))  # torch.ops calls its own _ops.py, with no folder
+    return file.is_absolute() and file.resolve().is_relative_to(folder)
 
 
 def _same_files(folder: Path, files: Iterable[str]) -> None:
