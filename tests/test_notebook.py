@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -310,3 +312,98 @@ def test_two_packages_that_offer_one_name_are_refused_with_both(monkeypatch: pyt
     with pytest.raises(ValueError, match=r"two cells are called 'mine': one.cells:Mine of .* and two.cells:Mine of"):
         outside.resolve(["mine"])
     outside._entry_points.cache_clear()
+
+
+# ---- three users, each from `pip install` of a wheel, in another folder
+
+FEW = ["--corpus", "embedded", "--device", "cpu", "--no-timing", "--seeds", "1", "--set",
+       *(f"{name}={value}" for name, value in SMALL.items())]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The programs of an environment in which the wheel alone is installed; what it needs is where tests have it."""
+    if not os.environ.get("STORIES"):
+        pytest.skip("three users' minutes: .ci/run has them, or STORIES=1")
+    folder = tmp_path_factory.mktemp("installed")
+    source, wheels, home = folder / "source", folder / "wheels", folder / "venv"
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    for name in ("harness", "variants"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
+    built = subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", str(wheels), "."],
+                           cwd=source, capture_output=True, text=True, timeout=120)  # fmt: skip
+    if built.returncode:
+        pytest.skip(f"no wheel can be built here: {(built.stderr.strip().splitlines() or ['no word why'])[-1]}")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(home)], check=True, timeout=120)
+    [site] = home.glob("lib/python*/site-packages")
+    (site / "needed.pth").write_text("\n".join(p for p in sys.path if p.endswith("site-packages")), encoding="utf-8")
+    [wheel] = wheels.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        held = {name for name in archive.namelist() if not name.endswith(".py")}
+    for part in ("timemachine.txt.gz", "native.c", "report.html.jinja", "page.css", "page.js", "LICENSE"):
+        assert any(name.endswith(part) for name in held), part
+    subprocess.run([*pip, "--python", str(home / "bin" / "python"), "install", "--no-deps", "--no-index", str(wheel)],
+                   check=True, timeout=120)  # fmt: skip
+    return home / "bin"
+
+
+def _run(installed: Path, *words: str) -> tuple[int, str]:
+    """Run a program where the test stands, without what the tests' own environment says of Python."""
+    own = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+    done = subprocess.run([str(installed / words[0]), *words[1:]], capture_output=True, text=True, timeout=300, env=own)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_a_student_benches_and_reads_the_answer_beside_folders_of_our_names(installed: Path, tmp_path: Path) -> None:
+    for name in ("harness", "variants"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise SystemExit('not mine')", encoding="utf-8")
+    status, said = _run(installed, "gru-bench", "bench", "--variants", "rnn", "gru", *FEW)
+    assert status == 0, said
+    assert "report: results/report.html" in said
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "read.py").write_text(
+        "import harness\nr = harness.read('results')\n"
+        "print(harness.__file__, list(r.bench.variant), r.bench.seeds.min(), r.bench.to_markdown())\n",
+        encoding="utf-8",
+    )
+    status, said = _run(installed, "python", "elsewhere/read.py")
+    assert status == 0, said
+    assert str(installed.parent) in said
+    assert "['rnn', 'gru'] 1 | variant |" in said
+
+
+def test_a_researcher_ablates_a_cell_and_compares_in_a_script_without_a_guard(installed: Path, tmp_path: Path) -> None:
+    assert _run(installed, "gru-bench", "new", "cell", "my_cell")[0] == 0
+    (tmp_path / "script.py").write_text(
+        "import harness\nprint('once')\n"
+        f"how = dict(corpus='embedded', device='cpu', no_timing=True, seeds=2, set={SMALL!r})\n"
+        "r = harness.ablate('./my_cell.py', gates=['Z'], values=[0], **how)\n"
+        "print(r.ablate.to_latex())\n"
+        "c = harness.compare('results', 'results')\n"
+        "print('status', c.status, set(c.rows.verdict))\n",
+        encoding="utf-8",
+    )
+    status, said = _run(installed, "python", "script.py")
+    assert status == 0, said
+    assert said.count("once") == 1
+    assert r"my\_cell:Z=0 &" in said
+    assert "status 0 {'identical'}" in said
+
+
+def test_an_engineer_gates_a_cell_and_leaves_nothing_behind(installed: Path, tmp_path: Path) -> None:
+    """The last of the three: the package is removed."""
+    assert _run(installed, "gru-bench", "new", "cell", "my_cell")[0] == 0
+    asked = ["--variants", "gru", "./my_cell.py", *FEW]
+    assert _run(installed, "gru-bench", "bench", "--results", "base", *asked)[0] == 0
+    status, said = _run(installed, "gru-bench", "gate", "--base", "base", "--limit", "5%", "--json", *asked)
+    assert status == 0, said
+    assert '"verdict": "identical"' in said
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q", "--python", str(installed / "python")]
+    subprocess.run([*pip, "uninstall", "-y", "gru-bench"], check=True, timeout=120)
+    [site] = installed.parent.glob("lib/python*/site-packages")
+    assert [path.name for path in site.iterdir()] == ["needed.pth"]
+    assert not (installed / "gru-bench").exists()
