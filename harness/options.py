@@ -238,7 +238,9 @@ def parser(verb: str = "") -> Parser:
     top.option("--full", action="store_true", help="every size, engine and number of seeds, for hours")
     top.option("--base", metavar="DIR", help="the results folder that nothing may be worse than")
     top.option("--limit", metavar="SHARE", default="5%", help="what counts as worse, 5%% if not given")
-    top.option("--to", metavar="FILE", help="a page of the comparison, like compare.html; of export: bibtex, parquet, ...")
+    top.option(
+        "--to", metavar="FILE", help="a page of the comparison, like compare.html; of export: bibtex, parquet, ..."
+    )
     top.option("--figures", metavar="DIR", help="also write the figures as PDF, fonts inside, for a paper")
     top.option("--column-width", metavar="WIDTH", help="of --figures, like 3.25in, 8.3cm or 240pt; 3.25in if not given")
     top.option("--json", action="store_true", help="its answer as one JSON document on stdout")
