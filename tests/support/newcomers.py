@@ -127,7 +127,7 @@ class Scaled(Cell):
     weights = "W_xa W_xb b_a W_ha W_hb b_b"
 
     def step(self, X: Tensor, H: Tensor) -> Tensor:
-        A = functional.softplus(X @ self.W_xa + self.b_a) * tanh(X @ self.W_xb)
+        A = functional.softplus(X @ self.W_xa + self.b_a) * tanh(X @ self.W_xb + torch.flip(X @ self.W_xa, (1,)))
         A = A + torch.einsum("snh,skh->snk", H, self.W_ha) / 9
         return tanh(H @ (self.W_ha - 2 * self.W_hb) + A) * sigmoid(self.b_b + 1)
 
