@@ -70,16 +70,16 @@ def _report(folder: Path, figures: str = "", width: str = "") -> int:
         raise ValueError(f"no folder {str(folder)!r} to report on: run bench first, or give --results")
     with store.writing(folder):
         if store.grids(folder):
-            pipeline.tabulate(folder)
+            results = pipeline.tabulate(folder)
         elif any((folder / f"{name}.csv").exists() for name in COLUMNS):
-            tables.read(folder)  # an edited one is named
+            results = tables.read(folder)  # an edited one is named
         else:
             raise ValueError(f"nothing in {str(folder)!r} to report on: run bench or ablate first, or give --results")
-        status = pipeline.draw(folder, anew=True)
+        status = pipeline.draw(folder, results, anew=True)
     if figures and not status:
         from harness.report import page
 
-        written = page.write_figures(tables.read(folder), Path(figures).expanduser(), width)
+        written = page.write_figures(results, Path(figures).expanduser(), width)
         print(f"{pluralize(len(written), 'figure')} as PDF, {width} wide: {figures}")
     return status
 
@@ -141,8 +141,7 @@ def _merge(folders: Sequence[str], folder: Path) -> int:
         done = merge.merge([Path(name).expanduser() for name in folders], folder)
         print(f"merged: {pluralize(done.runs, 'training')} in {folder}, {done.new} of them new"
               f"{f'; {done.twice} lay in two folders, with one outcome' * bool(done.twice)}")  # fmt: skip
-        pipeline.tabulate(folder)
-        return pipeline.draw(folder, anew=True)
+        return pipeline.draw(folder, pipeline.tabulate(folder), anew=True)
 
 
 def _new(words: Sequence[str]) -> int:

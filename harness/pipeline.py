@@ -324,7 +324,7 @@ def go(plan: Plan, folder: Path, with_timing: bool = True, tasks: Sequence[Plan]
     The exit status.
     """
     from harness import terminal
-    from harness.record import store
+    from harness.record import store, tables
     from harness.run.executors.local import cores
 
     where, with_timing = plan.where, with_timing and not plan.where.sharded
@@ -360,13 +360,14 @@ def go(plan: Plan, folder: Path, with_timing: bool = True, tasks: Sequence[Plan]
                 _time(plan.contenders, len(plan.corpus.vocabulary), folder, session)
         except KeyboardInterrupt:
             raise Interrupted(where.own(runs)) from None
-        results = tabulate(folder)
+        known = tables.unchanged(folder, plan.verb, "tasks", "speed")
+        results = known or tabulate(folder)
         terminal.print_table(getattr(results, plan.verb))
         if tasks:
             terminal.print_tasks(results.tasks)
         mine = results.speed[(results.speed["session"] == session) & results.speed["error"].fillna("").astype(bool)]
         timings = [f"timing {r['label']}, round {r['round'] + 1}: {r['error']}" for r in mine.to_dict("records")]
-        return _ended(runs, folder, timings, where)
+        return _ended(runs, folder, timings, where, None if known else results)
 
 
 def leave() -> None:
@@ -386,7 +387,7 @@ def _decided(plan: Plan, folder: Path) -> bool:
     return len(open_) == 0
 
 
-def _ended(runs: Collection[Run], folder: Path, failed: list[str], where: Where) -> int:
+def _ended(runs: Collection[Run], folder: Path, failed: list[str], where: Where, results: Results | None) -> int:
     """The last lines of a verb that trains, and its exit status."""
     from harness.record import store
 
@@ -401,7 +402,7 @@ def _ended(runs: Collection[Run], folder: Path, failed: list[str], where: Where)
               f"{os.path.basename(sys.executable)} -m harness merge FOLDER ... --results DIR")  # fmt: skip
     if failed:
         print(f"{len(failed)} failed, each a row of the tables; the same command tries them again", file=sys.stderr)
-    return draw(folder) or int(bool(failed))
+    return draw(folder, results) or int(bool(failed))
 
 
 def reproduce(plans: Sequence[Plan], settings: Sequence[tuple[str, Sequence[str]]], folder: Path) -> int:
@@ -429,7 +430,7 @@ def reproduce(plans: Sequence[Plan], settings: Sequence[tuple[str, Sequence[str]
             raise Interrupted(where.own(runs)) from None
         results = tabulate(folder)
         terminal.print_reproduce(results.reproduce)
-        return _ended(runs, folder, [], where)
+        return _ended(runs, folder, [], where, results)
 
 
 EXERCISE_SIZES = (16, 32, 64, 128)  # hidden units of exercise 2
@@ -502,7 +503,7 @@ def axes(plans: Sequence[Plan], settings: Sequence[str], folder: Path) -> int:
             raise Interrupted(where.own(runs)) from None
         results = tabulate(folder)
         terminal.print_axes(results.axes)
-        return _ended(runs, folder, [], where)
+        return _ended(runs, folder, [], where, results)
 
 
 def claims(plans: Sequence[Plan], labels: Mapping[str, str], folder: Path) -> int:
@@ -536,7 +537,7 @@ def claims(plans: Sequence[Plan], labels: Mapping[str, str], folder: Path) -> in
             raise Interrupted(where.own(runs)) from None
         results = tabulate(folder)
         terminal.print_claims(results.claims)
-        return _ended(runs, folder, [], where)
+        return _ended(runs, folder, [], where, results)
 
 
 def questions(plans: Sequence[Plan], folder: Path) -> int:
@@ -585,7 +586,7 @@ def probe(plans: Sequence[Plan], folder: Path) -> int:
             raise Interrupted(where.own(runs)) from None
         results = tabulate(folder)
         terminal.print_tasks(results.tasks)
-        return _ended(runs, folder, [], where)
+        return _ended(runs, folder, [], where, results)
 
 
 def train_tasks(plans: Sequence[Plan], folder: Path, name: str) -> list[Run]:
@@ -673,7 +674,7 @@ def sweep(plans: Sequence[Plan], full: bool, folder: Path) -> int:
         failed = timed[timed["error"].fillna("") != ""]["label"].unique()
         for label in failed:
             print(f"failed: {label}: {timed[timed['label'] == label]['error'].dropna().iloc[0]}", file=sys.stderr)
-        return draw(folder) or int(len(failed) > 0)
+        return draw(folder, results) or int(len(failed) > 0)
 
 
 def latency(plan: Plan, folder: Path) -> int:
@@ -826,11 +827,14 @@ def tabulate(folder: Path) -> Results:
     )  # fmt: skip
     results = dataclasses.replace(results, **answers)
     tables.write(results, folder)
+    tables.mark(folder)
     return results
 
 
-def draw(folder: Path, anew: bool = False) -> int:
+def draw(folder: Path, results: Results | None = None, anew: bool = False) -> int:
     """The report from the tables: last of all, so that nothing of it can undo them. 1 where it cannot be had, and why.
+
+    `results`: the tables as they were just written; else they are read.
 
     One of the same tables by the same code is left as it is, unless it is to be made `anew`.
     """
@@ -840,7 +844,7 @@ def draw(folder: Path, anew: bool = False) -> int:
         from harness.report import page as report
 
         if anew or not report.current(folder):
-            report.write(tables.read(folder), folder)  # through the files: what is shown is what they say
+            report.write(tables.read(folder) if results is None else results, folder)
     except OSError:
         raise
     except Exception as error:

@@ -162,7 +162,7 @@ def states(folder: Path) -> dict[str, str]:
     the folder writes the index anew where that was so.
     """
     known, found, where, anew = _index(folder), dict[str, str](), dict[str, str](), False
-    for name, stamp in _stamps(folder):
+    for name, stamp in stamped(folder):
         said = known.get(name, "")
         if not said.startswith(stamp):
             error = _error(folder, name)
@@ -192,7 +192,7 @@ def _index(folder: Path) -> dict[str, str]:
     return {name: said for name, _, said in (line.partition("\t") for line in lines)}
 
 
-def _stamps(folder: Path) -> Iterator[tuple[str, str]]:
+def stamped(folder: Path) -> Iterator[tuple[str, str]]:
     """(name, what changes with its content) of each training's file, packed or not."""
     loose = set()
     with contextlib.suppress(FileNotFoundError), os.scandir(folder / "runs") as entries:

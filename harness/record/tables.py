@@ -6,6 +6,7 @@ A missing value is an empty cell. A failed run is a row whose `error` says why.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -24,7 +25,9 @@ from harness.files import digest
 from harness.record import csv_files, pack, schema
 from harness.record.csv_files import SUMS
 from harness.record.schema import COLUMNS
-from harness.record.store import Loaded, as_run, as_written, grids, runs, samples
+from harness.record.store import INDEXED, Loaded, as_run, as_written, grids, runs, samples, stamped
+
+MADE = ".tables"  # of a large folder: what its tables were made from
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ def gather(folder: Path) -> Results:
     environments: dict[str, Loaded] = {}
     protocols: dict[str, Protocol] = {}
     rows: dict[str, Loaded] = {}  # by the whole run but its source and tokens
-    held: dict[str, Loaded] = {}  # their outcomes
+    held: dict[str, tuple[Facts, ...]] = {}  # what their outcomes hold by the table: an outcome is ten times as large
     for path, key, whole in runs(folder):
         with as_written(path):
             run, outcome = as_run(whole["run"]), whole["outcome"]
@@ -82,15 +85,14 @@ def gather(folder: Path) -> Results:
             row |= {"capture": False} if outcome.get("uncaptured") else {}
             row |= _by_character(run, row["heldout_perplexity"], whole.get("characters_per_token"))
             same = json.dumps({**run.fields, "source": "", "tokens": ""}, sort_keys=True)
-            for facts in WITHIN.values():
-                facts(outcome)
+            within = tuple(_facts(facts(outcome)) for facts in WITHIN.values())
             protocols[run.protocol.label] = run.protocol
             machine = whole["environment"]  # none, of one whose worker ended before it had said it
             row["environment"] = _environment(environments, machine) if machine else None
             row["bits"] = machine.get("bits")
         if same in rows and (rows[same]["run"] in named, rows[same]["started"]) > (key in named, row["started"]):
             continue
-        rows[same], held[same] = row, outcome
+        rows[same], held[same] = row, within
     blocks = _timed_blocks(folder, asked, environments, protocols)
     anchors = {
         (g["protocol"]["label"], g["corpus"], g["corpus_sha256"], model): perplexity
@@ -99,12 +101,12 @@ def gather(folder: Path) -> Results:
         for model, perplexity in g["anchors"].items()
     }
     order = sorted(rows, key=lambda k: tuple(rows[k][c] for c in ("protocol", "variant", "engine", "seed", "run")))
-    trained, outcomes = [rows[k] for k in order], [held[k] for k in order]
+    trained = [rows[k] for k in order]
     return Results(
         **{name: frame(name, []) for name in ("bench", "ablate", "reproduce", "axes", "claims", "questions", "tasks")},
         runs=frame("runs", [row for row in trained if "task" not in row]),
         probes=frame("probes", [row for row in trained if "task" in row]),
-        **{name: _of_each(name, trained, [facts(o) for o in outcomes]) for name, facts in WITHIN.items()},
+        **{name: _of_each(name, trained, [held[k][n] for k in order]) for n, name in enumerate(WITHIN)},
         speed=frame("speed", [row for row in blocks if row["verb"] != "latency"]),
         latency=frame("latency", [row for row in blocks if row["verb"] == "latency"]),
         learning_rates=frame("learning_rates", [
@@ -167,16 +169,39 @@ WITHIN: dict[str, Callable[[Loaded], list[Loaded]]] = {
 SINCE = ("heldout_mean_exp", "best_epoch", "best_perplexity")  # which an older version did not record
 
 
-def _of_each(name: str, trained: Sequence[Loaded], facts: Sequence[list[Loaded]]) -> pd.DataFrame:
+Facts = tuple[tuple[str, ...], tuple[tuple[object, ...], ...]]  # columns, and a row a fact
+
+
+def _facts(rows: Sequence[Loaded]) -> Facts:
+    """The same facts in a tenth of the memory: their columns are named once."""
+    names = tuple(rows[0]) if rows else ()
+    if all(tuple(row) == names for row in rows):
+        return _interned(names), tuple(tuple(row.values()) for row in rows)
+    names = tuple(dict.fromkeys(name for row in rows for name in row))
+    return _interned(names), tuple(tuple(row.get(name) for name in names) for row in rows)
+
+
+@functools.cache
+def _interned(names: tuple[str, ...]) -> tuple[str, ...]:
+    return names
+
+
+def _of_each(name: str, trained: Sequence[Loaded], facts: Sequence[Facts]) -> pd.DataFrame:
     """The table of that name: a training's own columns beside each of its facts."""
-    own = [fact for some in facts for fact in some]
-    if not own:
+    times = np.repeat(np.arange(len(facts)), [len(rows) for _, rows in facts])
+    if not len(times):
         return frame(name, [])
-    beside = pd.DataFrame(own)
-    times = np.repeat(np.arange(len(facts)), [len(some) for some in facts])
-    whole = pd.DataFrame(trained, dtype=object).reindex(columns=[c for c in COLUMNS[name] if c not in beside])
-    whole = whole.loc[times].set_index(beside.index)
-    return pd.concat([whole, beside], axis=1)[list(COLUMNS[name])]
+    beside = {column for names in {names for names, _ in facts} for column in names}
+    columns = {}
+    for column in COLUMNS[name]:
+        if column in beside:
+            at = {names: names.index(column) if column in names else -1 for names in {names for names, _ in facts}}
+            columns[column] = pd.Series([row[at[n]] if at[n] >= 0 else None for n, rows in facts for row in rows])
+        else:
+            own = np.empty(len(trained), dtype=object)
+            own[:] = [row.get(column) for row in trained]
+            columns[column] = pd.Series(own[times], dtype=object)
+    return pd.DataFrame(columns)
 
 
 def frame(name: str, rows: Sequence[Mapping[str, object]]) -> pd.DataFrame:
@@ -228,6 +253,41 @@ def read(folder: Path) -> Results:
         return csv_files.load(folder / file, name, written.get(file), lambda: pack.table(folder, file))
 
     return Results(**{name: table(name) for name in COLUMNS})
+
+
+def mark(folder: Path) -> None:
+    """Leave a note of what the tables were just made from, where that is much."""
+    if made := _made(folder):
+        files.write(folder / MADE, made)
+
+
+def unchanged(folder: Path, *names: str) -> Results | None:
+    """These tables, the others empty, where all would come out again as they are: of the same files, by the same code.
+
+    None where that is not so, or not known.
+    """
+    try:
+        if not (known := _made(folder)) or (folder / MADE).read_text(encoding="utf-8", errors="replace") != known:
+            return None
+        written = {name: hexadecimal for hexadecimal, _, name in (x.partition("  ") for x in sums(folder).splitlines())}
+        some = {n: csv_files.load(folder / f"{n}.csv", n, written.get(f"{n}.csv"), lambda: None) for n in names}
+    except (OSError, ValueError):
+        return None
+    return Results(**{name: some[name] if name in some else frame(name, []) for name in COLUMNS})
+
+
+def _made(folder: Path) -> str:
+    """A digest of all that tables are made from and of the tables as they lie there; '' where that is little."""
+    stamps = [f"{name} {stamp}" for name, stamp in stamped(folder)]
+    if len(stamps) < INDEXED:
+        return ""
+    others = sorted([*(folder / "speed").rglob("*.json"), *folder.glob("*.csv"), folder / SUMS])
+    for path in others:
+        at = path.stat()
+        stamps.append(f"{path} {at.st_mtime_ns} {at.st_ctime_ns} {at.st_size} {at.st_ino}")
+    asked = [path.read_text(encoding="utf-8") for path in sorted((folder / "grids").glob("[!.]*.json"))]
+    code = [path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parents[1].rglob("*.py"))]
+    return digest("\n".join([*sorted(stamps), *asked, *code]))
 
 
 def sums(folder: Path) -> str:

@@ -159,7 +159,9 @@ def hinted(figure: Figure) -> list[str]:
 
 
 def hint(ax: Axes, xs: Iterable[float], ys: Iterable[float], texts: Sequence[str]) -> None:
-    """What is said of some points of a chart where they are pointed at."""
+    """What is said of some points of a chart where they are pointed at; nothing where they are a picture."""
+    if len(texts) > MOST_POINTS:
+        return
     own = _hints.setdefault(ax.figure, [])
     own += [(ax, float(x), float(y), text) for x, y, text in zip(xs, ys, texts, strict=True)]
 

@@ -24,7 +24,7 @@ from harness.analysis import stats
 from harness.experiments import grids
 from harness.record import csv_files, store
 from harness.record import tables as record_tables
-from harness.record.schema import COLUMNS
+from harness.record.schema import COLUMNS, names
 from harness.report import sections, select
 from harness.report.drawing import DARK, LIGHT, inches, pdf, png
 from harness.report.sections import (
@@ -211,7 +211,7 @@ def downloads(results: record_tables.Results) -> list[tuple[str, int, str]]:
     """(file, rows, data URI): the tables as they were read; without a URI where too large for one page."""
     tables = {name: frame for name in COLUMNS if len(frame := getattr(results, name))}
     raw = {  # what is too large for certain need not be written out to know it
-        name: _csv(frame) for name, frame in tables.items() if len(_csv(frame.head(FIRST_ROWS))) <= MOST_CSV
+        name: _csv(name, frame) for name, frame in tables.items() if len(_csv(name, frame.head(FIRST_ROWS))) <= MOST_CSV
     }
     inside, room = set(), MOST_CSV
     for name, text in sorted(raw.items(), key=lambda item: len(item[1])):
@@ -225,8 +225,11 @@ def downloads(results: record_tables.Results) -> list[tuple[str, int, str]]:
     ]
 
 
-def _csv(frame: pd.DataFrame) -> bytes:
-    return csv_files.to_text(frame).encode("utf-8", "replace")
+def _csv(name: str, frame: pd.DataFrame) -> bytes:
+    """A table as its file has it: a count that was read beside an empty cell is no 10.0."""
+    counts = {c: frame[c].map(lambda x: int(x) if x % 1 == 0 else x, na_action="ignore").astype(object)
+              for c in names(name, int) if frame[c].dtype.kind == "f"}  # fmt: skip
+    return csv_files.to_text(frame.assign(**counts)).encode("utf-8", "replace")
 
 
 def _csp(text: str) -> str:

@@ -112,6 +112,29 @@ def test_an_index_tells_how_every_training_ended_and_the_files_stay_the_truth(
     assert store.states(tmp_path) == {runs[1].key: "", runs[3].key: ""}
 
 
+def test_tables_of_a_large_folder_are_not_made_again_from_the_same_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "INDEXED", 1)
+    store.write_run(tmp_path, RUN, fact())
+    store.write_grid(tmp_path, "bench", grid_of(RUN))
+    assert tables.unchanged(tmp_path, "runs") is None
+    tables.write(tables.gather(tmp_path), tmp_path)
+    tables.mark(tmp_path)
+    known = tables.unchanged(tmp_path, "runs")
+    assert known is not None
+    assert (known.runs["run"].tolist(), len(known.curves)) == ([RUN.key], 0)
+    undo = {path: path.read_bytes() for path in (tmp_path / "curves.csv", tmp_path / "grids/bench.json")}
+    for path, whole in undo.items():
+        path.write_bytes(whole + b" ")
+        assert tables.unchanged(tmp_path, "runs") is None
+        path.write_bytes(whole)
+    tables.write(tables.gather(tmp_path), tmp_path)
+    tables.mark(tmp_path)
+    store.write_run(tmp_path, dataclasses.replace(RUN, seed=1), fact())
+    assert tables.unchanged(tmp_path, "runs") is None
+
+
 def test_gathered_is_what_was_written(tmp_path: Path) -> None:
     store.write_run(tmp_path, RUN, fact())
     store.write_run(tmp_path, dataclasses.replace(RUN, seed=1), fact(error="oom: x", heldout_perplexity=None, curve=[]))

@@ -63,6 +63,9 @@ def number(value: float, spell: Callable[[float], str]) -> Cell:
     return Cell(spell(value), "", plain(value)) if math.isfinite(value) else Cell()
 
 
+MOST_DOTS = 200  # of a row
+
+
 def strip(
     values: Mapping[int, float],
     interval: tuple[float, float],
@@ -70,7 +73,10 @@ def strip(
     base: float,
     spell: Callable[[float], str],
 ) -> Markup:
-    """Each seed as a dot, the interval of their mean as a band, on an axis that all rows of a column share."""
+    """Each seed as a dot, the interval of their mean as a band, on an axis that all rows of a column share.
+
+    Where there are more than MOST_DOTS, so many evenly spread by rank.
+    """
     low, high = scale
 
     def x(value: float) -> str:
@@ -81,11 +87,15 @@ def strip(
         parts.append(Markup('<line class="base" x1="{0}" x2="{0}" y1="0" y2="26"/>').format(x(base)))
     if interval[0] < interval[1] and interval[0] < high:
         parts.append(Markup('<line class="interval" x1="{}" x2="{}" y1="13" y2="13"/>').format(*map(x, interval)))
+    said = "; ".join(f"seed {seed}: {spell(value)}" for seed, value in values.items())
+    if len(values) > MOST_DOTS:
+        ranked = sorted(values.items(), key=lambda item: item[1])
+        said = f"{len(values):,} seeds: {spell(ranked[0][1])} to {spell(ranked[-1][1])}"
+        values = dict(ranked[k * (len(ranked) - 1) // (MOST_DOTS - 1)] for k in range(MOST_DOTS))
     for seed, value in values.items():
         beyond = value > high
         mark = Markup('<circle class="{}" cx="{}" cy="13" r="3"><title>{}</title></circle>')
         parts.append(mark.format("seed beyond" if beyond else "seed", x(value), f"seed {seed}: {spell(value)}"))
-    said = "; ".join(f"seed {seed}: {spell(value)}" for seed, value in values.items())
     return Markup('<svg class="track dots" width="100%" height="26" role="img" aria-label="{}">{}</svg>').format(
         said, Markup("").join(parts))  # fmt: skip
 

@@ -124,9 +124,10 @@ def chosen(
     found: list[tuple[pd.Series, Mapping[str, Any]]] = []
     why = list[str]()
     for table in (results.ablate, results.bench):
-        for _, row in select.finished(results, table).sort_values("label", kind="stable").iterrows():
-            net = kept.get(str(row.run))
-            if net is None or any(row.variant == other.variant for other, _ in found):
+        own = select.finished(results, table)
+        for _, row in own[own.run.isin(list(kept))].sort_values("label", kind="stable").iterrows():
+            net = kept[str(row.run)]
+            if any(row.variant == other.variant for other, _ in found):
                 continue
             if found and (row.protocol, row.corpus_sha256) != (found[0][0].protocol, found[0][0].corpus_sha256):
                 continue
