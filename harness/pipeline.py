@@ -569,7 +569,7 @@ def questions(plans: Sequence[Plan], folder: Path) -> int:
             raise Interrupted(where.own(runs)) from None
         results = tabulate(folder)
         terminal.print_questions(results.questions)
-        return _ended(runs, folder, [], where)
+        return _ended(runs, folder, [], where, results)
 
 
 def probe(plans: Sequence[Plan], folder: Path) -> int:
