@@ -135,8 +135,12 @@ def execute(
     driver = Driver(left, corpus, where.on.partition(":")[2], folder.resolve(), on_progress, checkpoints)
     try:
         yield from driver.results()
-    finally:
-        driver.close()
+    finally:  # a second Ctrl-C waits: no job is left
+        held = signal.pthread_sigmask(signal.SIG_BLOCK, {*local.STOPS, signal.SIGALRM})
+        try:
+            driver.close()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
 
 class Driver:

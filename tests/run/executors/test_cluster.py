@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -262,6 +263,27 @@ def test_jobs_of_slurm_give_what_this_machine_gives(
         assert dataclasses.replace(finished.outcome, train_s=0.0) == dataclasses.replace(here.outcome, train_s=0.0)
         assert (finished.together, finished.environment["bits"]) == (None, here.environment["bits"])
     assert [len(numbers) for numbers in fake.batches.values()] == [2]  # two processors: two slices, never a job a run
+    assert not (tmp_path / "jobs").exists()
+
+
+def test_a_second_signal_leaves_no_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It came between two cancellations, and one was never asked for."""
+    asked: list[str] = []
+
+    def program(words: Sequence[str], input: str | None = None) -> subprocess.CompletedProcess[str]:
+        asked.append(words[0])
+        if words[0] == "scancel":
+            os.kill(os.getpid(), signal.SIGINT)
+        if words[0] == "squeue":
+            raise KeyboardInterrupt  # the first one
+        return subprocess.CompletedProcess(list(words), 0, "all*|2|0/2/0/2" if words[0] == "sinfo" else "", "")
+
+    monkeypatch.setattr(slurm, "run_quietly", program)
+    monkeypatch.setattr(slurm, "LOOK_S", 0.0)
+    monkeypatch.setattr("shutil.which", lambda name: name)
+    with pytest.raises(KeyboardInterrupt):
+        list(slurm.execute(RUNS, embedded.embedded(), Where("slurm"), tmp_path, lambda sign: None, store.checkpoint))
+    assert asked.count("scancel") == 2
     assert not (tmp_path / "jobs").exists()
 
 
