@@ -416,6 +416,47 @@ def test_networks_read_what_is_typed(lab: Browser) -> None:
     assert quiet(lab)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "</script><script>hacked=1</script>",
+        "\u05e9\u05dc\u05d5\u05dd \u0645\u0631\u062d\u0628\u0627",
+        "the \U0001f600 time",
+        "e\u0301\u0301\u0301a\u0308 z\u0338",
+    ],
+)
+def test_hostile_and_foreign_texts_are_read_as_the_vocabulary_has_them(lab: Browser, text: str) -> None:
+    lab.js(f"{TYPE}({json.dumps(text)})")
+    lab.js(SETTLED)
+    shown = lab.js(f"{ROWS}[0].querySelector('.letters').textContent")
+    assert set(shown) <= set("\u2423 etaoinshrdlucmfwypvbgkjqxz")
+    assert lab.js("window.hacked === undefined")
+    assert lab.js("document.documentElement.scrollWidth <= innerWidth")
+    assert quiet(lab)
+
+
+def test_a_variant_of_a_hostile_name_is_text_in_the_laboratory(
+    browser: Browser, laboratory: Path, tmp_path: Path
+) -> None:
+    name = "<img src=x onerror=hacked=1></script>"
+    results, networks = answering(tables.read(laboratory), [])
+    probes = results.probes.assign(variant=results.probes.variant.replace("rnn", name))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sections, "charts", lambda *_: [])
+        patch.setattr(report, "further", lambda *_: [])
+        page = report.html(dataclasses.replace(results, probes=probes), networks=networks)
+    (tmp_path / report.NAME).write_text(page, encoding="utf-8")
+    browser.look(360)
+    browser.open(tmp_path / report.NAME)
+    browser.js("document.querySelector('#lab-answers button').click()")
+    assert name in browser.js("document.getElementById('lab-solvers').textContent")
+    assert browser.js("document.querySelectorAll('img').length") == 0
+    assert browser.js("document.documentElement.scrollWidth <= innerWidth")
+    assert browser.js("document.getElementById('lab-play').hidden")  # no network reads text here: tasks alone
+    assert browser.js("window.hacked === undefined")
+    assert quiet(browser)
+
+
 def test_a_gate_is_held_by_its_slider_and_freed(lab: Browser) -> None:
     free = lab.js(PERPLEXITY)
     lab.js("document.querySelector('#lab-holds input[data-gate=Z]').focus()")
