@@ -82,7 +82,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
                 outcome = dataclasses.replace(outcome, heldout_perplexity=None, score=0.5, solved_after=100 + run.seed)
             yield local.Finished(run, outcome, 1.0, 1, 0.1, files.now(), {"torch": "fake", "device": "cpu"})
 
-    def sample(run: Run, vocabulary: int, threads: int, seeds: int, patience_s: float) -> timing.Answer:
+    def sample(run: Run, vocabulary: int, threads: int, seeds: int, *how: object) -> timing.Answer:
         block = {
             "block": 0,
             "steps": 1,

@@ -124,7 +124,7 @@ def test_what_goes_wrong_is_an_answer(run: Run, patience: float, said: str) -> N
 
 
 def test_every_contender_once_a_round_in_changing_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timing, "sample", lambda run, vocabulary, threads, seeds, patience_s: {"seed": run.seed})
+    monkeypatch.setattr(timing, "sample", lambda run, vocabulary, threads, seeds, *how: {"seed": run.seed})
     contenders = [Candidate(f"c{k}", Run("rnn", k, Protocol(), "sha", "cpu")) for k in range(5)]
     seen = [(number, c.label, a["seed"]) for number, c, [a] in timing.compare(contenders, 28, 1, [0, 1, 4])]
     assert collections.Counter(number for number, _, _ in seen) == {0: 5, 1: 5, 4: 5}
@@ -143,7 +143,7 @@ def timed(monkeypatch: pytest.MonkeyPatch, answers: dict[str, list[timing.Answer
     begun: list[Run] = []
     monkeypatch.setattr("harness.run.timing.time.monotonic", lambda: each_s * len(begun))
 
-    def sample(run: Run, vocabulary: int, threads: int, seeds: int, patience_s: float) -> timing.Answer:
+    def sample(run: Run, vocabulary: int, threads: int, seeds: int, *how: object) -> timing.Answer:
         begun.append(run)
         return answers[run.variant].pop(0)
 
