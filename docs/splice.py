@@ -255,6 +255,9 @@ def folders() -> str:
         holds += [f"reproduction (n = {format_range(data.reproduce.seeds)})"] if len(data.reproduce) else []
         scored = data.tasks
         holds += [f"{scored.task.nunique()} tasks (n = {format_range(scored.seeds)})"] if len(scored) else []
+        asked = data.questions[data.questions.seeds > 0]
+        if len(asked):
+            holds.append(f"{asked.question.nunique()} questions of a reviewer (n = {format_range(asked.seeds)})")
         holds += ["speed by size"] if (data.speed.verb == "sweep").any() else []
         machines = data.environments
         dirty = set(machines.environment[machines.dirty.str.lower() == "true"])
@@ -509,6 +512,18 @@ def claims() -> str:
 def source(note: str) -> str:
     """The source of a claim, and how much of it was read."""
     return note.splitlines()[0].replace(" (read:", "; read:").removesuffix(")")
+
+
+@block("questions")
+def questions() -> str:
+    """Whether each difference stands where one thing is changed."""
+    section = axes.questions(results("questions"))
+    if section is None or section.table is None:
+        return "*Not on file: `make questions RESULTS=results/reference/questions` makes it.*"
+    rows = [[row[0].text, *(" ".join([cell.text, *cell.note.split(chr(10))[:2]]) for cell in row[1:])]
+            for row in section.table.rows]  # fmt: skip
+    heads = ["question", *(f"`{head[0]}`, nats/char" for head in section.table.heads[1:])]
+    return table(heads, rows) + "\n\n" + paragraph(*section.said) + "\n\n" + paragraph(section.setting)
 
 
 @block("exercises")

@@ -22,7 +22,10 @@ from harness.files import unsealed, write
 
 PACK, SUMS = "raw.tar.xz", "SHA256SUMS"
 KINDS = ("runs", "networks", "speed", "grids")  # checkpoints are of trainings that have not ended: they stay
-LONG = tuple(f"{name}.csv" for name in ("curves", "gates", "heat", "lesions", "positions", "probes", "reach"))
+LONG = tuple(
+    f"{name}.csv"
+    for name in ("anchors", "curves", "gates", "heat", "learning_rates", "lesions", "positions", "probes", "reach")
+)
 
 
 class Pack:
