@@ -87,6 +87,14 @@ def questions(data: tables.Results) -> Section | None:
         asked = pluralize(int((told.variant == name).sum()), "question")
         words = Markup("<code>{}</code> against <code>{}</code>, of {}: {}.")
         said += [words.format(name, grids.BASELINE, asked, "; ".join(parts))] * bool(parts)
+    tried = data.learning_rates.groupby(["protocol", "corpus_sha256"]).lr
+    ends = {(key, end) for key, lr in tried for end in (lr.min(), lr.max())}
+    chosen = rows[rows.protocol.isin(data.learning_rates.protocol)]
+    chosen = chosen.drop_duplicates(["protocol", "corpus_sha256", "variant"])
+    at = sum(((r.protocol, r.corpus_sha256), r.lr) in ends for r in chosen.itertuples())
+    if at:
+        said.append(Markup(f"{at} of {len(chosen)} rates that were chosen are at an end of their grid: one beyond it "
+                           "might do better still."))  # fmt: skip
     setting = (
         f"The protocol {PROTOCOL} with one thing changed at a time, {format_range(rows.seeds[rows.seeds > 0])} seeds "
         f"each; this list stood before the first training. Differences to {grids.BASELINE} in held-out nats a "
