@@ -158,7 +158,8 @@ class Model(nn.Module):
         """
         if self.trainer is None and self.E is None and hasattr(self.engine, "Trainer"):
             self.trainer = self.engine.Trainer(self)
-        if self.trainer and self.trainer.serves(X):
+        # a state that is learned has a gradient, which whole steps do not compute
+        if self.trainer and self.trainer.serves(X) and not any(s.requires_grad for s in state):
             losses, norms, state = self.trainer.step(X, Y, state, lr, clip, optimizer, counts)
             if self.unknown_nats and counts is None:
                 losses = losses + self.unknown_nats * (Y == 0).to(losses.dtype).mean((0, 2))

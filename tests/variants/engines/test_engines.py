@@ -614,3 +614,29 @@ def test_a_seed_s_embedding_is_the_seed_s_alone_and_counted() -> None:
     near = [model_of.Model("rnn", 600, k, [0], embedding=8).parameters_per_seed for k in (h - 1, h, h + 1)]
     want = model_of.Model("gru", 600, 20, [0], embedding=8).parameters_per_seed
     assert abs(near[1] - want) == min(abs(n - want) for n in near)
+
+
+class LearnedStart(Cell):
+    """A state before the first token that is trained."""
+
+    weights = "W_xh W_hh b_h b_0"
+
+    def begin(self, n: int) -> tuple[torch.Tensor, ...]:
+        return (self.b_0.expand(-1, n, -1),)
+
+    def step(self, X: torch.Tensor, H: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(X @ self.W_xh + H @ self.W_hh + self.b_h)
+
+
+def test_a_learned_first_state_is_trained_alike_by_every_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_of, "get", lambda name: LearnedStart)
+    text = torch.randint(4, (6, 2, 3), generator=torch.Generator().manual_seed(0))
+    found = []
+    for engine in ["loop", "fused", *["native"] * (not variants.refusals("rnn")["native"])]:
+        model = model_of.Model("rnn", 4, 5, [0, 1], "torch", torch.float64, engine=engine)
+        before = model.flat.clone()
+        for _ in range(2):
+            model.learn(text[:-1], text[1:], model.cell.begin(3), 0.7, 1.0)
+        found.append(model.flat - before)
+        assert bool((model.flat != before).all())  # the first state's weights too
+    assert all(torch.allclose(found[0], other, rtol=0, atol=1e-12) for other in found)
