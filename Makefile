@@ -3,6 +3,7 @@
 # make reproduce  train the models whose perplexities the book publishes, on its two protocols: reproduce.csv
 # make probe      train on tasks that ask what a gate is for, until they are solved: tasks.csv, probes.csv
 # make claims     train what nineteen claims of the literature are about, and give each a verdict: claims.csv
+# make questions  ask of the ablation what a reviewer asks: rates chosen, stopped early, two layers, another text
 # make exercises  answer the four exercises of the book's chapter: gates, sizes, RNN and GRU, parts of a GRU
 # make report     build the tables and the report again from what is on file, training nothing
 # make compare    compare A B, two results folders or REVISION:FOLDER: what differs, and whether B is worse by LIMIT=
