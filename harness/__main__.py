@@ -325,7 +325,9 @@ class Stopped(KeyboardInterrupt):
 
 
 def _status() -> int:
-    """As a shell counts: 128 and the signal that was asked for, whatever became of the exception on its way."""
+    """Return the exit status as a shell counts: 128 and the signal that was asked for, whatever became of the exception
+    on its way.
+    """
     signal.setitimer(signal.ITIMER_REAL, 0)
     return 128 + (_asked or signal.SIGINT)
 

@@ -145,7 +145,7 @@ ANSWERS = {"probe": ("tasks",), "claims": ("claims",), "questions": ("questions"
 
 
 def document(verb: str, folder: Path, status: int, found: object = None, error: str = "") -> dict[str, Any]:
-    """What a verb answers as plain data: its tables as lists of rows, its failures, where its report is."""
+    """Return a verb's answer as plain data: its tables as lists of rows, its failures, where its report is."""
     whole: dict[str, Any] = {"verb": verb, "status": status, "error": error}
     if isinstance(found, Comparison):
         return whole | history.records(found)
@@ -260,7 +260,7 @@ def _parquet(results: tables.Results, target: Path) -> str:
 
 
 def trainings(results: tables.Results) -> Iterator[tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]]:
-    """Of each training: its settings with those of its protocol and machine; its scores; its curve."""
+    """Return each training: its settings with those of its protocol and machine; its scores; its curve."""
     known = {row["protocol"]: row for row in rows(results.protocols)}
     machines = {row["environment"]: row for row in rows(results.environments)}
     for row in [*rows(results.runs), *rows(results.probes)]:

@@ -22,7 +22,7 @@ def ppl(x: float) -> str:
 
 
 def token_name(labels: Iterable[object], short: bool = False) -> str:
-    """What one token is under protocols of these labels: character (char), byte, word; token where they differ."""
+    """Name one token under protocols of these labels: character (char), byte, word; token where they differ."""
     found = {(re.findall(r",tokens=([a-z]+)s", str(label)) or ["character"])[0] for label in labels}
     name = found.pop() if len(found) == 1 else "token" if found else "character"
     return "char" if short and name == "character" else name
@@ -44,7 +44,7 @@ def mib(x: float) -> str:
 
 
 def score(x: float) -> str:
-    """Of a probe: a share or an error, from 0 up."""
+    """Format the score of a probe: a share or an error, from 0 up."""
     if not math.isfinite(x):
         return ""
     if abs(x) >= 1000:

@@ -168,7 +168,9 @@ class ToMerge(Exception):
 
 
 class EngineDisagrees(Exception):
-    """What trained these variants is wrong here: (variant, engine) -> why. What it trained is on file as failed."""
+    """Raised where the engine that trained these variants is wrong here: (variant, engine) -> why. What it trained is
+    on file as failed.
+    """
 
 
 def with_others(verb: Callable[[list[Plan]], int], plans: list[Plan], folder: Path) -> int:
@@ -287,7 +289,7 @@ def train(
 
 
 def task_facts(protocol: Protocol) -> dict[str, object]:
-    """What is written beside a training on a task of a user's file, which may not be there when it is read."""
+    """Return what is written beside a training on a task of a user's file, which may not be there when it is read."""
     from harness.experiments.tasks import PLACES, TASKS
 
     if protocol.task not in PLACES:

@@ -447,7 +447,9 @@ def _scored_apart(plan: Plan) -> None:
 
 
 def sizes(plans: Sequence[Plan], full: bool) -> list[Candidate]:
-    """What a sweep times: each variant by hidden size; engines and seeds side by side of all (full), or of the GRU."""
+    """Return what a sweep times: each variant by hidden size; engines and seeds side by side of all (full), or of the
+    GRU.
+    """
     from harness.experiments.runs import CONTROL_SUFFIX, Candidate
 
     timed = []

@@ -204,7 +204,7 @@ def latency_rows(table: pd.DataFrame) -> tuple[list[tuple[str, ...]], list[tuple
 
 
 def print_latency(table: pd.DataFrame) -> None:
-    """What `latency_rows` has, on the screen, and how to read it."""
+    """Print what `latency_rows` has, and how to read it."""
     from harness.analysis.speed import latencies
 
     steps, parts = latency_rows(table)
@@ -218,7 +218,7 @@ def print_latency(table: pd.DataFrame) -> None:
 
 
 def print_reproduce(table: pd.DataFrame) -> None:
-    """What was published and what came here, side by side."""
+    """Print what was published and what came here, side by side."""
     from harness.formatting import count, ppl
 
     rows = [("protocol", "variant", "published", "here", "seeds", "within 2 sd")]
@@ -278,7 +278,7 @@ def task_rows(table: pd.DataFrame) -> list[tuple[str, ...]]:
 
 
 def print_tasks(table: pd.DataFrame) -> None:
-    """What `task_rows` has, on the screen."""
+    """Print what `task_rows` has."""
     rows = task_rows(table)
     _print(rows, {"task", "variant", "against gru"})
     for budget in sorted(set(table["budget"])):
@@ -288,7 +288,7 @@ def print_tasks(table: pd.DataFrame) -> None:
 
 
 def print_comparison(rows: Sequence[Sequence[str]], found: Comparison) -> None:
-    """What two folders differ by, what of their settings and machines does, and the answer."""
+    """Print what two folders differ by, what of their settings and machines does, and the answer."""
     _print(rows, {"measure", "variant", "verdict"})
     if len(found.differences):
         print("\nwhat differs, A -> B:")

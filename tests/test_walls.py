@@ -124,6 +124,19 @@ def test_no_function_is_longer_than_a_screen() -> None:
     assert {name: lines for name, lines in long.items() if lines > LONGER.get(name, LONGEST)} == {}
 
 
+def test_no_docstring_begins_with_of_as_or_what() -> None:
+    """A docstring says, verb first, what is done, or names what a class is."""
+    found = []
+    for path in [p for package in ("variants", "harness") for p in (ROOT / package).rglob("*.py")]:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef):
+                text = ast.get_docstring(node) or ""
+                if text.split(" ")[0] in ("Of", "As", "What"):
+                    found.append(f"{path.relative_to(ROOT)}: {text.splitlines()[0]}")
+    assert found == []
+
+
 def test_packages_have_nine_floors_at_most() -> None:
     packages = {m: "variants" if m.startswith("variants") else ".".join(m.split(".")[:2]) for m in imports()}
     floors: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""What a recurrent network computes, one cell a file; `registry` finds them and reads their names.
+"""Define what a recurrent network computes, one cell a file; `registry` finds them and reads their names.
 
     canonical("gru:R=1.0,Z=0")   'gru:Z=0,R=1'          works without torch: reads the files as text
     get("gru:R=1")               the class, its reset gate held at 1, its dead weights gone

@@ -24,7 +24,9 @@ D, H, S, N, STEPS = 4, 5, 2, 3, 4  # none equal to another that an axis could be
 
 
 def fault(cell: type[Cell], gates: Sequence[str]) -> str:
-    """What is wrong with a cell, in one line that says what is right; '' for one that keeps all. `gates`: as read."""
+    """Return what is wrong with a cell, in one line that says what is right; '' for one that keeps all. `gates`: as
+    read.
+    """
     if reason := _names(cell, gates) or ("" if issubclass(cell, Library) else _behaviour(cell)):
         return reason
     return ""
@@ -113,7 +115,7 @@ def _behaviour(cell: type[Cell]) -> str:
 
 
 class _Wrong(Exception):
-    """What a step gave, in words."""
+    """Raised with what a step gave, in words."""
 
 
 def _steps(probe: Cell, Xs: Tensor) -> State:

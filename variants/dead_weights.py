@@ -100,7 +100,7 @@ class Dependence(TorchDispatchMode):
 
 
 class _Escapes(TorchFunctionMode):
-    """What takes numbers out of torch without an operation of it."""
+    """Watch for numbers that leave torch without an operation of it."""
 
     def __init__(self, dependence: Dependence) -> None:
         super().__init__()

@@ -69,7 +69,7 @@ def code(
 
 @dataclass(frozen=True)
 class Import:
-    """What an imported name stands for: `from .module import name`, of `level` dots; without `name` the module."""
+    """An imported name: `from .module import name`, of `level` dots; without `name` it stands for the module."""
 
     level: int
     module: str
@@ -92,7 +92,7 @@ class Definition:
 
 
 class Module:
-    """What a file defines at its top, by name; what it imports; what it does besides."""
+    """A file as text: what it defines at its top, by name; what it imports; what it does besides."""
 
     def __init__(self, text: bytes) -> None:
         self.nodes: dict[str, list[ast.AST]] = {}
@@ -141,7 +141,9 @@ class Module:
             self.imports.setdefault(name, []).append(what)
 
     def definition(self, name: str) -> Definition | None:
-        """Of a name, of `Class.method` or of `DICT.key`; of '', all that the file does beside defining."""
+        """Return the definition of a name, of `Class.method` or of `DICT.key`; of '', all that the file does beside
+        defining.
+        """
         if name not in self.read:
             nodes = self.effects if not name else self._nodes(name)
             if nodes is None:
@@ -244,7 +246,7 @@ class _Walk:
         raise ValueError(f"no {qualified!r} in {self.home}: moved or renamed? harness/plan.py names it still")
 
     def _said(self, path: Path, base: Base, attrs: tuple[str, ...]) -> str:
-        """What stands in the hash for a name in a file: the number of what it refers to, which is then followed."""
+        """Return what stands in the hash for a name: the number of what it refers to, which is then followed."""
         words = []
         for other, name, left in self._targets(path, base, attrs):
             stopped = {(other, name), (other, WHOLE)} & self.stops and (other, name) not in self.numbers

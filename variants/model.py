@@ -112,7 +112,7 @@ class Model(nn.Module):
         return logits.view(S, T, n, -1).transpose(0, 1), state
 
     def embedded(self, X: Tensor) -> Tensor:
-        """What the cell reads: tokens X (T, S, n) as they are, or of a table their rows (T, S, n, embedding)."""
+        """Return what the cell reads: tokens X (T, S, n) as they are, or of a table their rows (T, S, n, embedding)."""
         if self.E is None or X.is_floating_point():
             return X
         S, d, _ = self.E.shape

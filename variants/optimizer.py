@@ -74,7 +74,7 @@ def _clamped(share: Any) -> Any:
 
 
 def of(settings: Any, updates: int) -> Optimizer:
-    """As settings with fields of these names say, a protocol for one."""
+    """Return the optimizer that settings with fields of these names ask for, a protocol for one."""
     named = (settings.optimizer, settings.momentum, settings.weight_decay, settings.schedule, settings.warmup)
     return Optimizer(*named, updates if settings.schedule == "cosine" else 0)
 

@@ -132,7 +132,7 @@ _GATE = ("gate", "variants.gate", "variants.cell.gate")
 
 
 class _Module:
-    """What a file says of itself as text: its first line, its classes, and what each imported name stands for."""
+    """A file as it describes itself in text: its first line, its classes, and what each imported name stands for."""
 
     def __init__(self, tree: ast.Module) -> None:
         self.about = (ast.get_docstring(tree) or "").partition("\n")[0]

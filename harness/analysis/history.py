@@ -42,7 +42,7 @@ COLUMNS = ("measure", "variant", "setting", "n", "a", "b", "change", "low", "hig
 
 @dataclass(frozen=True)
 class Comparison:
-    """What two folders, `a` and `b`, differ by.
+    """The differences of two folders, `a` and `b`.
 
     `rows`: a row a measure and variant. `a`, `b`: geometric means over the pairs (perplexity), seeds that solve (task),
     medians over rounds (tokens/sec). `change`: share by which b is worse, above 0, with its interval; `n` pairs or
@@ -232,7 +232,7 @@ def _perplexity(one: pd.DataFrame, two: pd.DataFrame, limit: float) -> dict[str,
 
 
 def _solved(one: pd.DataFrame, two: pd.DataFrame, limit: float) -> dict[str, object]:
-    """Of a task: how many seeds solve it, a pair being seed by seed; where as many do, after how many updates."""
+    """Compare a task: how many seeds solve it, a pair being seed by seed; where as many do, after how many updates."""
     good = [group[group["error"] == ""] for group in (one, two)]
     solved = [pd.Series(g["solved_after"].notna().to_numpy(float), index=g["seed"].to_numpy()) for g in good]
     seeds = sorted(set(solved[0].index) & set(solved[1].index))

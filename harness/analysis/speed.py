@@ -61,7 +61,7 @@ def speed_ratio(speed: pd.DataFrame, label: str, baseline_label: str) -> SpeedRa
 
 
 def noise(speed: pd.DataFrame) -> float:
-    """What a contender that was timed under two names (A/A control) differs by from itself, at most: log of a ratio.
+    """Return the most by which a contender timed under two names (A/A control) differs from itself: log of a ratio.
 
     The end of the interval that is farther from 1; of several the largest. NaN where nothing was timed twice, or in
     fewer than 5 rounds. `speed` is of one session.
@@ -128,9 +128,10 @@ def summary(speed: pd.DataFrame) -> SpeedSummary:
 
 
 def ratio(mine: pd.DataFrame, other: pd.DataFrame, noise: float = math.nan) -> SpeedRatio:
-    """Of two contenders of one session. A difference is told where the interval excludes 1, the median lies beyond what
+    """Return the speed ratio of two contenders of one session.
 
-    a contender differs by from itself (`noise`), and the medians of both, which stand beside it, do not contradict it.
+    A difference is told where the interval excludes 1, the median lies beyond what a contender differs by from itself
+    (`noise`), and the medians of both, which stand beside it, do not contradict it.
     """
     same = ["round", "protocol", "device", "precision", "seeds"]
     both = [samples(f).groupby(same, dropna=False)[["tokens_per_sec", "disturbed"]].median() for f in (mine, other)]

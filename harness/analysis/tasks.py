@@ -105,7 +105,7 @@ def _facts(own: pd.DataFrame) -> dict[str, object]:
 
 
 def _against(own: pd.DataFrame, other: pd.DataFrame) -> tuple[dict[str, object], float]:
-    """What a variant's seeds say beside the baseline's, and the p value of its updates (NaN where there is none)."""
+    """Compare a variant's seeds with the baseline's: verdict, and the p value of its updates (NaN if none)."""
     mine, whole = _solved(own), _solved(other)
     (low, high), (base_low, base_high) = share(len(mine), len(own)), share(len(whole), len(other))
     verdict = "fails" if high < base_low else "succeeds" if low > base_high else ""

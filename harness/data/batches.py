@@ -97,7 +97,7 @@ def gather_windows(characters: Tensor, num_steps: int, starts: Tensor) -> Tensor
 
 @dataclass(frozen=True)
 class Part:
-    """What is to be scored: tokens (length, S, n), a column a sequence, each read from a zero state.
+    """A part to be scored: tokens (length, S, n), a column a sequence, each read from a zero state.
 
     `skip` (n,): how many of its first targets are not counted.
     """

@@ -61,13 +61,16 @@ class Corpus:
 
     @property
     def unknown_nats(self) -> float:
-        """What an unknown symbol costs beyond <unk>, so that none is scored as if it were known: all that were left
-        out are equally likely, p(symbol) = p(<unk>) / left_out."""
+        """Return the nats that an unknown symbol costs beyond <unk>, so that none is scored as if it were known: all
+        that were left out are equally likely, p(symbol) = p(<unk>) / left_out.
+        """
         return math.log(self.left_out) if self.left_out else 0.0
 
     @functools.cached_property
     def tokens_sha256(self) -> str:
-        """Of what is trained on: tokens and vocabulary, after all preprocessing; '' where there is no text."""
+        """Return the digest of what is trained on: tokens and vocabulary, after all preprocessing; '' where there is no
+        text.
+        """
         if not self.vocabulary:
             return ""
         known = json.dumps(self.vocabulary) + str(self.left_out or "") + self.unit * (self.lengths is not None)
@@ -235,7 +238,7 @@ def _byte(value: int) -> str:
 
 
 def _in_bytes(codes: npt.NDArray[np.int32]) -> tuple[npt.NDArray[np.int32], list[str], Tokens]:
-    """Of a text in UTF-8: each token as a number, what the numbers stand for, the characters that begin with each."""
+    """Split a text in UTF-8: each token as a number, what numbers stand for, the characters that begin with each."""
     import numpy as np
 
     found = np.frombuffer(codes.astype("<i4").tobytes().decode("utf-32-le").encode(), dtype=np.uint8)
@@ -243,7 +246,7 @@ def _in_bytes(codes: npt.NDArray[np.int32]) -> tuple[npt.NDArray[np.int32], list
 
 
 def _in_words(codes: npt.NDArray[np.int32]) -> tuple[npt.NDArray[np.int32], list[str], Tokens]:
-    """As `_in_bytes`, a token a word: with each are counted the characters since the word before it."""
+    """Split as `_in_bytes` does, a token a word: with each are counted the characters since the word before it."""
     import numpy as np
 
     begins, ends = _words(codes)

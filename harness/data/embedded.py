@@ -26,7 +26,7 @@ EMBEDDED_SEED = 1895
 
 @dataclass(frozen=True)
 class Source:
-    """What `embedded` is drawn from. Whole-number weights, so that every machine draws the same text.
+    """The source that `embedded` is drawn from. Whole-number weights, so that every machine draws the same text.
 
     `words[k]` are class k's words, `weights[k]` how often each; `follows[a][b][k]` how often class k
     comes after a word of class a and then one of class b.
@@ -57,7 +57,7 @@ class Source:
 
 
 def _entropy(p: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Of the last axis, in nats."""
+    """Return the entropy over the last axis, in nats."""
     import numpy as np
 
     return np.asarray(-(p * np.log(np.where(p > 0, p, 1))).sum(axis=-1))

@@ -37,7 +37,9 @@ EQUAL = "match=parameters"  # hidden size by parameters, those of the GRU
 
 @dataclass(frozen=True)
 class Arm:
-    """What is trained: a variant on a text or task, at the task's own length, with fields of the protocol changed."""
+    """A training that a claim compares: a variant on a text or task, at the task's own length, with fields of the
+    protocol changed.
+    """
 
     variant: str
     task: str = "text"

@@ -79,7 +79,9 @@ def interim_analyses(contrasts: int, most: int, count: int = 4) -> tuple[int, ..
 
 
 def baseline_of(variants: Iterable[str]) -> str:
-    """What differences are taken against: BASELINE; where it is missing, the cell that all others are ablations of."""
+    """Return what differences are taken against: BASELINE; where it is missing, the cell that all others are ablations
+    of.
+    """
     names = list(variants)
     cells = {name.partition(":")[0] for name in names}
     return min(cells) if BASELINE not in names and len(cells) == 1 and cells <= set(names) else BASELINE

@@ -284,7 +284,7 @@ def copy(length: int, n: int, rng: np.random.Generator) -> Batch:
 
 @task(SYMBOLS + 2, SYMBOLS, 10, 100, 1 / SYMBOLS, "memory that the input opens")
 def selective_copy(length: int, n: int, rng: np.random.Generator) -> Batch:
-    """As copy, the ten symbols scattered among `length` blanks: the input says when to remember.
+    """Copy, the ten symbols scattered among `length` blanks: the input says when to remember.
 
         input    . c . . a h . . b . ! . . .        (here four symbols and six blanks)
         answer                       c a h b
@@ -333,7 +333,7 @@ def counting(length: int, n: int, rng: np.random.Generator) -> Batch:
 
 @task(60, 60, 12, 64, _running(60), "tracking a state in a group that is not solvable")
 def a5(length: int, n: int, rng: np.random.Generator) -> Batch:
-    """As s3, with the sixty even permutations of five things.
+    """Compose as s3 does, with the sixty even permutations of five things.
 
         input    (123)  (345)        (12)(34)
         answer   (123)  (123)(345)   (123)(345)(12)(34)
@@ -569,7 +569,7 @@ def digits_rows(length: int, n: int, rng: np.random.Generator) -> Batch:
 
 @task(1, 10, 64, 64, 0.102, "reading a digit pixel by pixel", least=64, most=64, **REAL)
 def digits_pixels(length: int, n: int, rng: np.random.Generator) -> Batch:
-    """As digits_rows, pixel by pixel: 64 steps of one number, so that what came first must be kept for long.
+    """Classify digits_rows, pixel by pixel: 64 steps of one number, so that what came first must be kept for long.
 
     After Le et al. 2015, https://arxiv.org/abs/1504.00941, who read larger ones. Expected to need the update gate.
     """

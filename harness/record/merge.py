@@ -39,7 +39,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Merged:
-    """What was written: how many trainings the folder now holds, how many came, how many lay in two places."""
+    """The outcome of a merge: how many trainings the folder now holds, how many came, how many lay in two places."""
 
     runs: int
     new: int

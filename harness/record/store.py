@@ -75,7 +75,9 @@ DECIDE_BITS = ("bits", "torch", "cuda", "driver", "device", "threads", "matmul_p
 
 
 def checkpoint(folder: Path, runs: Sequence[Run], machine: Mapping[str, object]) -> Checkpoint:
-    """Of runs that train side by side, on a machine in this state: on another of the same bits it is gone on from."""
+    """Name the checkpoint of runs that train side by side, on a machine in this state: on another of the same bits it
+    is gone on from.
+    """
     facts = {name: machine.get(name) for name in DECIDE_BITS}
     whole = json.dumps([[run.key for run in runs], facts], sort_keys=True)
     return Checkpoint(_checkpoint_path(folder, runs[-1].key), hashlib.sha256(whole.encode()).hexdigest())
@@ -255,7 +257,7 @@ def samples(folder: Path, session: str) -> Iterator[tuple[Path, Loaded]]:
 
 
 def write_grid(folder: Path, verb: str, fact: dict[str, object]) -> None:
-    """What `bench` or `ablate` was last asked for, so that its tables can be built again without the text."""
+    """Record what `bench` or `ablate` was last asked for, so that its tables can be built again without the text."""
     _dump(folder / f"grids/{verb}.json", fact)
 
 
@@ -297,7 +299,10 @@ def _text(folder: Path, name: str) -> tuple[str, bool]:
 
 
 def load(folder: Path, name: str) -> Loaded:
-    """What a raw file holds, by its name below the folder. ValueError for one that is torn or of another version."""
+    """Return what a raw file holds, by its name below the folder.
+
+    ValueError for one that is torn or of another version.
+    """
     path = folder / name
     try:
         whole = json.loads(_text(folder, name)[0])

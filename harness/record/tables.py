@@ -328,7 +328,7 @@ def _by_character(run: Run, perplexity: float | None, length: float | None) -> L
 
 
 def facts_of(task: Task, length: int) -> Loaded:
-    """What a table says of a task at a length."""
+    """Return what a table says of a task at a length."""
     longer = task.longer * length if task.longer > 1 else None
     return {
         "task": task.name, "score_is": task.score_is, "trivial": task.chance(length), "optimal": task.optimum,

@@ -159,7 +159,7 @@ def hinted(figure: Figure) -> list[str]:
 
 
 def hint(ax: Axes, xs: Iterable[float], ys: Iterable[float], texts: Sequence[str]) -> None:
-    """What is said of some points of a chart where they are pointed at; nothing where they are a picture."""
+    """Attach what is said of some points where they are pointed at; nothing where they are a picture."""
     if len(texts) > MOST_POINTS:
         return
     own = _hints.setdefault(ax.figure, [])

@@ -74,7 +74,7 @@ def crossing(trained: pd.DataFrame, table: pd.DataFrame) -> tuple[int, int]:
 
 
 def lesions(data: tables.Results) -> pd.DataFrame:
-    """Of the ablation's baseline: seed, lesion, and in nats/char, against the same seed's network left whole:
+    """Return, for the ablation's baseline, seed, lesion, and in nats/char, against the same seed's network left whole:
 
     `after`, its gate held only after training; `trained`, the network trained with the gate held so.
     """
@@ -141,9 +141,10 @@ def speed_verdict(row: pd.Series) -> str:
 def speed_ratio(
     data: tables.Results, table: pd.DataFrame, one: str, other: str, engine: str = ""
 ) -> speeds.SpeedRatio | None:
-    """Of two variants of a table, in one precision, in a session that holds both: each as it was trained,
+    """Return the speed ratio of two variants of a table, in one precision, in a session that holds both.
 
-    the first of its rows, where it was timed in several engines; the other in `engine`, if given.
+    Each is taken as it was trained: the first of its rows, where it was timed in several engines; `other` in `engine`,
+    if given.
     """
     rows = table[table.variant.isin([one, other])].dropna(subset=["tokens_per_sec"])
     rows = rows.drop_duplicates("variant")
@@ -158,7 +159,7 @@ def speed_ratio(
 
 
 def anchors(data: tables.Results, table: pd.DataFrame) -> pd.DataFrame:
-    """What counting characters achieves on the split of this table."""
+    """Return what counting characters achieves on the split of this table."""
     if table.empty:
         return data.anchors.iloc[:0]
     first = table.iloc[0]
@@ -197,7 +198,9 @@ def symbols(data: tables.Results) -> list[tuple[str, int]]:
 
 
 def level(table: pd.DataFrame) -> str:
-    """Of the intervals of a table's differences, in percent: wider where seeds were looked at several times."""
+    """Return the level of the intervals of a table's differences, in percent: wider where seeds were looked at several
+    times.
+    """
     looks = table.looks.max()
     return f"{100 * (1 - stats.ALPHA / (looks if looks > 1 else 1)):.4g}"
 
@@ -235,12 +238,12 @@ PICTURE_NAMES = {
 
 
 def picture_name(variant: object) -> str:
-    """What the first screen calls a variant, and with it the whole page: 'without R'; '' where it is not in it."""
+    """Return what the page calls a variant: 'without R'; '' for one that the first screen does not show."""
     return PICTURE_NAMES.get(str(variant), "")
 
 
 class Gate(NamedTuple):
-    """What its equations say of a gate, not what was found. At `gone` they simply lose it."""
+    """A gate as its equations have it, not what was found. At `gone` they simply lose it."""
 
     name: str
     role: str

@@ -46,7 +46,7 @@ def captured(work: Work, example: Sequence[Tensor], weights: Sequence[Tensor]) -
 
 
 class Graph:
-    """What was captured. Called with tensors, it replays on them, on the current stream. `nodes`: how many it has."""
+    """A captured graph. Called with tensors, it replays on them, on the current stream. `nodes`: how many it has."""
 
     def __init__(self, graph: torch.cuda.CUDAGraph, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
         self.graph, self.inputs, self.outputs, self.nodes = graph, inputs, outputs, nodes(graph)

@@ -50,7 +50,7 @@ def evaluate(model: Model, held: Part, alive: Alive = lambda: None) -> Tensor:
 def evaluate_windows(
     model: Model, windows: Tensor, batch_size: int, alive: Alive = lambda: None
 ) -> tuple[Tensor, Tensor]:
-    """As `score`, over windows (num_steps + 1, S, N), each read from a zero state, minibatches as in training."""
+    """Score windows (num_steps + 1, S, N) as `score` does, each read from a zero state, minibatches as in training."""
     total, exps = (torch.zeros(windows.shape[1], device=windows.device, dtype=model.b_q.dtype) for _ in "ab")
     batches = windows.split(batch_size, dim=2)
     for part in batches:

@@ -55,7 +55,7 @@ def environment(device: str) -> dict[str, Fact]:
 
 
 def thread_settings() -> dict[str, str]:
-    """What the environment tells thread libraries: how many threads, and how one waits for another."""
+    """Return what the environment tells thread libraries: how many threads, and how one waits for another."""
     return {name: value for name, value in sorted(os.environ.items()) if name.startswith(THREADING)}
 
 

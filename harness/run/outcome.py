@@ -23,7 +23,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a training gave. A value that is not finite is None; then `error` says since when."""
+    """The result of a training. A value that is not finite is None; then `error` says since when."""
 
     train_perplexity: float | None = None
     heldout_perplexity: float | None = None

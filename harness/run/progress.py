@@ -36,7 +36,7 @@ class CheckpointStore(Protocol):
 
 
 class Monitor:
-    """Of one training: `seconds` it has trained, in all its sittings."""
+    """Watch one training: `seconds` it has trained, in all its sittings."""
 
     def __init__(self, device: str, progress: Progress, keep: CheckpointStore | None) -> None:
         self.device, self.progress, self.keep = device, progress, keep

@@ -70,17 +70,19 @@ def node_gap_us(nodes: int = 1000) -> float:
 
 
 def lower_bound_ms(work: float, peak_gflops: float, steps: int, gap_us: float | None) -> float:
-    """What no training step of so many GFLOP can be faster than here: all of it at the peak rate, or, of a GPU that is
+    """Return the lower bound on the time of a training step of `work` GFLOP, in ms.
 
-    fed kernel by kernel, one after the other forward and back through all steps, whichever is longer.
+    The larger of the compute bound, all of it at the peak rate, and, on a GPU that is fed kernel by kernel, the
+    launch-latency bound: one kernel after the other, forward and back through all steps.
     """
     return max(1000 * work / peak_gflops, 2 * steps * (gap_us or 0.0) / 1000)
 
 
 def gflop_per_step(model: Model, tokens: int) -> float:
-    """Of a training step, what no method avoids: 6 operations a character and weight that multiplies a state.
+    """Return the GFLOP of a training step that no method avoids.
 
-    Two forward, two for the gradient of the state, two for that of the weight; the output layer's weights too.
+    6 operations a character and weight that multiplies a state: two forward, two for the gradient of the state, two
+    for that of the weight; the output layer's weights too.
     """
     on_states = re.compile(r"W_h|above\.\d+\.W_x|weight_hh|weight_ih_l[1-9]")  # a layer above reads states
     weights = sum(w.numel() for name, w in model.named_parameters() if on_states.search(name))

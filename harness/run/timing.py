@@ -196,7 +196,7 @@ def time_steps(run: Run, vocabulary: int, seeds: int = 1) -> Answer:
     unseen: dict[str, str] = {}
 
     def beside(what: str, look: Callable[[], Any]) -> Any:
-        """What is told beside the times costs none of them: where it fails it is missing, and why is on file."""
+        """Record facts beside the times, which cost none of them: where one fails it is missing, and why is on file."""
         try:
             return look()
         except Exception as error:

@@ -318,7 +318,9 @@ def _capture(model: Model, data: TextData, protocol: Protocol, seeds: int) -> tu
 def _outcomes(
     state: TrainState, data: TextData, protocol: Protocol, final: tuple[Tensor, Tensor], best: Tensor | None
 ) -> list[Outcome]:
-    """What was trained, of each seed: curve and perplexities, from held-out losses at the end and at the best epoch."""
+    """Return what was trained, of each seed: curve and perplexities, from held-out losses at the end and at the best
+    epoch.
+    """
     windows = protocol.sampling == "windows"
     sequences = len(data.train) - protocol.num_steps if windows else data.windows * protocol.batch_size
     tokens = protocol.num_steps * sequences  # an epoch's

@@ -180,7 +180,7 @@ def kept(model: Model, place: int, task: Task) -> str:
 
 
 def looked_into(model: Model, task: Task, length: int) -> list[diagnostics.Facts]:
-    """Of a task that marks a step t', what the gates do around it, over its scored sequences; else nothing."""
+    """Return, for a task that marks a step t', what the gates do around it, over its scored sequences; else nothing."""
     if task.name != MARKED:
         return []
     X, _, _ = fresh(task.name, length)

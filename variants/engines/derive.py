@@ -78,7 +78,7 @@ def _clamp(x: Any, min: float | None = None, max: float | None = None) -> Any:
 
 
 def _hard(x: Any, low: float = -1.0, high: float = 1.0, inplace: bool = False) -> Any:
-    """As `_clamp`, but that at both ends it is flat."""
+    """Clamp as `_clamp` does, but that at both ends it is flat."""
     return _where(x <= low, low, _where(x >= high, high, x))
 
 
@@ -183,7 +183,7 @@ def _softmax(x: Any, dim: Any = None, _stacklevel: int = 3, dtype: Any = None) -
 
 
 def _shifted(x: Any, dim: Any, made: Callable[[Any, Any], Any]) -> Any:
-    """Of x less the largest of its units, and of the sum of their exponentials."""
+    """Return x less the largest of its units, and the sum of their exponentials."""
     if dim != -1:
         raise Unsupported("a softmax of the state that is not over the units (dim=-1)")
     off = x - x.make("amax", x.make("detach", x))
@@ -384,7 +384,7 @@ def _sum(self: Node, other: Any, k: float = 1.0, own: float = 1.0) -> Any:
 
 
 class _Shape:
-    """Of the state: how many sequences it has is not known."""
+    """Describe a state's shape: how many sequences it has is not known."""
 
     def __init__(self, last: int) -> None:
         self.last = last
@@ -586,7 +586,7 @@ class Program:
         self._before()
 
     def columns(self, leaf: Node) -> slice:
-        """Of an input in the table."""
+        """Return the columns of an input in the table."""
         at = self.inputs.index(leaf) * self.h
         return slice(at, at + self.h)
 
@@ -680,7 +680,7 @@ class Program:
         self.levels = max(self.level.values(), default=0)
 
     def _stored(self) -> None:
-        """What a backward pass or a later stage reads, but for what is cheap: that is done again."""
+        """Return what a backward pass or a later stage reads, but for what is cheap: that is done again."""
         inside = set(self.order)
 
         def read(s: Any) -> set[Node]:

@@ -33,7 +33,7 @@ def unsupported_reason(variant: type[Cell], device: str = "cpu") -> str:
 
 
 def unroll(cell: Cell, X: Tensor, state: State, recurrence: type[torch.autograd.Function]) -> tuple[Tensor, State]:
-    """As every engine's; `recurrence` is what runs in time."""
+    """Unroll as every engine does; `recurrence` is what runs in time."""
     if reason := unsupported_reason(type(cell)):
         raise ValueError(reason)
     held = cell.fixed if cell.gates() else {"Z": 0.0, "R": 1.0}  # rnn is the GRU with both gates fixed
@@ -79,7 +79,9 @@ def table_gradient(X: Tensor, dA: Tensor, d: int) -> Tensor:
 def weight_gradients(
     Hs: Tensor, U: Tensor | None, dA: Tensor, reset: str, columns: int
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Of W, which has so many columns, and of b_n: one product over all of time. dA: gradient of what W makes."""
+    """Return the gradients of W, which has so many columns, and of b_n: one product over all of time. dA: gradient of
+    what W makes.
+    """
     S, T, n, wide = dA.shape
     h = Hs.shape[-1]
     k = wide - h

@@ -24,7 +24,7 @@ def unroll(cell: Cell, X: Tensor, state: State) -> tuple[Tensor, State]:
 
 
 def steps(cell: Cell, X: Tensor, state: State) -> tuple[Tensor, State]:
-    """As `unroll`, every axis as it comes."""
+    """Step as `unroll` does, every axis as it comes."""
     outputs = []
     for X_t in cell.one_hot(X):
         after = cell.step(X_t, *state)

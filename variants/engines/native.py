@@ -115,7 +115,7 @@ def _split(plan: Program, tensors: list[Tensor]) -> tuple[list[Tensor], list[Ten
 
 
 def q_columns(plan: Program, like: Tensor) -> int:
-    """Of a row of Q. Rows a page apart would share the same lines of the cache."""
+    """Return the columns of a row of Q. Rows a page apart would share the same lines of the cache."""
     columns = len(plan.Qs) * plan.h
     return columns + 16 * (columns * like.element_size() % 2048 == 0)
 
@@ -297,7 +297,7 @@ class Trainer:
     def step(
         self, X: Tensor, Y: Tensor, state: State, lr: float, clip: float, optimizer: Optimizer, counts: Tensor | None
     ) -> tuple[Tensor, Tensor, State]:
-        """As `Model.learn`."""
+        """Take a training step, as `Model.learn` does."""
         model, (T, S, n) = self.model, X.shape
         if (T, n) != self.shape:
             self.room(T, n)

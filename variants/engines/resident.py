@@ -210,7 +210,7 @@ if triton:
 
     @triton.jit
     def _rounded(x, PRECISION: tl.constexpr):
-        """As a factor: a tensor core drops the bits of a float32 that it does not read, so they are rounded away."""
+        """Round a factor: a tensor core drops the bits of a float32 that it does not read, so they are rounded away."""
         if PRECISION == "bf16":
             return x.to(tl.bfloat16)
         elif PRECISION == "tf32":

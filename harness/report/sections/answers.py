@@ -78,7 +78,7 @@ def gate_answers(data: tables.Results) -> list[Answer]:
 
 
 def absent(data: tables.Results, charts: Sequence[str]) -> Markup:
-    """What is not on the page for want of data, charts among it, and which command makes it."""
+    """Say what is not on the page for want of data, charts among it, and which command makes it."""
     said = []
     answered = [a.gate for a in gate_answers(data)]
     names = [gate.name for symbol, gate in select.GATES.items() if symbol not in answered]
@@ -98,7 +98,7 @@ def absent(data: tables.Results, charts: Sequence[str]) -> Markup:
 
 
 def purpose(data: tables.Results, rows: Sequence[pd.Series], gate: str, name: str) -> str:
-    """What a gate is for in a few words, of the text and of the tasks; '' where there are no tasks."""
+    """Say what a gate is for in a few words, of the text and of the tasks; '' where there are no tasks."""
     without = on_tasks(data, gate)
     if without.empty:
         return ""
@@ -122,7 +122,7 @@ def answering(tasks: pd.DataFrame) -> pd.DataFrame:
 
 
 def asked_of(tasks: pd.DataFrame) -> list[str]:
-    """What the tasks of some rows ask for, each once."""
+    """Return what the tasks of some rows ask for, each once."""
     return list(dict.fromkeys(TASKS[task].asks for task in tasks.task if task in TASKS))
 
 
@@ -134,7 +134,7 @@ def on_tasks(data: tables.Results, gate: str) -> pd.DataFrame:
 
 
 def lesion(data: tables.Results, gate: str) -> list[Markup]:
-    """What taking the gate from the trained network does, where it is known of two seeds or more."""
+    """Say what taking the gate from the trained network does, where it is known of two seeds or more."""
     gone = select.GATES[gate].gone if gate in select.GATES else ""
     rows = select.lesions(data)
     after = rows[rows.lesion == f"{gate}={gone}"].after.dropna()
@@ -189,7 +189,7 @@ def needed_for(data: tables.Results, gate: str) -> str:
 
 
 def needed(rows: Sequence[pd.Series]) -> str:
-    """What the verdicts on a gate's fixed values say together, and no more than they say."""
+    """Say what the verdicts on a gate's fixed values say together, and no more than they say."""
     by: dict[str, list[str]] = {}
     for row in rows:
         by.setdefault(select.verdict(row), []).append(select.fixed(row.variant)[1][0][1])
@@ -208,7 +208,7 @@ def needed(rows: Sequence[pd.Series]) -> str:
 
 
 def gate_cost(data: tables.Results, rows: Sequence[pd.Series], gate: str, name: str) -> list[Markup]:
-    """What having the gate costs: parameters, speed and memory of the baseline beside the row without it."""
+    """Say what having the gate costs: parameters, speed and memory of the baseline beside the row without it."""
     own = data.ablate[data.ablate.variant == grids.BASELINE]
     usual = select.GATES[gate].gone if gate in select.GATES else None
     rows = sorted(rows, key=lambda r: select.fixed(r.variant)[1][0][1] != usual)

@@ -65,7 +65,7 @@ def _effect(r: Any) -> Cell:
 
 
 def questions(data: tables.Results) -> Section | None:
-    """What a reviewer asks of the ablation: whether each difference stands where one thing is changed."""
+    """Answer what a reviewer asks of the ablation: whether each difference stands where one thing is changed."""
     rows = data.questions[data.questions.question != ""]
     if not (rows.seeds + rows.failed > 0).any():
         return None

@@ -82,7 +82,7 @@ def reproduction(data: tables.Results) -> Section | None:
 
 
 def section(data: tables.Results) -> Section | None:
-    """What the literature claims, and what came here."""
+    """Show what the literature claims, and what came here."""
     rows = data.claims[data.claims.verdict != ""]
     if rows.empty:
         return None

@@ -154,7 +154,7 @@ def effect(row: pd.Series, family: int) -> Markup:
 
 
 def anchor_sentence(data: tables.Results, table: pd.DataFrame) -> Markup:
-    """What an n-gram reaches on the split of this table, and how many variants are below it."""
+    """Say what an n-gram reaches on the split of this table, and how many variants are below it."""
     anchors = select.anchors(data, table)
     best = select.best_ngram(anchors)
     if not best:
@@ -378,7 +378,7 @@ VERDICT = {"worse": ">", "better": "<", "equivalent": "s"}  # a shape: colours a
 
 
 def gate_effects(effects: pd.DataFrame, pairs: pd.DataFrame, width: float = WIDE) -> Figure | None:
-    """What a change to the baseline costs, in nats a character of held-out text; right of zero is worse. Small
+    """The cost of a change to the baseline, in nats a character of held-out text; right of zero is worse. Small
     points: every seed's difference to the baseline with the same seed. Large marker: their mean, with its
     interval; its shape is the verdict (right-pointing worse, left-pointing better, square equivalent, open circle
     undecided or none), its colour the gate that is fixed. Shaded: the margin, stated beforehand, inside which a

@@ -75,7 +75,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Screen:
-    """What the template fills in. `legend`: what the marks of the picture mean."""
+    """The first screen as the template fills it in. `legend`: what the marks of the picture mean."""
 
     cards: Sequence[Card]
     picture: str
@@ -83,7 +83,7 @@ class Screen:
 
 
 def screen(data: tables.Results) -> Screen:
-    """What can be said of the tables there are; empty where nothing can."""
+    """Build the first screen from the tables there are; empty where nothing can."""
     cards = [*gate_cards(data), *quality_card(data), *speed_card(data)]
     names = rows_of(data)
     panels = [*text_panel(data, names), *task_panels(data, names)] if any(c.kind in "RZ" for c in cards) else []
@@ -173,7 +173,7 @@ def needed_alone(data: tables.Results, gate: str) -> str:
 
 
 def quality_card(data: tables.Results) -> list[Card]:
-    """Of the bench alone: which variant predicts the text best."""
+    """Answer, of the bench alone, which variant predicts the text best."""
     return [Card("text", "", a.question, a.finding.partition(" (n =")[0].rstrip(".") + ".", a.role, a)
             for a in answers.quality_answer(data)]  # fmt: skip
 
@@ -214,7 +214,7 @@ def _fold(x: float) -> str:
 
 
 def rows_of(data: tables.Results) -> dict[str, tuple[str, ...]]:
-    """What a row of the picture is called -> the variants that can stand in it."""
+    """Return what a row of the picture is called -> the variants that can stand in it."""
     base = grids.BASELINE
     single = {f"without {g}": (f"{base}:{g}={gate.gone}",) for g, gate in select.GATES.items()}
     return {"both gates": (base,), **single, "neither": select.NEITHER}
@@ -429,7 +429,7 @@ def bars(rows: pd.DataFrame, torchs: str) -> Markup:
 
 
 def legend(data: tables.Results, panels: Sequence[Panel]) -> str:
-    """What the marks mean, said beside them."""
+    """Say what the marks mean."""
     if not panels:
         return ""
     said = "Left is better in every panel. Large dot: mean, band: its 95 % interval, small dots: each of the n seeds. "

@@ -25,7 +25,7 @@ BACK = 16  # characters, of the sentence on gradients
 
 
 def section(data: tables.Results) -> Section | None:
-    """What gates of trained networks do, and how far back their gradient reaches."""
+    """Show what gates of trained networks do, and how far back their gradient reaches."""
     own = select.inside(data, "gates")
     reached = select.inside(data, "reach")
     if own.empty and reached.empty:

@@ -43,7 +43,7 @@ OPTIMIZERS = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}
 
 
 def command(verb: str, row: pd.Series) -> str:
-    """What makes this row again, its baseline included, to be typed at a shell."""
+    """Return the command that makes this row again, its baseline included, to be typed at a shell."""
     total = np.nan_to_num(row.seeds) + np.nan_to_num(row.failed)
     words = arguments(verb, row, int(total))
     baseline, place, variant = row.baseline, str(row.get("cell") or ""), str(row.variant)
@@ -67,7 +67,7 @@ def arguments(verb: str, row: pd.Series, seeds: int) -> list[str]:
 
 
 def setting(data: tables.Results, table: pd.DataFrame) -> str:
-    """What was run: protocol, text, device, seeds."""
+    """Say what was run: protocol, text, device, seeds."""
     parts = []
     for label in unique(table.protocol):
         known = data.protocols[data.protocols.protocol == label]
@@ -113,7 +113,7 @@ def shares_of_whole(p: pd.Series) -> bool:
 
 
 def _tokens(p: pd.Series) -> str:
-    """What else is done to a text, and what its tokens are read as; '' of characters as `text` has them, one-hot."""
+    """Say what else is done to a text, and how its tokens are read; '' for characters as `text` has them, one-hot."""
     said = []
     if p.get("case") in ("keep", "lower") or p.get("punctuation") in ("keep", "drop"):
         kept = {"keep": "kept", "lower": "lowered", "drop": "dropped"}
@@ -209,7 +209,7 @@ LONGEST_ERROR = 2_000  # characters shown of one error
 
 
 def caveats(data: tables.Results) -> list[Markup]:
-    """What a reader must know before believing the above; one line for both tables where both share it."""
+    """Say what a reader must know before believing the above; one line for both tables where both share it."""
     found: dict[Markup, list[str]] = {}
     for verb, title, table in (("bench", "Bench", data.bench), ("ablate", "Ablation", data.ablate)):
         for text in of_table(data, verb, table):
@@ -370,7 +370,7 @@ def early_stopping(table: pd.DataFrame) -> str:
 
 
 def limits(data: tables.Results) -> list[str]:
-    """What the report does not show."""
+    """Say what the report does not show."""
     said = []
     names = unique(pd.concat([data.bench.corpus, data.ablate.corpus]))
     unit = token_name([*data.bench.protocol, *data.ablate.protocol])

@@ -91,8 +91,8 @@ def memory_alt(samples: pd.DataFrame, summary: pd.DataFrame) -> str:
 
 
 def limit(samples: pd.DataFrame, summary: pd.DataFrame, width: float = WIDE) -> Figure | None:
-    """Of the arithmetic rate that a large matrix product reaches on this machine, in the same process: what the
-    training step reaches, counting only what no method avoids (6 operations a character and weight that multiplies
+    """The share of the arithmetic rate that a large matrix product reaches on this machine, in the same process, that
+    a training step reaches, counting only what no method avoids (6 operations a character and weight that multiplies
     a state). Right is nearer to the machine's limit. Small points: one sample, a fresh process, each. Large marker:
     their median; a square where the variant is torch's own, a circle where it is written here."""
     return _ranked(samples, summary, ("", "percent_of_peak", ""), _percent, "% of the machine's own rate", width, True)
@@ -266,7 +266,7 @@ def latency(data: tables.Results) -> Section | None:
 
 
 def noise(data: tables.Results) -> list[Markup]:
-    """What two equal things differ by here: the same model timed twice, and one model with other seeds."""
+    """Say what two equal things differ by here: the same model timed twice, and one model with other seeds."""
     said = []
     for session in unique(data.speed.session):
         here = data.speed[data.speed.session == session]

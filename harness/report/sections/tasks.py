@@ -71,13 +71,13 @@ def section(data: tables.Results) -> Section | None:
 
 
 def _real(own: pd.DataFrame) -> str:
-    """What stands beside a task that is not made up: guessing, and a linear model of all its inputs."""
+    """Say what stands beside a task that is not made up: guessing, and a linear model of all its inputs."""
     linear = own.linear.dropna()
     return f"a linear model: {score(linear.iloc[0])}, guessing: {score(own.trivial.iloc[0])}" if len(linear) else ""
 
 
 def setting_of(label: str) -> str:
-    """What a protocol's label says beside its name and its length."""
+    """Return what a protocol's label says beside its name and its length."""
     return " ".join(part for part in str(label).split(",")[1:] if not part.startswith("num_steps="))
 
 

@@ -313,7 +313,7 @@ class Pool:
             worker.end()
 
     def events(self, worker: Worker) -> Iterator[Finished]:
-        """What a worker has sent: its machine, signs of life, finished runs."""
+        """Return what a worker has sent: its machine, signs of life, finished runs."""
         try:
             worker.receive()
         except (EOFError, OSError):
@@ -347,7 +347,9 @@ class Pool:
                 yield from self.fail(worker, f"crashed: its worker sent something else: {event!r:.200}")
 
     def fail(self, worker: Worker, why: str = "") -> Iterator[Finished]:
-        """What it was given and has not answered as error rows, or without its looks; another worker for the rest."""
+        """Return what it was given and has not answered as error rows, or without its looks; another worker for the
+        rest.
+        """
         self.workers.remove(worker)
         worker.end()
         outcome = Outcome(error=why or ended(worker.process.returncode, worker.kills))

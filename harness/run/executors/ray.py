@@ -92,7 +92,7 @@ Event = Ready | Kept | Sign | Answered | Lost
 
 
 class Link(Protocol):
-    """What the driver needs of a cluster."""
+    """The part of a cluster that the driver needs."""
 
     def nodes(self) -> dict[str, int]:
         """The nodes that are alive, and how many processors (or GPUs) each has."""
@@ -104,7 +104,7 @@ class Link(Protocol):
         """Have a group trained there, after what it has already, from its checkpoint."""
 
     def events(self, seconds: float) -> list[Event]:
-        """What has come since, after at most that time."""
+        """Return what has come since, after at most that time."""
 
     def stop(self, place: int) -> None:
         """End a processor, whatever it does."""
@@ -259,7 +259,7 @@ class Driver:
                 self.link.train(number, job.number, job.group, standing)
 
     def take(self, event: Event) -> Iterator[Finished]:
-        """What came: of a job that is no longer out nothing counts, so what comes twice counts once."""
+        """Take what came: of a job that is no longer out nothing counts, so what comes twice counts once."""
         if isinstance(event, Ready):
             if event.place in self.places:
                 self.joined(event)
@@ -421,7 +421,7 @@ class Processor:
 
 
 class Mailbox:
-    """What processors say while they train, until the driver asks: the latest word of each kind of each job."""
+    """Keep what processors say while they train, until the driver asks: the latest word of each kind of each job."""
 
     def __init__(self) -> None:
         self.latest: dict[tuple[int, str], Event] = {}
@@ -468,7 +468,7 @@ class RayLink:
         )
 
     def nodes(self) -> dict[str, int]:
-        """As `Link` says. OSError where the first node of the cluster has not answered for HEAD_S."""
+        """Return the nodes, as `Link` says. OSError where the first node of the cluster has not answered for HEAD_S."""
         if self.address and not _answers(self.address):
             self.silent = self.silent or time.monotonic()
             if time.monotonic() - self.silent < HEAD_S:
@@ -631,7 +631,7 @@ def _said(error: str) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """What is written to stderr and stdout meanwhile, by Ray's C++ too, is dropped."""
+    """Drop what is written to stderr and stdout meanwhile, by Ray's C++ too."""
     sys.stderr.flush()
     sys.stdout.flush()
     kept = [os.dup(handle) for handle in (1, 2)]

@@ -88,7 +88,7 @@ def as_corpus(path: Path) -> Corpus:
 
 
 def as_finished(run: Run, path: Path) -> Finished:
-    """What a job left of a run."""
+    """Return what a job left of a run."""
     whole = json.loads(unsealed(path)[0])
     outcome = whole.pop("outcome")
     outcome |= {
@@ -177,7 +177,7 @@ class Driver:
             yield from self.ended()
 
     def collected(self) -> Iterator[Finished]:
-        """What jobs have left since the last look."""
+        """Return what jobs have left since the last look."""
         looked, self.looked = self.looked, time.time_ns()
         for entry in list(os.scandir(self.jobs)):
             key, _, kind = entry.name.rpartition(".")
@@ -243,7 +243,7 @@ class Driver:
               "a first one ends 20 s after its job begins, or later", flush=True)  # fmt: skip
 
     def ended(self) -> Iterator[Finished]:
-        """Of jobs that have ended and left something undone: the run underway may be a row, the others go on."""
+        """Handle jobs that have ended and left something undone: the run underway may be a row, the others go on."""
         known = states({batch for batch, _ in self.standing.slices})
         if known is None:
             return  # the controller is away: it comes back
