@@ -88,6 +88,8 @@ class Halves:
             self.read += len(whole.encode()) + bool(whole)
             for line in whole.splitlines():
                 data = json.loads(line)
+                if isinstance(data["longrepr"], list):
+                    data["longrepr"] = tuple(data["longrepr"])  # of a test that was skipped: JSON knows no tuple
                 report = self.config.hook.pytest_report_from_serializable(config=self.config, data=data)
                 self.config.hook.pytest_runtest_logreport(report=report)
 
