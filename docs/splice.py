@@ -187,7 +187,24 @@ def main_table() -> str:
         if a.points
     ]
     anchor = compared.anchor_sentence(data, data.ablate)
-    return comparison(data, data.ablate) + "\n\n" + bullets([*said, anchor])
+    return comparison(data, data.ablate) + "\n\n" + bullets([*said, anchor, *_stands()])
+
+
+def _stands() -> list[str]:
+    """How often each verdict comes out where one thing about the training is changed."""
+    rows = results("questions").questions
+    told = rows[rows.verdict.fillna("") != ""]
+    if told.empty:
+        return []
+    counts = [
+        f"`{name}` {', '.join(f'{verdict} in {n}' for verdict, n in own.verdict.value_counts().items())}"
+        for name, own in told.groupby("variant", sort=False)
+    ]
+    return [
+        f"**Effects on text depend on the training.** Of {told.question.nunique()} changes to `quick` (rates chosen, "
+        f"two layers, Adam ...): {'; '.join(counts)} (n = {format_range(told.pairs)} each; "
+        "[all](docs/results.md#what-a-reviewer-asks))."
+    ]
 
 
 # ---- docs/gpu.md ----------------------------------------------------------------------------------------------------

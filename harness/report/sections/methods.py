@@ -27,6 +27,7 @@ def brief(table: pd.DataFrame) -> str:
         f"protocol {' and '.join(unique(table.protocol))}",
         *unique(table.corpus),
         *unique(table.device),
+        *[f"learning rate {plain(table.lr.iloc[0])} for all"] * (len(table) > 1 and table.lr.nunique() == 1),
     ]
     return ", ".join([*parts, seeds(table)])
 
