@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import math
 import os
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -745,7 +746,7 @@ def _time(
     rounds = [n for n in range(timing.ROUNDS) if not store.round_done(folder, session, n, labels)]
     if rounds:
         total = len(rounds) * len(labels)
-        limit = pluralize(round(timing.limit_s(total) / 60), "minute")
+        limit = pluralize(math.ceil(timing.limit_s(total) / 60), "minute")
         print(f"timing: {pluralize(total, 'sample')}, for at most {limit}")
         if (setting := slow_waiting()) and cores() > 1 and any(one.run.device == "cpu" for one in contenders):
             print(f"note: {setting} makes threads sleep between two operations: steps of small networks are timed "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import os
 import random
 import re
@@ -68,7 +69,7 @@ def compare(
     busy = []
     for number, contender in todo:
         left_s = end - time.monotonic()
-        answer: Answer = {"error": f"timeout: the {limit_s(len(todo)) / 60:.0f} minutes for timing were over"}
+        answer: Answer = {"error": f"timeout: the {math.ceil(limit_s(len(todo)) / 60)} minutes for timing were over"}
         if left_s > 0:
             answer = sample(contender.run, vocabulary, threads, contender.seeds, min(left_s, PATIENCE_S), program)
         yield number, contender, [answer]
