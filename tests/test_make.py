@@ -154,7 +154,7 @@ def test_a_python_that_leaves_this_folder_out_is_told_not_to(checkout: Path) -> 
 
 
 def test_a_given_python_installs_nothing(checkout: Path) -> None:
-    assert handed_on(checkout, "test") == ["-m", "pytest"]
+    assert handed_on(checkout, "test") == ["-m", "pytest", "--halves"]
     assert not (checkout / ".venv").exists()
 
 
