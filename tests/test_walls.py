@@ -187,6 +187,7 @@ def test_no_engine_but_two_names_a_cell() -> None:
     """`book` is the book's code of three cells, `family` what resident is written for."""
     cells = {path.stem for path in (ROOT / "variants").glob("*.py")} - {
         "__init__", "cell", "registry", "fingerprint", "model", "library", "contract", "dead_weights", "outside",
+        "optimizer",
     }  # fmt: skip
     named = ("variants.engines.book", "variants.engines.family")
     arrows = [(e, n) for e in of("variants.engines") if e not in named for n in imports()[e]]

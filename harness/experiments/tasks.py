@@ -20,7 +20,7 @@ import importlib.util
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from importlib.abc import ResourceLoader
 from typing import Any
 
 import numpy as np
@@ -526,9 +526,9 @@ def digits() -> tuple[Array, Array]:
     found = importlib.util.find_spec("sklearn")
     if found is None or found.origin is None:
         raise ValueError("the tasks on digits need scikit-learn's file: pip install 'gru-bench[digits]'")
-    path = Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz"
-    try:
-        data = path.read_bytes()
+    path = found.origin.removesuffix("__init__.py") + "datasets/data/digits.csv.gz"
+    try:  # as Python reads a package's own files, a zipped one's too
+        data = found.loader.get_data(path) if isinstance(found.loader, ResourceLoader) else b""
     except OSError:
         data = b""
     if hashlib.sha256(data).hexdigest() != DIGITS_SHA256:

@@ -94,12 +94,6 @@ def gather(folder: Path) -> Results:
             continue
         rows[same], held[same] = row, within
     blocks = _timed_blocks(folder, asked, environments, protocols)
-    anchors = {
-        (g["protocol"]["label"], g["corpus"], g["corpus_sha256"], model): perplexity
-        for grid in asked.values()
-        for g in grid.get("parts", [grid])
-        for model, perplexity in g["anchors"].items()
-    }
     order = sorted(rows, key=lambda k: tuple(rows[k][c] for c in ("protocol", "variant", "engine", "seed", "run")))
     trained = [rows[k] for k in order]
     return Results(
@@ -113,12 +107,21 @@ def gather(folder: Path) -> Results:
             {"corpus_sha256": g.get("corpus_sha256", ""), **row}
             for g in asked.values() for row in g.get("learning_rates", [])
         ]).drop_duplicates(ignore_index=True),
-        anchors=frame("anchors", [
-            dict(zip(COLUMNS["anchors"], (*key, perplexity), strict=True)) for key, perplexity in anchors.items()
-        ]),
+        anchors=frame("anchors", _anchors(asked)),
         protocols=frame("protocols", [{"protocol": label, **vars(protocols[label])} for label in sorted(protocols)]),
         environments=frame("environments", list(environments.values())),
     )  # fmt: skip
+
+
+def _anchors(asked: Mapping[str, Loaded]) -> list[Loaded]:
+    """Return the rows of anchors.csv: what n-grams reach on each text that a grid was trained on, by each protocol."""
+    anchors = {
+        (g["protocol"]["label"], g["corpus"], g["corpus_sha256"], model): perplexity
+        for grid in asked.values()
+        for g in grid.get("parts", [grid])
+        for model, perplexity in g["anchors"].items()
+    }
+    return [dict(zip(COLUMNS["anchors"], (*key, perplexity), strict=True)) for key, perplexity in anchors.items()]
 
 
 def _timed_blocks(

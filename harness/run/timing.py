@@ -217,25 +217,12 @@ def time_steps(run: Run, vocabulary: int, seeds: int = 1) -> Answer:
         if reason := check_agreement(run, apart):
             return {"error": reason}
     return {
-        "blocks": blocks,
-        "first_step_ms": 1000 * first_s,
-        "peak_memory_mib": peak,
-        "peak_reserved_mib": reserved,
-        "graph_mib": graph_mib,
-        "graph_nodes": graph_nodes,
-        "seeds": seeds,
-        "kernels": kernels,
-        "disagreement": apart,
-        "repeat_difference": again,
-        "gflop": work,
-        "peak_gflops": peak_gflops,
-        "copy_gib_per_s": copied,
-        "node_gap_us": gap_us,
-        "floor_ms": floor_ms,
-        "load": os.getloadavg()[0],
-        "environment": environment(device),
-        **({"unseen": unseen} if unseen else {}),
-    }
+        "blocks": blocks, "first_step_ms": 1000 * first_s, "peak_memory_mib": peak, "peak_reserved_mib": reserved,
+        "graph_mib": graph_mib, "graph_nodes": graph_nodes, "seeds": seeds, "kernels": kernels,
+        "disagreement": apart, "repeat_difference": again, "gflop": work, "peak_gflops": peak_gflops,
+        "copy_gib_per_s": copied, "node_gap_us": gap_us, "floor_ms": floor_ms, "load": os.getloadavg()[0],
+        "environment": environment(device), **({"unseen": unseen} if unseen else {}),
+    }  # fmt: skip
 
 
 def _blocks(timed: Callable[[int], float], device: str, tokens: int) -> list[dict[str, Fact]]:

@@ -165,8 +165,7 @@ def train(
         on_trained(scored(None, {}), f"best epoch, {LOOKS}")
         best, missed = score_best(state, data, protocol, watch, final[0])
     bare = scored(best, missed)
-    on_trained(bare, LOOKS)
-    # from here on the network is only looked at, and nothing of that can lose these
+    on_trained(bare, LOOKS)  # from here on the network is only looked at, and nothing of that can lose these
     seen, unseen = _inspect(state.model, runs, corpus, data, protocol, watch)
     unseen = missed | unseen
     return [

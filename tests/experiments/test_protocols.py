@@ -191,7 +191,7 @@ def test_each_variant_gets_the_rate_that_validates_best_of_an_equal_budget(
     capsys.readouterr()
     assert command.main(words) == 0
     assert "4 done already" in capsys.readouterr().out
-    assert command.main(["list", *[w for w in words[1:] if w != "--no-timing"]]) == 0
+    assert command.main(["list", "--keys", *[w for w in words[1:] if w != "--no-timing"]]) == 0
     assert capsys.readouterr().out.count("  done ") == 4
 
 

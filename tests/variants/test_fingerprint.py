@@ -90,7 +90,8 @@ def executed(work: Callable[[], object]) -> set[tuple[Path, int]]:
 def trains(variant: str, engine: str, protocol: Protocol, text: corpus.Corpus) -> None:
     run = Run(variant, 0, protocol, text.sha256, "cpu", engine)
     machine.configure_process(1, "ieee")
-    with unittest.mock.patch.object(train, "network", return_value={}):  # it only keeps: a stop of every key
+    keeps = [unittest.mock.patch.object(module, "network", return_value={}) for module in (train, train_task)]
+    with keeps[0], keeps[1]:  # it only keeps: a stop of every key
         _ = train.train([run], text) if protocol.task == "text" else train_task.train([run])
 
 
@@ -440,7 +441,7 @@ def test_a_helper_beside_a_cell_through_the_command_line(home: Path, monkeypatch
 
 def test_a_speed_is_told_again_where_the_code_that_times_was_edited(home: Path) -> None:
     before = code(planning.TIMED, planning.NO_NUMBERS, home)
-    edit(home / "harness/report/figures.py", ("import", "import os\nimport"))
+    edit(home / "harness/report/drawing.py", ("import", "import os\nimport"))
     assert code(planning.TIMED, planning.NO_NUMBERS, home) == before
     edit(home / "harness/run/timing.py", ("BLOCK_S = 0.3, 0.25", "BLOCK_S = 0.3, 0.2"))
     assert code(planning.TIMED, planning.NO_NUMBERS, home) != before

@@ -23,7 +23,7 @@ import functools
 import math
 import operator
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -32,6 +32,7 @@ from torch.nn import functional
 from ..cell import Cell
 
 STATIC, INPUT, STATE = 0, 1, 2
+T = TypeVar("T")
 
 
 class Unsupported(Exception):
@@ -397,6 +398,16 @@ class _Shape:
         raise Unsupported("the shape of a tensor but for its last axis")
 
 
+def _operated(joined: type[T]) -> type[T]:
+    """Give a class Python's operators. No statement beside it: what a file does when it is imported is in every key."""
+    for name in ("add", "sub", "mul", "truediv", "matmul", "pow", "gt", "lt", "ge", "le"):
+        of = getattr(operator, name)
+        setattr(joined, f"__{name}__", lambda self, other, of=of: self.graph.call(of, (self, other), {}))
+        setattr(joined, f"__r{name}__", lambda self, other, of=of: self.graph.call(of, (other, self), {}))
+    return joined
+
+
+@_operated
 class Joined:
     """Values side by side (dim -1), one below the other (-2) or stacked (0); what is done to them is done to each."""
 
@@ -418,12 +429,6 @@ class Joined:
         if name.startswith("__") or not callable(method := getattr(Tensor, name, None)):
             raise AttributeError(f".{name} of tensors side by side")
         return lambda *args, **kwargs: self.graph.call(method, (self, *args), kwargs)
-
-
-for _name in ("add", "sub", "mul", "truediv", "matmul", "pow", "gt", "lt", "ge", "le"):
-    _of = getattr(operator, _name)
-    setattr(Joined, f"__{_name}__", lambda self, other, _of=_of: self.graph.call(_of, (self, other), {}))
-    setattr(Joined, f"__r{_name}__", lambda self, other, _of=_of: self.graph.call(_of, (other, self), {}))
 
 
 def _by_parts(name: str, args: Any, kwargs: Any) -> Any:
