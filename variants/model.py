@@ -231,6 +231,14 @@ class Model(nn.Module):
         for name, weight in self.state_dict().items():
             weight.copy_(weights[name])
 
+    def chosen(self, which: Tensor, others: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return a `state_dict`: weights of the seeds in `which` (S,), the rest from `others` where it has any."""
+        found = {}
+        for name, weight in self.state_dict().items():
+            mine = which.view(-1, *[1] * (weight.dim() - 1)) if len(which) > 1 else which[0]
+            found[name] = torch.where(mine, weight, others.get(name, weight))
+        return found
+
     def gather(self) -> Tensor:
         """Move every weight's .grad into `gradient`, by one copy; .grad is then None. Return their norms (S,)."""
         grads = [torch.zeros_like(w) if w.grad is None else w.grad for w in self.parameters()]
@@ -254,6 +262,8 @@ class SideBySide(Model):
     models: Sequence[Model]
     W_hq = property(lambda self: torch.cat([one.W_hq for one in self.models]))
     b_q = property(lambda self: torch.cat([one.b_q for one in self.models]))
+    E = property(lambda self: None if self.models[0].E is None else torch.cat([one.E for one in self.models]))
+    layers = property(lambda self: self.models[0].layers)
 
     def __init__(self, models: Sequence[Model]) -> None:
         nn.Module.__init__(self)
@@ -307,6 +317,14 @@ class SideBySide(Model):
         for k, one in enumerate(self.models):
             start = f"{k}/"
             one.restore({name.removeprefix(start): x for name, x in arrays.items() if name.startswith(start)})
+
+    def chosen(self, which: Tensor, others: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        for k, one in enumerate(self.models):
+            start = f"models.{k}."
+            own = {name.removeprefix(start): weight for name, weight in others.items() if name.startswith(start)}
+            found |= {start + name: weight for name, weight in one.chosen(which[k : k + 1], own).items()}
+        return found
 
 
 def build(variant: str, vocabulary: int, hidden: int, seeds: Sequence[int], *how: Any, **more: Any) -> Model:

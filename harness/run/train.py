@@ -101,9 +101,7 @@ class TrainState:
         better = (nats < self.best_nats) & ~self.diverged  # NaN is not lower
         self.best_nats = torch.where(better, nats, self.best_nats)
         self.best_epoch = torch.where(better, self.epoch, self.best_epoch)
-        for name, weight in self.model.state_dict().items():
-            mine = better.view(-1, *[1] * (weight.dim() - 1)) if len(better) > 1 else better[0]
-            self.best[name] = torch.where(mine, weight, self.best.get(name, weight))
+        self.best = self.model.chosen(better, self.best)
 
     @property
     def all_diverged(self) -> bool:

@@ -91,12 +91,19 @@ class TaskState:
         return bool(new.any())
 
     def score_longer(self) -> None:
-        """Score at the longer length those whose training has just ended, and keep the network of seed 0."""
+        """Score at the longer length those whose training has just ended."""
         new, length = self.ends == self.epoch, self.task.longer * self.setting.num_steps
         if self.task.longer > 1:
             self.longer[new] = score(self.model, self.task, length, self.setting.batch_size)[new]
-        if 0 in self.seeds and new[self.seeds.index(0)]:
-            self.network = kept(self.model, self.seeds.index(0), self.task)
+
+    @property
+    def first_ended(self) -> bool:
+        """Whether the training of seed 0 has just ended."""
+        return 0 in self.seeds and bool(self.ends[self.seeds.index(0)] == self.epoch)
+
+    def keep_network(self) -> None:
+        """Keep the network of seed 0, whose training has just ended."""
+        self.network = kept(self.model, self.seeds.index(0), self.task)
 
     def look(self) -> tuple[list[diagnostics.Facts], dict[str, str]]:
         """Look at what the gates of a seed that trained alone do around the step that its task marks; why not."""
@@ -137,8 +144,8 @@ def train(
 ) -> list[Outcome]:
     """Train runs that differ in their seed alone, side by side. One `Outcome` a run, in their order.
 
-    `on_trained` is told of those that have ended, before they are scored at the longer length and after it: should what
-    follows end the process, they stand.
+    `on_trained` is told of those that have ended, before a network is kept, before they are scored at the longer length
+    and after it: should what follows end the process, they stand.
 
     `score` and `score_longer` are those of the check at which a seed's training ended: where it had solved the task
     (with `stop` solved), or at the end of the budget. `solved_after` is in updates, None where it was not solved.
@@ -161,7 +168,11 @@ def train(
         ended = state.check()
         watch.sign(state.epoch / setting.epochs, float(state.checks[state.epoch - 1, 0]))
         if ended:
-            on_trained(state.outcomes(watch.seconds), "score_longer" + f", {looks}" * bool(looks))
+            left = "score_longer" + f", {looks}" * bool(looks)
+            if state.first_ended:
+                on_trained(state.outcomes(watch.seconds), f"network, {left}")
+                state.keep_network()
+            on_trained(state.outcomes(watch.seconds), left)
             state.score_longer()
             on_trained(state.outcomes(watch.seconds), looks)
         watch.start()

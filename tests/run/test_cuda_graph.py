@@ -24,7 +24,7 @@ from harness import __main__ as program
 from harness import pipeline
 from harness import plan as planning
 from harness.data import embedded
-from harness.data.batches import sample_epoch, windows_per_epoch
+from harness.data.batches import arrange, sample_epoch
 from harness.experiments import protocols, tasks
 from harness.experiments.protocols import Protocol
 from harness.experiments.runs import Run
@@ -343,7 +343,7 @@ def test_an_epoch_of_many_windows_is_a_short_graph_replayed(
     """To the same numbers as one graph of the whole epoch and as step by step; of what is left over another is made."""
     protocol = dataclasses.replace(TINY, sampling=sampling, train_characters=characters, heldout_characters=50)
     run = Run(variant, 0, protocol, "", "cpu", "library" if variant == "nn.gru" else "loop")
-    assert windows_per_epoch(characters, protocol) == windows
+    assert arrange(embedded.embedded(), protocol, 1, "cpu").windows == windows
     monkeypatch.setattr(training, "captured", Replayed)
     found = [training.train([run], embedded.embedded())[0]]
     for most, made in ((8, [8, windows - 16]), (windows, [windows]), (4, [4] if windows == 20 else [4, 3])):
@@ -486,18 +486,27 @@ def test_branches_of_a_graph_wait_for_what_was_before_and_not_for_one_another(mo
 
 
 @pytest.mark.parametrize(
-    ("variant", "sampling"), [("nn.rnn", "sequential"), ("nn.gru", "windows"), ("nn.lstm", "sequential")]
+    ("variant", "sampling", "how"),
+    [
+        ("nn.rnn", "sequential", {}),
+        ("nn.gru", "windows", {}),
+        ("nn.lstm", "sequential", {}),
+        ("nn.gru", "sequential", {"validation_characters": 50, "lr": 20.0}),  # of epochs the best is not each the last
+        ("nn.rnn", "sequential", {"embedding": 3, "layers": 2}),
+    ],
 )
 def test_seeds_of_torch_s_own_modules_as_branches_are_each_alone(
-    variant: str, sampling: str, monkeypatch: pytest.MonkeyPatch
+    variant: str, sampling: str, how: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Bit for bit, captured or not, also gone on from a checkpoint: curve, perplexities, sample, reach, network."""
     characters = 240 if sampling == "sequential" else 42
-    protocol = dataclasses.replace(TINY, sampling=sampling, train_characters=characters, heldout_characters=50)
+    protocol = dataclasses.replace(TINY, sampling=sampling, train_characters=characters, heldout_characters=50, **how)
     runs = [Run(variant, seed, protocol, "", "cpu", "library", capture=True) for seed in (0, 1, 5)]
     monkeypatch.setattr(progress, "CHECKPOINT_S", 0.0)
     monkeypatch.setattr(training, "captured", Replayed)
     alone = [training.train([run], embedded.embedded())[0] for run in runs]
+    if protocol.validation_characters:
+        assert {outcome.best_epoch for outcome in alone} == {1, 2}
     works: list[int] = []
 
     def counted(those: Sequence[Callable[[], Any]], device: torch.device) -> list[Any]:
@@ -508,9 +517,9 @@ def test_seeds_of_torch_s_own_modules_as_branches_are_each_alone(
     kept = Kept(after=3)
     with pytest.raises(Stopped):
         training.train(runs, embedded.embedded(), keep=kept)
-    for how in (Replayed, _fails):
-        monkeypatch.setattr(training, "captured", how)
-        for keep in [None, Kept(arrays=kept.arrays)][how is _fails :]:
+    for capture in (Replayed, _fails):
+        monkeypatch.setattr(training, "captured", capture)
+        for keep in [None, Kept(arrays=kept.arrays)][capture is _fails :]:
             together = training.train(runs, embedded.embedded(), keep=keep)
             assert all(outcome.unseen == {} for outcome in together)
             same = {"train_s": 0.0, "uncaptured": ""}
@@ -678,7 +687,7 @@ def machine_with_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     }.items():  # fmt: skip
         monkeypatch.setattr(timing, name, value)
     monkeypatch.setattr(machine, "environment", lambda device: here)
-    monkeypatch.setattr(pipeline, "draw", lambda folder: 0)
+    monkeypatch.setattr(pipeline, "draw", lambda folder, results=None: 0)
     monkeypatch.setattr(training, "_inspect", lambda *of: ({}, {}))
     local._disagrees.cache_clear()
     with OnCPU():

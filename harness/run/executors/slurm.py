@@ -21,6 +21,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -136,11 +137,31 @@ def execute(
     try:
         yield from driver.results()
     finally:  # a second Ctrl-C waits: no job is left
-        held = signal.pthread_sigmask(signal.SIG_BLOCK, {*local.STOPS, signal.SIGALRM})
-        try:
+        with held({*local.STOPS, signal.SIGALRM}):
             driver.close()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, held)
+
+
+@contextlib.contextmanager
+def held(signals: set[signal.Signals]) -> Iterator[None]:
+    """Have signals wait until the end of the block, also where another thread of this process may take them.
+
+    What the block starts is born with them blocked. Python runs handlers in the main thread: only there are they held.
+    """
+    came: list[int] = []
+    own: dict[signal.Signals, Any] = {}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        if threading.current_thread() is threading.main_thread():
+            for each in signals:  # blocked here alone, one would go to a thread that does not block it, such as torch's
+                own[each] = signal.getsignal(each)
+                signal.signal(each, lambda number, frame: came.append(number))
+        yield
+    finally:
+        for each, handler in own.items():
+            signal.signal(each, signal.SIG_DFL if handler is None else handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number in dict.fromkeys(came):
+            signal.raise_signal(number)
 
 
 class Driver:

@@ -142,6 +142,17 @@ def serve_but_die_while_scoring(pipe: int, shared: int) -> None:
     local.serve(pipe, shared)
 
 
+def serve_but_die_while_keeping(pipe: int, shared: int) -> None:
+    import os
+    import signal
+
+    from harness.run import train_task
+    from harness.run.executors import local
+
+    train_task.TaskState.keep_network = lambda self: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign]
+    local.serve(pipe, shared)
+
+
 def test_a_process_that_is_killed_while_it_scores_the_best_epoch_or_a_longer_length_loses_no_training(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -161,6 +172,10 @@ def test_a_process_that_is_killed_while_it_scores_the_best_epoch_or_a_longer_len
     assert other.score_longer is not None
     kept = dataclasses.replace(other, score_longer=None, positions=(), unseen={"score_longer, positions": why})
     assert dataclasses.replace(killed[runs[1]], train_s=other.train_s) == kept
+    monkeypatch.setattr(local, "SERVE", in_a_worker(serve_but_die_while_keeping))
+    (finished,) = local.execute(runs[1:], text, 1)
+    kept = dataclasses.replace(kept, network=None, unseen={"network, score_longer, positions": why})
+    assert dataclasses.replace(finished.outcome, train_s=other.train_s) == kept
 
 
 @pytest.mark.parametrize(
