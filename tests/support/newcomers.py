@@ -132,6 +132,15 @@ class Scaled(Cell):
         return tanh(H @ (self.W_ha - 2 * self.W_hb) + A) * sigmoid(self.b_b + 1)
 
 
+class Apart(Scaled):
+    """The same, but that no sequence sees another: layers of it and a program as data are there to be had."""
+
+    def step(self, X: Tensor, H: Tensor) -> Tensor:
+        A = functional.softplus(X @ self.W_xa + self.b_a) * tanh(X @ self.W_xb)
+        A = A + torch.einsum("snh,skh->snk", H, self.W_ha) / 9
+        return tanh(H @ (self.W_ha - 2 * self.W_hb) + A) * sigmoid(self.b_b + 1)
+
+
 class Asks(Cell):
     """A comparison of the input alone: its weight has no gradient, and is needed before time."""
 

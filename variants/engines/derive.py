@@ -909,7 +909,8 @@ def as_data(cell: Cell, table: Tensor | None = None) -> tuple[dict[str, Any], di
         ["gate", a, "Z"]   a, or what Z is held at          ["tanh", a]         UNARY, COMPARE, mean over the units
 
     Values are numbered, the states first, then the lines. `out`: the states after. A gate stays a line of its own.
-    `table`: what the cell reads of each character (S, characters, d), where that is not one-hot.
+    `table`: what the cell reads of each character (S, characters, d), where that is not one-hot. Unsupported where a
+    step is more than that: what it makes of one sequence depends on the others.
     """
     graph, states, after = trace(type(cell), cell.d, cell.h, False, gates=True)
     code, known, at = list[list[Any]](), dict[Any, Any](), {x: i for i, x in enumerate(states)}
@@ -921,6 +922,8 @@ def as_data(cell: Cell, table: Tensor | None = None) -> tuple[dict[str, Any], di
 
     def constant(op: str, x: Node) -> int:
         found = value(x, cell, table, known).detach()
+        if op == "x" and any(part.op == "call" for part in parts_of(x)):
+            _check_rows(x, cell, table, found)
         constants[op].append(found if op == "mm" else found.expand(*found.shape[:-1], cell.h))
         return len(constants[op]) - 1
 
@@ -950,3 +953,17 @@ def as_data(cell: Cell, table: Tensor | None = None) -> tuple[dict[str, Any], di
     out = [lower(x) for x in after]
     gates = {words[2]: len(states) + i for i, words in enumerate(code) if words[0] == "gate"}
     return {"states": len(states), "code": code, "out": out, "gates": gates}, constants
+
+
+def _check_rows(x: Node, cell: Cell, table: Tensor | None, found: Tensor) -> None:
+    """Raise Unsupported where `found`, x of every character at once, is another than x of each beside itself."""
+    every = torch.eye(cell.d, dtype=cell.zero.dtype, device=cell.zero.device)[None] if table is None else table
+    shape = (cell.seeds, every.shape[1], found.shape[-1])
+    try:
+        each = [value(x, cell, X.expand(-1, 2, -1), {}).expand(shape[0], 2, -1) for X in every.split(1, 1)]
+        whole = found.expand(shape).repeat_interleave(2, 1)
+        same = torch.allclose(torch.cat(each, 1), whole, rtol=1e-4, atol=1e-6, equal_nan=True)
+    except (RuntimeError, IndexError):
+        same = False
+    if not same:
+        raise Unsupported("what it makes of a character depends on those that are read beside it")

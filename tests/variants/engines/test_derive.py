@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import newcomers
 import pytest
 import torch
 from hypothesis import given, settings
@@ -225,8 +226,8 @@ def ran(data: dict[str, Any], constants: dict[str, list[Tensor]], X: Tensor, sta
             values.append(values[words[0]] * values[words[1]])
         elif op == "where":
             values.append(torch.where(*(torch.as_tensor(values[a]) for a in words)))
-        elif op == "mean":
-            values.append(values[words[0]].mean(-1, keepdim=True))
+        elif op in derive.OVER:
+            values.append(getattr(values[words[0]], op)(-1, keepdim=True))
         elif op == "gate":
             values.append(values[words[0]])
         else:
@@ -234,7 +235,7 @@ def ran(data: dict[str, Any], constants: dict[str, list[Tensor]], X: Tensor, sta
     return [torch.as_tensor(values[i]).expand_as(state[0]) for i in data["out"]]
 
 
-@pytest.mark.parametrize("variant", CELLS)
+@pytest.mark.parametrize("variant", [*(x for x in CELLS if x is not newcomers.Scaled), newcomers.Apart])
 def test_a_program_as_data_is_the_step(variant: str | type[Cell]) -> None:
     """Every gate a line of its own, nothing but JSON and constants."""
     kind: type[Cell] = variants.get(variant) if isinstance(variant, str) else variant
@@ -254,3 +255,31 @@ def test_a_program_as_data_is_the_step(variant: str | type[Cell]) -> None:
         torch.testing.assert_close(other[None], one, rtol=0, atol=1e-12)
     if isinstance(variant, str):
         assert len(json.dumps(data["code"])) <= 700  # bytes of a page
+
+
+def test_a_step_that_looks_at_other_sequences_is_no_program_as_data() -> None:
+    """What torch computes of the input is a row for every character only where no character changes another's."""
+
+    def data(kind: type[Cell]) -> None:
+        cell, rng = kind(4, 5).double().eval(), torch.Generator().manual_seed(0)
+        for weight in cell.parameters():
+            weight.data = torch.randn(weight.shape, generator=rng, dtype=torch.float64)
+        derive.as_data(cell)
+
+    def changed(change: Callable[[Tensor], Tensor]) -> type[Cell]:
+        return made(lambda c, X, H: torch.tanh(candidate(c, X, H) + change(X @ c.W_xh)))
+
+    mixing: list[Callable[[Tensor], Tensor]] = [
+        lambda x: x.mean(-2, keepdim=True), lambda x: x.var(1, keepdim=True), lambda x: torch.narrow(x, 1, 0, 1),
+        lambda x: torch.roll(x, 1, -2), lambda x: torch.cumsum(x, 1),
+    ]  # fmt: skip
+    cells: list[type[Cell]] = [newcomers.Scaled, *map(changed, mixing)]
+    for kind in cells:
+        with pytest.raises(derive.Unsupported, match="depends on those that are read beside it"):
+            data(kind)
+    alone: list[Callable[[Tensor], Tensor]] = [
+        lambda x: functional.layer_norm(x, (5,)), lambda x: torch.softmax(x, -1),
+        lambda x: x - x.amax(-1, keepdim=True), lambda x: torch.flip(x, (-1,)),
+    ]  # fmt: skip
+    for kind in map(changed, alone):
+        data(kind)
