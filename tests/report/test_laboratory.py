@@ -283,8 +283,14 @@ def test_one_seed_of_each_variant_is_kept_beside_its_run(trained: list[tuple[Run
 
 
 def test_what_cannot_be_run_by_the_page_says_why() -> None:
-    model = model_of("rnn", type("Drawn", (Cell,), {
-        "weights": "W_xh W_hh b_h", "step": lambda c, X, H: torch.softmax(X @ c.W_xh + H @ c.W_hh, -1)}))  # fmt: skip
-    assert "softmax" in network.network(model, 0, "?ab", SYMBOLS)["why"]
+    def found(step: Any) -> dict[str, Any]:
+        model = model_of("rnn", type("Drawn", (Cell,), {"weights": "W_xh W_hh b_h", "step": step}))
+        return network.network(model, 0, "?ab", SYMBOLS)
+
+    assert "cumsum" in found(lambda c, X, H: torch.cumsum(X @ c.W_xh + H @ c.W_hh, -1))["why"]
+    assert "softmax" in found(lambda c, X, H: torch.softmax(X @ c.W_xh + H @ c.W_hh, 0))["why"]  # not over the units
+    over_units = found(lambda c, X, H: torch.softmax(X @ c.W_xh + H @ c.W_hh, -1))
+    assert "why" not in over_units
+    assert "amax" in [line[0] for line in over_units["code"]]
     assert "larger than" in network.network(Model("rnn", 9, 800, [0]), 0, "?ab", SYMBOLS)["why"]
     assert laboratory.MOST_WEIGHTS < 2_000_000

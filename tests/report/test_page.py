@@ -1003,7 +1003,8 @@ def test_a_rate_that_was_chosen_and_a_size_that_was_matched_are_said(tmp_path: P
         "AdamW with weight decay 0.1 at learning rate 0.003 that rises over 10 updates and falls along a cosine"
         in methods.setting(select.typed(other), other.ablate)
     )
-    assert "153,522 characters to learn from, the next 8,529 to validate on, the next 8,529 held out;" in said
+    held_out = "the next 8,529 held out (the whole text, cut by position: 90, 5 and 5 %);"
+    assert f"153,522 characters to learn from, the next 8,529 to validate on, {held_out}" in said
     limit, _state = [text for text in methods.limits(data) if text.startswith("book")]
     assert "one learning rate" not in limit
     assert "one number of parameters" in limit

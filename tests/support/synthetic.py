@@ -193,10 +193,12 @@ def looked_into(
         "claims": [
             {"claim": "one_gate", "source": "Zhou <et al.>", "url": "https://arxiv.org/abs/1603.09420",
              "read": "abstract", "sentence": "One gate is enough.", "verdict": "undecided",
-             "prediction": "mgu and gru alike", "kind": "same", "task": "text", "variant": "mgu", "other": "gru",
-             "outcome": "undecided", "evidence": "",
+             "prediction": f"mgu and {other} alike", "kind": "same", "task": "text", "variant": "mgu", "other": other,
+             "outcome": "undecided", "evidence": evidence,
              "measure": "nats/char", "estimate": -0.01, "low": -0.03, "high": 0.01, "margin": 0.02, "seeds": 10,
-             "failed": 0},
+             "failed": 0}
+            for other, evidence in (("gru", ""), ("gru:R=1", "10 of 10 seeds against 0 of 10"),
+                                    ("gru:Z=0", "10 of 10 seeds against 10 of 10, 450 updates against 800"))
         ],
         "axes": [
             {"axis": "hidden", "point": str(h), "setting": "", "variant": variant, "engine": "native", "device": "cpu",
@@ -209,6 +211,31 @@ def looked_into(
              **({"change_nats": 0.024, "change_low": 0.02, "change_high": 0.028, "change_p_holm": 6 / 1024}
                 if variant == "rnn" and h == 32 else {})}
             for h in (8, 32) for variant in ("gru", "rnn")
+        ],
+        "questions": [
+            {"question": question, "asks": asks, "setting": setting, "score_at": at, "variant": variant,
+             "engine": "native", "device": "cpu", "protocol": "book", "corpus": "time-machine", "corpus_sha256": SHA,
+             "hidden": 256, "lr": 4.0, "parameters": 225_000, "seeds": 10, "failed": 0, "heldout_perplexity": 7.0,
+             "heldout_low": 6.9, "heldout_high": 7.1,
+             **({} if variant == "gru" else {
+                 "baseline": "gru", "pairs": 10, "delta_nats": delta, "delta_low": delta - 0.005,
+                 "delta_high": delta + 0.005, "comparisons": 3, "p_holm": 6 / 1024,
+                 "verdict": "worse" if delta > 0.02 else "equivalent"})}
+            for question, asks, setting, at in (
+                ("tuned", "Learning rates chosen", "rate=chosen", "end"),
+                ("stopped_early", "Each at its best epoch", "rate=chosen", "best epoch"),
+            )
+            for variant, delta in (("gru", 0.0), ("gru:R=1", 0.001), ("gru:Z=0", 0.03), ("gru:Z=0,R=1", 0.05))
+        ],
+        "latency": [
+            {"session": "latency-s1", "round": r, "label": variant, "variant": variant, "engine": engine_of(variant),
+             "capture": False, "precision": "ieee", "device": "cpu", "protocol": own.label, "hidden": own.hidden,
+             "block": block, "steps": 2000, "p50_us": us * (1 + r / 100), "p99_us": 2 * us * (1 + r / 100),
+             "mean_us": 1.1 * us, "tokens_per_sec_batch": 5e6 / us, "step_ms": us / 3, "products_percent": 40.0,
+             "pointwise_percent": 25.0, "head_percent": 15.0, "update_percent": 5.0, "python_percent": 15.0,
+             "context_switches": 0, "cpu_per_wall": 1.0, "others_cpu": 0.0, "disturbed": False, "environment": "e1",
+             "started": "2025-11-01T09:00:00+00:00"}
+            for variant, us in (("rnn", 12.0), ("gru", 31.0)) for r in range(3) for block in range(2)
         ],
         "gates": [
             {**r, "gate": gate, "mean": 0.4 + k / 1000, "sd": 0.2, "shut": 0.1, "open": 0.05, "unit_sd": 0.1,
