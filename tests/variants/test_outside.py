@@ -245,7 +245,7 @@ def test_new_cell_writes_a_cell_and_its_twin_that_pass(tmp_path: Path, capsys: p
     capsys.readouterr()
     for words, why in {
         ("cell", "my_cell"): "lies here already: nothing is written", ("cell", "gru"): "is a cell already",
-        ("cell", "My-Cell"): "is named like my_cell", ("cell",): "new takes", ("task", "a"): "new takes",
+        ("cell", "My-Cell"): "is named like my_cell", ("cell",): "new takes", ("text", "a"): "new takes",
         (): "new takes", ("cell", "a", "b"): "new takes", ("cell", "../a"): "is named like",
     }.items():  # fmt: skip
         assert main(["new", *words]) == 2
