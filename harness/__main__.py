@@ -146,16 +146,16 @@ def _merge(folders: Sequence[str], folder: Path) -> int:
 
 def _new(words: Sequence[str]) -> int:
     """Write what `words`, like `cell my_cell`, ask for, where the user stands."""
-    from harness import new_cell
+    from harness import new
 
     if len(words) != 2 or words[0] not in ("cell", "task"):
         raise ValueError(f"new takes the word cell or task and a name, like: new cell my_cell; not {' '.join(words)!r}")
     python = os.path.basename(sys.executable)
     if words[0] == "task":
-        path = new_cell.write_task(words[1], Path())
+        path = new.write_task(words[1], Path())
         print(f"{path}: edit it, then {python} -m harness probe --tasks ./{path} --variants gru rnn")
         return 0
-    cell, test = new_cell.write(words[1], Path())
+    cell, test = new.write(words[1], Path())
     print(f"{cell} and {test}: edit both, then {python} -m pytest {test}, "
           f"and {python} -m harness bench --variants gru ./{cell}")  # fmt: skip
     return 0

@@ -446,14 +446,14 @@ def exercises(options: argparse.Namespace, folder: Path) -> int:
     """Train and time what the four exercises of the book's chapter ask for. The exit status."""
     from harness.experiments.tasks import TASKS
     from harness.record import store
-    from harness.run import train_task
+    from harness.run import by_hand, train_task
 
     task, base = TASKS["delayed_recall"], {"corpus": None, "protocol": "quick", "max": None}
     ask = argparse.Namespace(**{**vars(options), **base, "variants": None, "settings": []})
     sizes = [f"hidden={','.join(map(str, EXERCISE_SIZES))}"]
     sized = argparse.Namespace(**{**vars(ask), "variants": [grids.BASELINE, "rnn"], "settings": sizes})
     kinds = argparse.Namespace(**{**vars(ask), "variants": [grids.BASELINE, "nn.rnn", "nn.gru"]})
-    solution = train_task.solved_by_hand()
+    solution = by_hand.delayed_recall()
     rows = [
         {**fact, "variant": grids.BASELINE, "engine": "loop", "device": "cpu", "protocol": task.name, "seed": 0,
          "origin": "by hand", "length": task.length,
@@ -566,8 +566,9 @@ def questions(plans: Sequence[Plan], folder: Path) -> int:
                     "runs": [run.key for run in runs], "session": "", "anchors": {}, "learning_rates": choices,
                     "parts": parts,
                 })  # fmt: skip
-                todo = [run for run in plan.runs if not store.done(folder, run)]
-                train(todo, plan.corpus, plan.corpus.name, folder, plan.protocol.label, plan=plan)
+                train(
+                    unfinished(plan.runs, folder), plan.corpus, plan.corpus.name, folder, plan.protocol.label, plan=plan
+                )
         except KeyboardInterrupt:
             raise Interrupted(where.own(runs)) from None
         results = tabulate(folder)
@@ -711,7 +712,7 @@ def latency(plan: Plan, folder: Path) -> int:
         failed = results.latency[results.latency["error"].fillna("") != ""].drop_duplicates("label")
         for row in failed.itertuples():
             print(f"failed: {row.label}: {row.error}", file=sys.stderr)
-        return draw(folder) or int(len(failed) > 0)
+        return draw(folder, results) or int(len(failed) > 0)
 
 
 def _session(verb: str, contenders: Sequence[Candidate], device: str) -> str:

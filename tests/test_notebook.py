@@ -288,7 +288,7 @@ def test_the_commands_of_the_docs_are_what_they_say(tmp_path: Path, capsys: pyte
 def test_an_ablation_of_ones_own_cell_is_against_it_and_its_command_names_its_file(
     in_process: None, tmp_path: Path
 ) -> None:
-    from harness.new_cell import write
+    from harness.new import write
 
     write("mine", Path())
     r = harness.ablate("./mine.py", gates=["Z"], values=[0], seeds=2, results="out", **HERE)  # type: ignore[arg-type]

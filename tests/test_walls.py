@@ -23,7 +23,7 @@ STAGES = (
     ("harness.record", "harness.analysis"),
     ("harness.report",),
     ("harness.pipeline", "harness.terminal", "harness.answers"),
-    ("harness.__main__", "harness.options", "harness.notebook", "harness.new_cell"),
+    ("harness.__main__", "harness.options", "harness.notebook", "harness.new"),
 )
 ANYWHERE = {"harness"}  # __init__: the version, and the function that reads a results folder
 FLOORS = 9

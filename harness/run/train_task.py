@@ -26,7 +26,6 @@ from harness.run.progress import Arrays, CheckpointStore, Monitor, Progress
 from variants import optimizer
 from variants.model import Model
 
-LARGE = 200.0  # a weight: in float32 sigmoid and tanh of it are 0, 1 and -1 exactly
 MARKED = "delayed_recall"  # the task that marks a step
 HELD = 2  # checks in a row that reach the threshold: then it is solved, at the first of them
 
@@ -245,28 +244,3 @@ def score(model: Model, task: Task, length: int, batch_size: int) -> np.ndarray[
             right += ((outputs.argmax(-1) == y) & c).sum((0, 2)).double()
         asked += c.shape[2] if task.whole else int(c[:, 0].sum())
     return (right / asked).cpu().numpy()
-
-
-@torch.no_grad()
-def solved_by_hand(engine: str = "loop") -> Model:
-    """Return a GRU whose weights, written by hand, solve `delayed_recall` exactly: the book's exercise 1.
-
-    One of the symbols is marked, at t', and asked for at the last step. One unit stands for each symbol: 1 for the one
-    that was marked, -1 for the others. The update gate is 0 at the marked step, so that the state becomes the
-    candidate, and 1 at every other, so that it stays; the reset gate is 0 at the marked step, so that the candidate
-    sees the input alone, and free elsewhere.
-    """
-    task = TASKS["delayed_recall"]
-    model = Model("gru", task.inputs, SYMBOLS, [0], "torch", engine=engine, outputs=task.outputs)
-    for weight in model.parameters():
-        weight.zero_()
-    eye, marked = torch.eye(SYMBOLS), slice(SYMBOLS, 2 * SYMBOLS)
-    cell = model.cell
-    for gate in (cell.W_xz, cell.W_xr):
-        gate[0] = LARGE
-        gate[0, marked] = -LARGE
-    cell.W_xh[0, marked] = LARGE * (2 * eye - 1)
-    # whatever the candidate makes of the past: R = 0 at t' keeps it out
-    cell.W_hh[0] = 1000 * torch.randn(SYMBOLS, SYMBOLS, generator=torch.Generator().manual_seed(1))
-    model.W_hq[0] = LARGE * eye
-    return model.eval()

@@ -20,7 +20,7 @@ from harness.experiments.tasks import SYMBOLS, TASKS
 from harness.record import tables
 from harness.report import select
 from harness.report.sections import axes, claims
-from harness.run import diagnostics, train_task
+from harness.run import by_hand, diagnostics, train_task
 
 TASK = TASKS["delayed_recall"]
 
@@ -28,7 +28,7 @@ TASK = TASKS["delayed_recall"]
 @pytest.mark.parametrize("engine", ["loop", "native"])
 @pytest.mark.parametrize("length", [8, 32, 64, 1000])
 def test_gates_set_by_hand_use_the_input_at_t_exactly(length: int, engine: str) -> None:
-    model = train_task.solved_by_hand(engine)
+    model = by_hand.delayed_recall(engine)
     X, Y, counts = TASK.make(length, 200, np.random.default_rng(length))
     outputs = model(torch.from_numpy(X)[:, None], model.cell.begin(200))[0][:, 0]
     right = (outputs.argmax(-1).numpy() == Y)[counts]
@@ -40,17 +40,17 @@ def test_each_gate_set_by_hand_is_needed() -> None:
     def score(model: object) -> float:
         return float(train_task.score(model, TASK, 32, 32)[0])  # type: ignore[arg-type]
 
-    assert score(train_task.solved_by_hand()) == 1
-    never = train_task.solved_by_hand()
-    never.cell.W_xz.data[:] = -train_task.LARGE  # always rewritten
+    assert score(by_hand.delayed_recall()) == 1
+    never = by_hand.delayed_recall()
+    never.cell.W_xz.data[:] = -by_hand.LARGE  # always rewritten
     assert score(never) < 0.3
-    always = train_task.solved_by_hand()
-    always.cell.W_xz.data[:] = train_task.LARGE  # never written
+    always = by_hand.delayed_recall()
+    always.cell.W_xz.data[:] = by_hand.LARGE  # never written
     assert score(always) < 0.3
 
 
 def test_positions_are_relative_to_the_marked_step() -> None:
-    model = train_task.solved_by_hand()
+    model = by_hand.delayed_recall()
     X = torch.from_numpy(TASK.make(40, 300, np.random.default_rng(0))[0])
     at = ((X >= SYMBOLS) & (X < 2 * SYMBOLS)).int().argmax(0)
     rows = diagnostics.by_position(model, X, at)
@@ -63,7 +63,7 @@ def test_positions_are_relative_to_the_marked_step() -> None:
 
 
 def test_only_units_that_keep_carry() -> None:
-    model = train_task.solved_by_hand()
+    model = by_hand.delayed_recall()
     model.cell.W_xz.data[:, :, 2:] = 0  # all but two units are half rewritten at every step
     X, _, _ = train_task.fresh("delayed_recall", 40)
     rows = train_task.looked_into(model, TASK, 40)
