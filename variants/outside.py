@@ -100,7 +100,7 @@ def _alone(name: str) -> None:
 def load(entry: VariantInfo) -> type[Cell]:
     """The class of a cell that lies elsewhere. Whatever importing it raises."""
     if entry not in _classes:
-        module = _module(entry.path) if entry.file.endswith(".py") else importlib.import_module(entry.file)
+        module = imported(entry.path) if entry.file.endswith(".py") else importlib.import_module(entry.file)
         _classes[entry] = getattr(module, entry.cls)
     return _classes[entry]
 
@@ -153,7 +153,7 @@ def _cells(place: str, cls: str) -> dict[str, VariantInfo]:
     if is_file and not path.is_file():
         raise ValueError(f"no file {place!r}{': it is a folder' * path.is_dir()}: a cell is a file like ./my_cell.py")
     try:
-        module = _module(str(path)) if is_file else importlib.import_module(place)
+        module = imported(str(path)) if is_file else importlib.import_module(place)
     except (Exception, SystemExit) as error:
         said, hint = registry.one_line(error), ""
         if isinstance(error, ImportError) and re.search(r"relative import|cells_of_\w+\.(cell|library)\b", said):
@@ -206,8 +206,13 @@ def _forget() -> None:
     importlib.invalidate_caches()
 
 
-def _module(place: str) -> ModuleType:
-    """A file, imported as part of a package made up for its folder, which is searched last for what it imports."""
+def imported(place: str, anew: bool = False) -> ModuleType:
+    """Import a file as part of a package made up for its folder, which is searched last for what it imports.
+
+    `anew`: also where it was imported before. Whatever the file raises comes out.
+    """
+    if anew:
+        _files.pop(place, None)
     if place in _files:
         return _files[place]
     path = Path(place)

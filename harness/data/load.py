@@ -235,9 +235,8 @@ def own_tasks(place: str, only: str = "", check: bool = True) -> list[str]:
     for name in [name for name, where in PLACES.items() if where == str(path)]:
         del TASKS[name], PLACES[name]
     before = dict(TASKS)
-    outside._files.pop(str(path), None)
     try:
-        outside._module(str(path))
+        outside.imported(str(path), anew=True)
         found = [name for name, task in TASKS.items() if before.get(name) is not task]
         if taken := [name for name in found if name in before]:
             where = PLACES.get(taken[0], "one of this package")
