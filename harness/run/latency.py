@@ -7,23 +7,20 @@ disturbed a block is recorded beside it.
 from __future__ import annotations
 
 import functools
-import json
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from harness.experiments.protocols import Protocol
 from harness.experiments.runs import Run
 from harness.run import timing
 from harness.run.agreement import check_agreement, max_abs_error
-from harness.run.machine import configure_process, environment
-from harness.run.process import describe, leave
+from harness.run.machine import environment
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from harness.experiments.protocols import Protocol
     from variants.cell import State
     from variants.model import Model
 
@@ -236,13 +233,4 @@ def _operators(work: Callable[[], object], compiled: bool) -> dict[str, float]:
 
 
 def main() -> NoReturn:
-    request = json.loads(sys.stdin.read())
-    fields = request["run"]
-    run = Run(**{**fields, "protocol": Protocol(**fields["protocol"])})
-    configure_process(request["threads"], run.precision, run.deterministic)
-    try:
-        answer = measure(run, request["vocabulary"])
-    except Exception as error:  # the parent records it as a row
-        answer = {"error": describe(error)}
-    print(json.dumps(answer))
-    leave(0)
+    timing.answer(lambda run, request: measure(run, request["vocabulary"]))

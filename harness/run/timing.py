@@ -380,13 +380,18 @@ def _reset_high_water() -> bool:
 
 
 def main() -> NoReturn:
+    answer(lambda run, request: time_steps(run, request["vocabulary"], request["seeds"]))
+
+
+def answer(measure: Callable[[Run, dict[str, Any]], Answer]) -> NoReturn:
+    """Read a request from stdin, measure what it asks for, print the answer, and end this process."""
     request = json.loads(sys.stdin.read())
     fields = request["run"]
     run = Run(**{**fields, "protocol": Protocol(**fields["protocol"])})
     configure_process(request["threads"], run.precision, run.deterministic)
     try:
-        answer = time_steps(run, request["vocabulary"], request["seeds"])
+        said = measure(run, request)
     except Exception as error:  # the parent records it as a row
-        answer = {"error": describe(error)}
-    print(json.dumps(answer))
+        said = {"error": describe(error)}
+    print(json.dumps(said))
     leave(0)
