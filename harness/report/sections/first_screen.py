@@ -17,7 +17,7 @@ from markupsafe import Markup
 from harness.analysis import speed, stats
 from harness.experiments import grids
 from harness.experiments.tasks import TASKS
-from harness.formatting import count, join_and, pct, percent, pluralize, ppl
+from harness.formatting import count, format_range, join_and, pct, percent, pluralize, ppl
 from harness.record import tables
 from harness.report import select
 from harness.report.sections import answers
@@ -197,8 +197,9 @@ def speed_card(data: tables.Results) -> list[Card]:
         fold = f"{_fold(slowest.speed_ratio)} times" if _told(slowest) else "no difference can be told"
         proof = f"{how[0].lower()}{how[1:]}, {fold}."
     fact = data.bench[data.bench.variant == grids.BASELINE].iloc[0]
-    note = f"Tokens a second in training, {pluralize(fact.hidden, 'hidden unit')}, {fact.device}; longer is " \
-           "faster; median of rounds, white line: its interval."  # fmt: skip
+    rounds = f"{format_range(rows.speed_samples.dropna())} " * bool(rows.speed_samples.notna().any())
+    note = f"Tokens a second in training, {pluralize(fact.hidden, 'hidden unit')}, {fact.device}; longer is faster; " \
+           f"median of {rounds}rounds, line: its interval."  # fmt: skip
     loop = answers.loop_answer(data)
     claim += ";" if proof else "."
     answer = loop[0] if loop else None
@@ -413,11 +414,9 @@ def bars(rows: pd.DataFrame, torchs: str) -> Markup:
         said = f"{name}: " + ("no difference can be told" if untold else f"{ratio:.2f} times {torchs}")
         said += f", {low:.2f} to {high:.2f}" if low < high else ""
         at: Callable[[float], str] = lambda v: f"{100 * v / top:.2f}%"  # noqa: E731
-        line = (
-            Markup('<line class="interval" x1="{}" x2="{}" y1="12" y2="12"/>').format(at(low), at(high))
-            if low < high
-            else ""
-        )
+        parts = (("interval", low, min(ratio, high)), ("interval beyond", max(ratio, low), high)) if low < high else ()
+        drawn = '<line class="{}" x1="{}" x2="{}" y1="12" y2="12"/>'  # within the bar and beyond it: two colours
+        line = Markup("").join(Markup(drawn).format(kind, at(x1), at(x2)) for kind, x1, x2 in parts)
         out.append(Markup(
             '<div class="bar{}"><span>{}</span><b>{}</b><svg width="100%" height="24" role="img" aria-label="{}">'
             '<title>{}</title><rect x="0" y="4" width="{}" height="16" rx="2"/>{}'
