@@ -700,7 +700,7 @@ def asked(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
     return draw(st.sampled_from([verb] * 9 + [verb[:-1]])), options
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(asked())
 def test_whatever_is_typed_it_is_what_runs_or_one_line_and_status_2(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], asked: tuple[str, dict[str, Any]]

@@ -347,8 +347,9 @@ class Pool:
                 yield from self.fail(worker, f"crashed: its worker sent something else: {event!r:.200}")
 
     def fail(self, worker: Worker, why: str = "") -> Iterator[Finished]:
-        """Return what it was given and has not answered as error rows, or without its looks; another worker for the
-        rest.
+        """Give an error row for each run that it has not answered, or its numbers where only looks are missing.
+
+        Another worker takes what is left.
         """
         self.workers.remove(worker)
         worker.end()
