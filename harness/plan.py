@@ -33,10 +33,16 @@ UNTIL = "until-decided"
 MOST_POINTS = 100  # of a grid of lists in --set
 
 # The code that the numbers of a training follow from, where it begins; all that it refers to is found from there
-# (variants/fingerprint.py). Its equations, its engine and the model are among it anyway. By whether it is of text:
+# (variants/fingerprint.py). Its equations, its engine and the model are among it anyway; the loop is, as it scores a
+# trained network with a gate held, whatever engine trained it. By whether it is of text:
 _BOTH = ("harness.experiments.runs.Run.setting", "harness.run.machine.configure_process")
 NUMBERS = {
-    True: ("harness.run.train.train", "harness.data.corpus.Corpus.unknown_nats", *_BOTH),
+    True: (
+        "harness.run.train.train",
+        "harness.data.corpus.Corpus.unknown_nats",
+        "variants.engines.loop.unroll",
+        *_BOTH,
+    ),
     False: ("harness.run.train_task.train", *_BOTH),
 }
 TIMED = ("harness.run.timing.time_steps",)  # the same of speeds, beside the key of what is timed

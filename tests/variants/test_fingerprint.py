@@ -139,6 +139,13 @@ def test_every_function_that_a_training_goes_through_is_in_its_key(home: Path) -
 _tree = functools.cache(ast.parse)
 
 
+@pytest.mark.parametrize("engine", ["fused", "native", "loop"])
+def test_the_loop_which_scores_a_network_with_a_gate_held_is_in_every_engine_s_key(home: Path, engine: str) -> None:
+    before = prints(home, engine=engine)
+    edit(home / "variants/engines/loop.py", ("return steps(cell, X, state)", "return steps(cell, 2 * X, state)"))
+    assert prints(home, engine=engine) != before
+
+
 def test_what_no_training_follows_from_changes_no_key(home: Path) -> None:
     """Every function of every other file edited; in the files of the training path, every one it does not refer to."""
     settings = [("gru:R=1", "native", TEXT), ("gru:R=1", "loop", PROBE), ("nn.gru", "library", TEXT)]
