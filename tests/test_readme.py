@@ -131,3 +131,13 @@ def test_the_files_are_read_as_it_reads_them(tmp_path: Path, monkeypatch: pytest
     assert answers[1]["max"].max() < 1e3
     exec(figures, {})
     assert (tmp_path / "tasks.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_a_new_file_trains_over_twice_as_fast_as_jax() -> None:
+    """Figures in words are of a file too: every cell and size of peers.csv, the cell of a newcomer among them."""
+    peers = pd.read_csv(ROOT / "results/reference/peers/peers.csv")
+    times = peers[peers.threads == 1].pivot_table("times_nn", ["size", "cell"], "peer")
+    ratios = (times["native"] / times["jax lax.scan"]).dropna()
+    assert "A new file trains over twice as fast as JAX" in README
+    assert {size for size, cell in ratios.index if cell == "newcomer"} == {"quick", "classic", "book"}
+    assert ratios.min() > 2
